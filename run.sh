@@ -28,6 +28,7 @@ install() {
     python=.venv/bin/python list=${needs##* }
     get="$python -m pip install --require-hashes --only-binary :all: -r $list && cp $needs .venv"
     [ -z "${RUN_NO_INSTALL-}" ] || { printf '%s\n' ${make:+"$make"} "$get"; exit 3; }
+    export PIP_DISABLE_PIP_VERSION_CHECK=1
     say "installing $list into .venv (once, and again when it changes)"
     eval "${make:-:} && $get" >&2 || { say 'the installation failed, see above'; exit 3; }
 }
@@ -46,8 +47,7 @@ if [ "${1-}" = test ]; then
 fi
 environment='' mode='' limit=''
 for name in environment mode limit; do
-    case ${1--} in -*) break ;; *) eval "$name=\$1"; shift ;; esac
-done
+    case ${1--} in -*) ;; *) eval "$name=\$1"; shift ;; esac; done
 [ "${1-}" != -- ] || shift; rest=$*
 if [ -z "$environment" ] && [ "${rest#*--env}" = "$rest" ] && ! has ENVIRONMENT /dev/null; then
     environment=sim why='no Kalshi key found: starting sim, the built-in exchange (no money)'
