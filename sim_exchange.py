@@ -102,8 +102,8 @@ DAY_US = 86_400 * SECOND_US
 COUNT_MAX_H = 10_000_000_000            # one hundred million contracts in one order
 PRICE_TEXT = tuple(f"{cc // DOLLAR_CC}.{cc % DOLLAR_CC:04d}" for cc in range(DOLLAR_CC + 1))
 
-_PRICE_FORM = re.compile(r"\d{1,6}(?:\.(\d{0,4}))?")
-_COUNT_FORM = re.compile(r"\d{1,12}(?:\.(\d{0,2}))?")
+_PRICE_FORM = re.compile(r"[0-9]{1,6}(?:\.([0-9]{0,4}))?")
+_COUNT_FORM = re.compile(r"[0-9]{1,12}(?:\.([0-9]{0,2}))?")
 
 
 class Refusal(Exception):
@@ -188,7 +188,7 @@ def parse_count_h(text: str) -> int | None:
 
 def parse_money_ud(text: str) -> int:
     """Micro-dollars of an operator's dollar amount; ValueError when it is not one."""
-    match = re.fullmatch(r"(\d{1,12})(?:\.(\d{1,6}))?", text.strip())
+    match = re.fullmatch(r"([0-9]{1,12})(?:\.([0-9]{1,6}))?", text.strip())
     if match is None:
         raise ValueError(f"{text!r} is not an amount of dollars such as 1000 or 12.50")
     return int(match[1]) * DOLLAR_UD + int((match[2] or "0").ljust(6, "0"))
@@ -437,7 +437,8 @@ class Switches:
         allowed = SWITCHES[name].values
         if allowed and value not in allowed:
             raise ValueError(f"switch {name}: {value!r} is not one of {', '.join(allowed)}")
-        if not allowed and not re.fullmatch(r"\d+(\.\d+)?(-\d+(\.\d+)?)?", value):
+        if not allowed and not re.fullmatch(
+                r"[0-9]+(\.[0-9]+)?(-[0-9]+(\.[0-9]+)?)?", value):
             raise ValueError(f"switch {name}: {value!r} is not a number or a range")
         self.rule[name] = value
 
@@ -2877,7 +2878,7 @@ class Gate:
 
     def _check_time(self, stamp: str, now_us: int) -> None:
         window_us = self._switches.number("skew_window_s") * SECOND_US
-        if not re.fullmatch(r"\d{10,16}", stamp) or abs(int(stamp) * 1000 - now_us) > window_us:
+        if not re.fullmatch(r"[0-9]{10,16}", stamp) or abs(int(stamp) * 1000 - now_us) > window_us:
             raise Refusal(401, "header_timestamp_expired")
 
     def _verifies(self, text: str, signature: str) -> bool:
@@ -2977,6 +2978,7 @@ class RestCall:
             self.query.setdefault(name, []).append(value)
         self.params: dict[str, str] = {}
         self.operation = ""
+        self.allowed: int | None = None                 # items of a batch that were paid for
 
     def text(self, name: str) -> str:
         """The first value of a query parameter; "" when absent."""
@@ -2999,7 +3001,7 @@ class RestCall:
         value = self.text(name)
         if not value:
             return None
-        if not re.fullmatch(r"-?\d{1,18}", value):
+        if not re.fullmatch(r"-?[0-9]{1,18}", value):
             raise Refusal(400, "", f"Invalid format for parameter {name}: error binding string "
                           f"parameter: strconv.ParseInt: parsing: invalid syntax", shape="msg")
         return int(value)
@@ -3035,7 +3037,7 @@ class RestCall:
             text = base64.urlsafe_b64decode(self.text("cursor").encode()).decode()
         except (ValueError, binascii.Error):
             return None
-        return int(text[1:]) if re.fullmatch(r"n\d{1,15}", text) else None
+        return int(text[1:]) if re.fullmatch(r"n[0-9]{1,15}", text) else None
 
     def shard(self) -> None:
         """There is only shard 0."""
@@ -3728,15 +3730,18 @@ class OrderWrites:
     def batch_create(self, call: RestCall) -> Answer:
         """POST /portfolio/events/orders/batched: not atomic, in order."""
         requests = [read_form(item, CREATE_FORM, self._switches) for item in self._items(call)]
-        entries = [self._create_entry(fields) for fields in requests]
+        paid = len(requests) if call.allowed is None else call.allowed
+        entries = [self._create_entry(fields, n < paid) for n, fields in enumerate(requests)]
         has_failed = all(entry["error"] is not None for entry in entries)
         return Answer(int(self._switches.rule["batch_status"]) if has_failed else 201,
                       {"orders": entries})
 
-    def _create_entry(self, fields: Json) -> Json:
+    def _create_entry(self, fields: Json, is_paid: bool) -> Json:
         empty: Json = {"fill_count": None, "remaining_count": None, "average_fill_price": None,
                        "average_fee_paid": None, "ts_ms": None, "error": None}
         try:
+            if not is_paid:
+                raise Refusal(429, "too_many_requests")
             return empty | self._created(self._engine.create(decode_create(fields,
                                                                            self._switches)))
         except Refusal as refusal:
@@ -3748,12 +3753,16 @@ class OrderWrites:
     def batch_cancel(self, call: RestCall) -> Answer:
         """DELETE /portfolio/events/orders/batched."""
         items = [read_form(item, BATCH_CANCEL_ITEM, self._switches) for item in self._items(call)]
-        return _ok({"orders": [self._cancel_entry(fields) for fields in items]})
+        paid = len(items) if call.allowed is None else call.allowed
+        return _ok({"orders": [self._cancel_entry(fields, n < paid)
+                               for n, fields in enumerate(items)]})
 
-    def _cancel_entry(self, fields: Json) -> Json:
+    def _cancel_entry(self, fields: Json, is_paid: bool) -> Json:
         order_id = text_of(fields, "order_id")
         subaccount = int_of(fields, "subaccount")
         try:
+            if not is_paid:
+                raise Refusal(429, "too_many_requests")
             check_shard(fields)
             return self._cancelled(*self._engine.cancel(order_id, subaccount))
         except Refusal as refusal:
@@ -4007,20 +4016,24 @@ class RestApi:
         if route.is_signed:
             self._gate.check(call.method, call.raw_path, call.headers, now_us)
         if route.is_signed or call.headers.get("KALSHI-ACCESS-KEY"):
-            self._limits.charge(route.bucket, self._cost(route, call), now_us)
+            self._charge(route, call, now_us)
         if call.body and call.headers.get("Content-Type", "application/json").partition(
                 ";")[0].strip() != "application/json":
             raise Refusal(400, "invalid_content_type", shape="flat")
         return route
 
-    def _cost(self, route: Route, call: RestCall) -> int:
-        if not route.is_batch:
-            return route.cost
-        try:
-            orders = orjson.loads(call.body)["orders"]
-            return route.cost * max(1, len(orders))
-        except (orjson.JSONDecodeError, KeyError, TypeError):
-            return route.cost
+    def _charge(self, route: Route, call: RestCall, now_us: int) -> None:
+        """Bill a request; a batch as a whole, or item by item as far as the tokens go."""
+        items = _batch_size(call.body) if route.is_batch else 1
+        if items == 1 or self._switches.rule["batch_over_bucket"] == "refused":
+            self._limits.charge(route.bucket, route.cost * items, now_us)
+            return
+        self._limits.charge(route.bucket, route.cost, now_us)
+        call.allowed = 1
+        with suppress(Refusal):
+            while call.allowed < items:
+                self._limits.charge(route.bucket, route.cost, now_us)
+                call.allowed += 1
 
     def run(self, route: Route, call: RestCall) -> Answer:
         """The answer of an admitted request."""
@@ -4035,6 +4048,14 @@ class RestApi:
             return self.run(self.admit(call), call)
         except Refusal as refusal:
             return Answer(refusal.status, refusal.body())
+
+
+def _batch_size(body: bytes) -> int:
+    """How many items a batch body holds; 1 when it is no batch."""
+    try:
+        return max(1, len(orjson.loads(body)["orders"]))
+    except (orjson.JSONDecodeError, KeyError, TypeError):
+        return 1
 
 
 # ======================================================================================
@@ -4248,11 +4269,13 @@ class Session:
         held = sum(len(sub.tickers or ()) for sub in self.subscriptions.values())
         if held + len(tickers or ()) > MARKETS_PER_SESSION_MAX:
             raise StreamError(26)
-        for channel in dict.fromkeys(channels):
-            self._join(channel, tickers if channel in BY_MARKET else None, params, command_id)
+        joined = [self._join(channel, tickers if channel in BY_MARKET else None, params,
+                             command_id) for channel in dict.fromkeys(channels)]
+        for sub, added in joined:                       # all acknowledgements before any data
+            self._first_data(sub, added, params)
 
     def _join(self, channel: str, tickers: dict[str, None] | None, params: Json,
-              command_id: int) -> None:
+              command_id: int) -> tuple[Subscription, dict[str, None] | None]:
         held = self.by_channel.get(channel)
         if held is not None:
             added = self._merge(held, tickers)
@@ -4261,8 +4284,7 @@ class Session:
             else:
                 self._reply("subscribed", command_id,
                             {"msg": {"channel": channel, "sid": held.sid}})
-            self._first_data(held, added, params)
-            return
+            return held, added
         self._sids += 1
         sub = Subscription(self, self._sids, channel, None if tickers is None else dict(tickers))
         sub.uses_yes_price = params.get("use_yes_price") is True
@@ -4270,7 +4292,7 @@ class Session:
         self.subscriptions[sub.sid] = self.by_channel[channel] = sub
         self.hub.index(sub, sub.tickers)
         self._reply("subscribed", command_id, {"msg": {"channel": channel, "sid": sub.sid}})
-        self._first_data(sub, sub.tickers, params)
+        return sub, sub.tickers
 
     def _merge(self, sub: Subscription, tickers: dict[str, None] | None) -> dict[str, None]:
         """Add markets to a subscription; answers those that were not there."""
