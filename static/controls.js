@@ -1,0 +1,356 @@
+// @ts-check
+/**
+ * Unlocking, and the acts that need it. The token lives in this module's closure only: a reload is
+ * view-only again, and 30 minutes without a control lock the page. What the exchange confirmed is
+ * told by topic `control`; the wish is never shown as the result.
+ */
+
+import { arrange, el, setHidden, setText } from "./dom.js";
+import { cents, clockTime, contracts, dollars, duration, plural, words } from "./format.js";
+
+const LOCK_AFTER_MS = 30 * 60 * 1000;
+const HOLD_MS = 1000;
+const REQUEST_TIMEOUT_MS = 10000;
+
+let token = null;
+let usedAt = 0;
+let store = null;
+let notice = null;
+
+const ask = () => /** @type {HTMLDialogElement} */ (document.getElementById("ask"));
+
+/** True while the page may send controls. */
+export const isUnlocked = () => token !== null;
+
+/** The page's own last words about a control, or null: {text, tone, atMs}. */
+export const lastNotice = () => notice;
+
+function say(text, tone = "") {
+  notice = { text, tone, atMs: performance.now() };
+  store.mark("notice");
+}
+
+function lock(why) {
+  token = null;
+  say(why);
+  store.mark("lock");
+}
+
+/** A key for one act; `randomUUID` exists on secure origins only. */
+function newKey() {
+  if (crypto.randomUUID) return crypto.randomUUID();
+  const hex = [...crypto.getRandomValues(new Uint8Array(16))].map((b) => b.toString(16).padStart(2, "0")).join("");
+  return `${hex.slice(0, 8)}-${hex.slice(8, 12)}-4${hex.slice(13, 16)}-a${hex.slice(17, 20)}-${hex.slice(20)}`;
+}
+
+/** POST with the control headers. Answers {status, body}; status 0 is a lost connection. */
+async function post(path, body, { bearer = token, headers = {} } = {}) {
+  try {
+    const answer = await fetch(path, {
+      method: "POST", body: JSON.stringify(body), signal: AbortSignal.timeout(REQUEST_TIMEOUT_MS),
+      headers: {
+        "Content-Type": "application/json", "X-Trader-Control": "1",
+        ...(bearer ? { Authorization: `Bearer ${bearer}` } : {}), ...headers,
+      },
+    });
+    const text = await answer.text();
+    return { status: answer.status, body: text.startsWith("{") ? JSON.parse(text) : {} };
+  } catch (error) {
+    return { status: 0, body: { error: { code: "no_answer", message: `no answer: ${error}` } } };
+  }
+}
+
+const problemOf = (answer) => answer.body.error?.message ?? `HTTP ${answer.status}`;
+
+/** Send one control; answers the response. Phases then come by topic `control`. */
+export async function control(action, body = {}, headers = {}) {
+  usedAt = performance.now();
+  say(`${action}: asking …`);
+  const answer = await post(`/v3/control/${action}`, { key: newKey(), ...body }, { headers });
+  if (answer.status === 401) lock(`${action}: the trader refused the token; the page is locked`);
+  else if (answer.status === 0) say(`${action}: ${problemOf(answer)}; outcome unknown, use: trader.py ${action}`, "loss");
+  else if (answer.status >= 400) say(`${action} refused: ${problemOf(answer)}`, "attention");
+  else say(`${action}: requested`);
+  return answer;
+}
+
+/** Send a tape command. */
+export async function replayControl(action, body = {}) {
+  usedAt = performance.now();
+  const answer = await post(`/v3/replay/${action}`, { key: newKey(), ...body });
+  if (answer.status === 401) lock("tape: the trader refused the token; the page is locked");
+  else if (answer.status >= 400 || answer.status === 0) say(`tape ${action} refused: ${problemOf(answer)}`, "attention");
+}
+
+/** Do it when unlocked, otherwise open the unlock dialog. */
+export function guarded(act) {
+  if (isUnlocked()) act();
+  else unlockDialog();
+}
+
+/** Trade a one-time code for the token. */
+async function tradeCode(code) {
+  const answer = await post("/v3/unlock", { code }, { bearer: null });
+  if (answer.status === 200 && typeof answer.body.token === "string") unlocked(answer.body.token);
+  else say(`not unlocked: ${problemOf(answer)}`, "attention");
+}
+
+function unlocked(value) {
+  token = value;
+  usedAt = performance.now();
+  say("unlocked: controls are live until you reload, or 30 min without one");
+  store.mark("lock");
+}
+
+/** Take a one-time code out of the address at once and trade it. */
+export function takeCode() {
+  const code = /^#unlock=([\w.~-]{8,256})$/.exec(location.hash)?.[1];
+  if (location.hash.startsWith("#unlock")) history.replaceState(null, "", location.pathname + location.search);
+  if (code) tradeCode(code);
+}
+
+/** @param {any} theStore */
+export function startControls(theStore) {
+  store = theStore;
+  takeCode();
+  addEventListener("hashchange", takeCode);
+  setInterval(() => {
+    if (token && performance.now() - usedAt > LOCK_AFTER_MS) lock("locked after 30 min without a control");
+  }, 5000);
+}
+
+// ---- dialogs -------------------------------------------------------------------------
+
+/**
+ * Open the one dialog. `accept` answers null when done, or a sentence about what is wrong.
+ * @param {{title: string, go: string, tone?: string, content: (Node|string)[], ready?: () => boolean,
+ *   accept: () => Promise<string|null>}} how
+ */
+function openAsk({ title, go, tone = "", content, ready = () => true, accept }) {
+  const dialog = ask();
+  const form = dialog.querySelector("form");
+  const button = /** @type {HTMLButtonElement} */ (dialog.querySelector(".go"));
+  const problem = dialog.querySelector(".problem");
+  setText(dialog.querySelector("h2"), title);
+  setText(button, go);
+  setText(problem, "");
+  button.className = `go ${tone}`;
+  arrange(dialog.querySelector(".content"), content.map((c) => (typeof c === "string" ? el("p", { text: c }) : c)));
+  const check = () => (button.disabled = !ready());
+  form.oninput = check;
+  form.onsubmit = async (event) => {
+    event.preventDefault();
+    if (!ready()) return;
+    button.disabled = true;
+    const wrong = await accept();
+    if (wrong === null) dialog.close();
+    setText(problem, wrong ?? "");
+    check();
+  };
+  check();
+  if (!dialog.open) dialog.showModal();
+  /** @type {HTMLElement|null} */ (dialog.querySelector("input, select, textarea"))?.focus();
+}
+
+const field = (label, input, note = "") =>
+  el("label", { class: "field" }, el("span", { text: label }), input, ...(note ? [el("small", { text: note })] : []));
+const textInput = (name, more = {}) => el("input", { name, type: "text", autocomplete: "off", spellcheck: "false", ...more });
+
+/** A control that is asked over HTTP inside a dialog: close when accepted, else say what is wrong. */
+const accepted = async (action, body, headers) => {
+  const answer = await control(action, body, headers);
+  return answer.status >= 200 && answer.status < 300 ? null : problemOf(answer);
+};
+
+export function unlockDialog() {
+  const pasted = textInput("token", { type: "password", minlength: "8" });
+  const environment = store.one("overview")?.environment ?? "<environment>";
+  openAsk({
+    title: "Unlock the controls", go: "Unlock",
+    content: [
+      "The page is view-only. In a terminal on the trader's machine:",
+      el("pre", { text: `python trader.py --env ${environment} status --link` }),
+      `prints a link that unlocks once. Or paste the run token from data/${environment}/run_token:`,
+      field("Run token", pasted, "kept in memory only, checked by the trader, never stored"),
+    ],
+    ready: () => pasted.value.trim().length >= 8,
+    accept: async () => {
+      const answer = await post("/v3/unlock/link", {}, { bearer: pasted.value.trim() });
+      if (answer.status < 200 || answer.status > 299) {
+        return answer.status === 401 ? "The trader does not know this token." : problemOf(answer);
+      }
+      unlocked(pasted.value.trim());
+      pasted.value = "";
+      return null;
+    },
+  });
+}
+
+/** "4 resting orders will be cancelled; 2 positions stay." */
+function consequence(strategy = null) {
+  const mine = (row) => !row.foreign && (strategy === null || row.strategy === strategy);
+  const orders = store.rows("orders").filter((o) => mine(o) && ["resting", "sent", "intent", "unknown"].includes(o.status));
+  const held = store.rows("positions").filter((p) => p.position_h);
+  return `${plural(orders.length, "resting order")} will be cancelled; ${plural(held.length, "position")} stay${held.length === 1 ? "s" : ""}.`;
+}
+
+/** @param {string|null} strategy one strategy, or all */
+export function pauseDialog(strategy = null) {
+  const keep = el("input", { type: "checkbox", name: "keep" });
+  const reason = textInput("reason");
+  openAsk({
+    title: strategy ? `Pause ${strategy}` : "Pause trading", go: "Pause", tone: "attention",
+    content: [
+      el("p", { text: consequence(strategy) }), "No new risk is taken until you resume. Nothing is sold.",
+      el("label", { class: "tick" }, keep, "keep the resting orders"), field("Reason (optional)", reason),
+    ],
+    accept: () => accepted("pause", {
+      ...(strategy ? { strategy } : {}), ...(keep.checked ? { keep_orders: true } : {}),
+      ...(reason.value ? { reason: reason.value } : {}),
+    }),
+  });
+}
+
+export function reduceOnlyDialog() {
+  const reason = textInput("reason");
+  openAsk({
+    title: "Reduce only", go: "Reduce only", tone: "attention",
+    content: [consequence(), "From then on an order must shrink a position; the way back is Resume.", field("Reason (optional)", reason)],
+    accept: () => accepted("reduce-only", reason.value ? { reason: reason.value } : {}),
+  });
+}
+
+/** Fields that risky acts share: typed environment and a reason. */
+function typed() {
+  const environment = store.one("overview")?.environment ?? "";
+  const name = textInput("environment");
+  const reason = textInput("reason");
+  return {
+    fields: [field(`Type the environment: ${environment}`, name), field("Reason", reason)],
+    ready: () => name.value.trim() === environment && environment !== "" && reason.value.trim().length > 2,
+    body: () => ({ environment: name.value.trim(), reason: reason.value.trim() }),
+    match: () => ({ "If-Match": String(store.one("overview")?.state_version ?? "") }),
+  };
+}
+
+/** @param {string|null} strategy */
+export function resumeDialog(strategy = null) {
+  const words_ = typed();
+  openAsk({
+    title: strategy ? `Resume ${strategy}` : "Resume trading", go: "Resume",
+    content: ["Back to open: strategies may take new risk. Refused while a reconcile is due or an order is unknown.", ...words_.fields],
+    ready: words_.ready,
+    accept: () => accepted("resume", { ...(strategy ? { strategy } : {}), ...words_.body() }, words_.match()),
+  });
+}
+
+export function rearmDialog() {
+  const overview = store.one("overview") ?? {};
+  const words_ = typed();
+  const to = el("select", { name: "to" }, el("option", { value: "reduce-only", text: "reduce-only (default)" }), el("option", { value: "open", text: "open" }));
+  const since = overview.gate_since_at_ms ? ` since ${clockTime(overview.gate_since_at_ms)} UTC` : "";
+  openAsk({
+    title: "Re-arm after the halt", go: "Re-arm", tone: "danger",
+    content: [
+      el("p", { class: "loss", text: `Halted${since} by ${overview.gate_by ?? "unknown"}: ${overview.gate_why ?? "no reason given"}` }),
+      "The cause must be gone. After a loss limit this works from the next trading day on.", field("Into", to), ...words_.fields,
+    ],
+    ready: words_.ready,
+    accept: () => accepted("rearm", { to: to.value, ...words_.body() }, words_.match()),
+  });
+}
+
+/** Open what leads out of the present gate: pause, resume or re-arm. */
+export function gateDialog() {
+  const gate = store.one("overview")?.gate;
+  if (gate === "halted") rearmDialog();
+  else if (gate === "open") pauseDialog();
+  else resumeDialog();
+}
+
+// ---- flatten -------------------------------------------------------------------------
+
+const previewRow = (row) => el("tr", {},
+  el("td", { text: row.ticker }), el("td", { text: String(row.side ?? "—").toUpperCase() }),
+  ...[contracts(row.count_h), cents(row.worst_price_cc), cents(row.collar_cc), dollars(row.cost_ud, { digits: 4 })]
+    .map((text) => el("td", { class: "num", text })));
+
+function previewTable(rows) {
+  const head = ["Market", "Side", "Contracts", "Worst ¢", "Collar ¢", "Cost $"]
+    .map((text, i) => el("th", { scope: "col", class: i > 1 ? "num" : "", text }));
+  return el("table", { class: "data plain" }, el("caption", { class: "sr", text: "What flattening would send" }),
+    el("thead", {}, el("tr", {}, ...head)), el("tbody", {}, ...rows.map(previewRow)));
+}
+
+/** Preview first; the execution needs the preview's nonce and the typed word. */
+export async function flattenDialog() {
+  if (!store.rows("positions").some((p) => p.position_h)) return say("nothing to flatten: no open position");
+  const answer = await control("flatten");
+  if (answer.status < 200 || answer.status > 299) return;
+  const { nonce, preview = [], expires_at_ms: expires = null } = answer.body;
+  const word = textInput("word");
+  const left = el("output", { class: "muted" });
+  const alive = () => expires === null || (store.nowMs() ?? 0) < expires;
+  const tick = setInterval(() => setText(left, alive() ? `valid ${duration(Math.max(0, (expires ?? 0) - (store.nowMs() ?? 0)))}` : "expired: close and ask again"), 500);
+  ask().addEventListener("close", () => clearInterval(tick), { once: true });
+  openAsk({
+    title: "Flatten all positions", go: "Flatten", tone: "danger",
+    content: [
+      preview.length ? previewTable(preview) : el("p", { text: "The trader found nothing of its own to close." }),
+      "Reduce-only, immediate-or-cancel within the collar, at most three rounds; what remains is reported.", left,
+      field("Type: flatten", word),
+    ],
+    ready: () => word.value.trim() === "flatten" && preview.length > 0 && alive(),
+    accept: () => accepted("flatten", { nonce }),
+  });
+}
+
+// ---- hold ----------------------------------------------------------------------------
+
+/**
+ * A button that acts after being held for a second, by pointer or by Enter or Space.
+ * @param {HTMLElement} button @param {() => void} act
+ */
+export function holdButton(button, act) {
+  let timer = 0;
+  const stop = () => {
+    clearTimeout(timer);
+    timer = 0;
+    button.classList.remove("holding");
+  };
+  const start = () => {
+    if (timer) return;
+    if (!isUnlocked()) return unlockDialog();
+    button.classList.add("holding");
+    timer = setTimeout(() => {
+      stop();
+      act();
+    }, HOLD_MS);
+  };
+  button.addEventListener("pointerdown", (e) => e.button === 0 && start());
+  for (const kind of ["pointerup", "pointerleave", "pointercancel", "blur", "keyup"]) button.addEventListener(kind, stop);
+  button.addEventListener("contextmenu", (e) => e.preventDefault());
+  button.addEventListener("keydown", (e) => (e.key === "Enter" || e.key === " ") && (e.preventDefault(), start()));
+  return { start, stop };
+}
+
+/** Words for the strip: the newest control of the last 20 s, with its phase. */
+export function controlWords() {
+  const row = store.rows("control").at(-1);
+  const fresh = row && (store.ageMs(row.asked_at_ms) ?? Infinity) < 20000;
+  const own = notice && performance.now() - notice.atMs < 12000 ? notice : null;
+  if (fresh && (!own || own.text.endsWith("requested") || own.text.endsWith("…"))) {
+    const tone = { confirmed: "gain", failed: "loss", refused: "attention" }[row.phase] ?? "";
+    return { text: `${row.action}: ${words(row.phase)}${row.text ? ` – ${row.text}` : ""}`, tone };
+  }
+  return own;
+}
+
+/** Wire the close buttons of all dialogs; a click beside a dialog closes it too. */
+export function wireDialogs() {
+  for (const dialog of document.querySelectorAll("dialog")) {
+    for (const button of dialog.querySelectorAll(".close")) button.addEventListener("click", () => dialog.close());
+    dialog.addEventListener("click", (e) => e.target === dialog && dialog.close());
+    dialog.addEventListener("close", () => setHidden(dialog, false));
+  }
+}

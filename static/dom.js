@@ -1,0 +1,431 @@
+// @ts-check
+/**
+ * The few helpers that touch the document. Data enters as text only.
+ * `dataTable` is the one table of the desk: keyed rows that keep identity, focus and selection,
+ * sorting, rows that wait while the pointer rests on the list, and only the visible rows in the
+ * document above VIRTUAL_ABOVE.
+ */
+
+const VIRTUAL_ABOVE = 100;
+const OVERSCAN = 20;
+const PHONE_ROWS = 15;
+const FLASHES_PER_FRAME = 24;
+const calm = matchMedia("(prefers-reduced-motion: reduce)");
+export const phone = matchMedia("(max-width: 560px)");
+
+/** Ages in ms at which a value is dimmed and hatched. */
+export const DIM_MS = 2000;
+export const HATCH_MS = 10000;
+
+/**
+ * Make an element. `attributes` may hold `class`, `text`, `on` (event handlers) and any attribute.
+ * @param {string} tag @param {Record<string, any>} [attributes] @param {...(Node|string)} children
+ * @returns {any}
+ */
+export function el(tag, attributes = {}, ...children) {
+  const node = document.createElement(tag);
+  for (const [name, value] of Object.entries(attributes)) {
+    if (name === "text") node.textContent = value;
+    else if (name === "on") for (const kind in value) node.addEventListener(kind, value[kind]);
+    else if (value !== null && value !== false) node.setAttribute(name, value === true ? "" : value);
+  }
+  node.append(...children);
+  return node;
+}
+
+/** Write text only if it changed; answers whether it did. @param {Node} node @param {string} text */
+export function setText(node, text) {
+  if (node.textContent === text) return false;
+  node.textContent = text;
+  return true;
+}
+
+export function setClass(node, name) {
+  if (node.className !== name) node.className = name;
+}
+
+export function setAttr(node, name, value) {
+  if (value === null) node.removeAttribute(name);
+  else if (node.getAttribute(name) !== value) node.setAttribute(name, value);
+}
+
+export function setHidden(node, hidden) {
+  if (node.hidden !== hidden) node.hidden = hidden;
+}
+
+let flashesLeft = FLASHES_PER_FRAME;
+/** Called at the start of each paint. */
+export const refillFlashes = () => {
+  flashesLeft = FLASHES_PER_FRAME;
+};
+
+/** One short flash of a changed value; none with reduced motion. @param {Element} node */
+export function flash(node) {
+  if (calm.matches || flashesLeft <= 0) return;
+  flashesLeft -= 1;
+  node.animate([{ backgroundColor: "rgb(128 150 175 / 28%)" }, { backgroundColor: "transparent" }], 280);
+}
+
+/** Class of an age: fresh, dim over 2 s, hatch over 10 s or unknown. */
+export function ageClass(ageMs) {
+  if (ageMs === null || ageMs > HATCH_MS) return "hatch";
+  return ageMs > DIM_MS ? "dim" : "";
+}
+
+/** A bar of a ratio 0…1; unknown is an empty track. @param {HTMLElement} bar */
+export function setBar(bar, ratio) {
+  const width = `${Math.round(Math.max(0, Math.min(1, ratio ?? 0)) * 1000) / 10}%`;
+  const fill = /** @type {HTMLElement} */ (bar.firstElementChild);
+  if (fill.style.width !== width) fill.style.width = width;
+}
+
+export const makeBar = (name = "") => el("span", { class: `bar ${name}`, "aria-hidden": "true" }, el("i"));
+
+/** Put `nodes` in this order under `parent`, moving only what is out of place. */
+export function arrange(parent, nodes) {
+  let cursor = parent.firstChild;
+  for (const node of nodes) {
+    if (node === cursor) cursor = cursor.nextSibling;
+    else parent.insertBefore(node, cursor);
+  }
+  while (cursor) {
+    const next = cursor.nextSibling;
+    cursor.remove();
+    cursor = next;
+  }
+}
+
+/**
+ * A group of buttons of which one is pressed.
+ * @param {string} label @param {[string, string][]} options value and words
+ * @param {string} current @param {(value: string) => void} pick
+ */
+export function choice(label, options, current, pick) {
+  const group = el("span", { class: "choice", role: "group", "aria-label": label });
+  const press = (value) => {
+    for (const button of group.children) setAttr(button, "aria-pressed", String(button.dataset.value === value));
+  };
+  for (const [value, text] of options) {
+    const act = () => (press(value), pick(value));
+    group.append(el("button", { type: "button", "data-value": value, text, on: { click: act } }));
+  }
+  press(current);
+  return group;
+}
+
+/** Values kept between visits: theme, tab and sort order, nothing else. */
+export const memory = {
+  get: (name) => {
+    try {
+      return localStorage.getItem(`desk.${name}`);
+    } catch {
+      return null;                    // storage is switched off: the page works without it
+    }
+  },
+  set: (name, value) => {
+    try {
+      localStorage.setItem(`desk.${name}`, value);
+    } catch {
+      return;                         // the same
+    }
+  },
+};
+
+const tables = new WeakMap();
+
+/** The table of a panel, made on the first call. @param {HTMLElement} host @param {TableSpec} spec */
+export function dataTable(host, spec) {
+  let table = tables.get(host);
+  if (!table) tables.set(host, (table = new DataTable(host, spec)));
+  return table;
+}
+
+/** The table inside or around an element, or null. */
+export const tableOf = (host) => tables.get(host) ?? null;
+
+/**
+ * @typedef {Object} Column
+ * @property {string} id            also the CSS class of its cells
+ * @property {string} label         header words
+ * @property {string} [unit]        shown small in the header
+ * @property {boolean} [num]        right-aligned figures
+ * @property {(row: any, view: any) => string} text
+ * @property {(row: any, view: any) => string} [tone]
+ * @property {(row: any, view: any) => string} [hint]    tooltip
+ * @property {(row: any, view: any) => any} [sort]       value to sort by; null goes last
+ * @property {(cell: HTMLElement, row: any, view: any) => void} [paint]  own content instead of text
+ * @property {boolean} [flash]
+ *
+ * @typedef {Object} TableSpec
+ * @property {string} id
+ * @property {string} caption
+ * @property {Column[]} columns
+ * @property {(row: any) => any} key
+ * @property {(view: any) => string} empty   what is missing and what would fill it
+ * @property {(row: any, view: any) => void} [onOpen]    Enter or click
+ * @property {(row: any, view: any) => number|null} [age]  age in ms of the row's truth
+ * @property {(row: any) => string} [rowTone]
+ * @property {[string, string]} [sort]       first order: column id and "asc" or "desc"
+ * @property {boolean} [stream]              newest first; new rows wait under the pointer
+ */
+export class DataTable {
+  constructor(host, spec) {
+    this.host = host;
+    this.spec = spec;
+    this.records = new Map();
+    this.order = [];
+    this.hovered = false;
+    this.waiting = 0;
+    this.focusKey = null;
+    this.rowPx = 24;
+    const kept = spec.sort ? (memory.get(`sort.${spec.id}`) ?? spec.sort.join(" ")).split(" ") : null;
+    this.sortBy = kept && spec.columns.some((c) => c.id === kept[0] && c.sort) ? kept : spec.sort;
+    this.#build();
+  }
+
+  #build() {
+    this.heads = this.spec.columns.map((column) => this.#head(column));
+    this.body = el("tbody");
+    this.topPad = el("tr", { class: "pad", "aria-hidden": "true" }, el("td"));
+    this.endPad = el("tr", { class: "pad", "aria-hidden": "true" }, el("td"));
+    this.table = el("table", { class: `data t-${this.spec.id}` },
+      el("caption", { class: "sr", text: this.spec.caption }),
+      el("thead", {}, el("tr", {}, ...this.heads)), this.body);
+    this.empty = el("p", { class: "empty", hidden: true });
+    this.more = el("button", { class: "more", type: "button", hidden: true, on: { click: () => this.#release() } });
+    this.scroll = el("div", { class: "scroll", on: { scroll: () => this.#scrolled() } }, this.table, this.empty);
+    this.host.classList.add("host");
+    this.host.append(this.more, this.scroll);
+    this.body.addEventListener("pointerenter", (e) => (this.hovered = e.pointerType === "mouse"));
+    this.body.addEventListener("pointerleave", (e) => e.relatedTarget !== this.more && this.#left());
+    this.more.addEventListener("pointerleave", () => this.#left());
+    this.body.addEventListener("click", (e) => this.#clicked(e));
+    this.body.addEventListener("focusin", (e) => this.#focused(e));
+  }
+
+  #head(column) {
+    const label = column.unit ? [column.label, " ", el("small", { text: column.unit })] : [column.label];
+    const content = column.sort && this.spec.sort
+      ? [el("button", { type: "button", on: { click: () => this.#sort(column.id) } }, ...label)] : label;
+    return el("th", { scope: "col", class: `${column.id}${column.num ? " num" : ""}` }, ...content);
+  }
+
+  #sort(id) {
+    const flip = this.sortBy[0] === id && this.sortBy[1] === "asc" ? "desc" : "asc";
+    this.sortBy = [id, flip];
+    memory.set(`sort.${this.spec.id}`, this.sortBy.join(" "));
+    this.order = [];
+    if (this.view) this.update(this.rows, this.view);
+  }
+
+  /** Show these rows. @param {any[]} rows @param {any} view */
+  update(rows, view) {
+    this.rows = rows;
+    this.view = view;
+    this.byKey = new Map(rows.map((row) => [this.spec.key(row), row]));
+    this.#setOrder();
+    setHidden(this.empty, this.order.length > 0);
+    setHidden(this.table, this.order.length === 0);
+    if (!this.order.length) setText(this.empty, this.spec.empty(view));
+    this.heads.forEach((head, i) => this.#markSort(head, this.spec.columns[i]));
+    this.#paint();
+  }
+
+  #markSort(head, column) {
+    if (!column.sort || !this.spec.sort) return;
+    const way = this.sortBy[0] === column.id ? (this.sortBy[1] === "asc" ? "ascending" : "descending") : null;
+    setAttr(head, "aria-sort", way);
+  }
+
+  #setOrder() {
+    const wanted = this.spec.stream ? [...this.byKey.keys()].reverse() : this.#sorted();
+    const holding = this.order.length > 0 && (this.hovered || (this.spec.stream && this.scroll.scrollTop > 4));
+    if (!holding) {
+      this.order = wanted;
+      this.#wait(0);
+      return;
+    }
+    const shown = new Set(this.order);
+    const fresh = wanted.filter((key) => !shown.has(key));
+    this.order = this.order.filter((key) => this.byKey.has(key));
+    if (this.spec.stream) this.#wait(fresh.length);
+    else this.order.push(...fresh);
+  }
+
+  #wait(n) {
+    this.waiting = n;
+    setHidden(this.more, n === 0);
+    if (n) setText(this.more, `${n} new`);
+  }
+
+  #sorted() {
+    const rows = [...this.rows];
+    const column = this.sortBy && this.spec.columns.find((c) => c.id === this.sortBy[0]);
+    if (!column) return rows.map(this.spec.key);
+    const way = this.sortBy[1] === "asc" ? 1 : -1;
+    const keyed = rows.map((row) => [column.sort(row, this.view), this.spec.key(row)]);
+    keyed.sort(([a, ka], [b, kb]) => {
+      if (a === null || a === undefined) return b === null || b === undefined ? 0 : 1;
+      if (b === null || b === undefined) return -1;
+      return a < b ? -way : a > b ? way : ka < kb ? -1 : 1;
+    });
+    return keyed.map(([, key]) => key);
+  }
+
+  /** First and last index in the document: all up to 100 rows, else the visible ones and 20 beside. */
+  #window() {
+    const total = this.order.length;
+    if (phone.matches) return [0, Math.min(total, PHONE_ROWS)];
+    if (total <= VIRTUAL_ABOVE) return [0, total];
+    const first = Math.floor(this.scroll.scrollTop / this.rowPx) - OVERSCAN;
+    const visible = Math.ceil((this.scroll.clientHeight || 400) / this.rowPx);
+    const from = Math.max(0, Math.min(first, total - 1));
+    return [from, Math.min(total, Math.max(0, first) + visible + 2 * OVERSCAN)];
+  }
+
+  #paint() {
+    const [from, to] = this.#window();
+    this.shown = [from, to];
+    const held = this.body.contains(document.activeElement) ? document.activeElement : null;
+    const nodes = [];
+    const live = new Set();
+    for (const key of this.order.slice(from, to)) {
+      live.add(key);
+      nodes.push(this.#row(key).node);
+    }
+    for (const [key] of this.records) if (!live.has(key)) this.records.delete(key);
+    if (from > 0) nodes.unshift(this.topPad);
+    if (to < this.order.length && !phone.matches) nodes.push(this.endPad);
+    arrange(this.body, nodes);
+    this.#pads(from, to);
+    if (held && held !== document.activeElement && held.isConnected) held.focus({ preventScroll: true });
+    this.#rove();
+  }
+
+  #pads(from, to) {
+    const total = this.order.length;
+    const virtual = from > 0 || to < total;
+    setAttr(this.table, "aria-rowcount", virtual ? String(total + 1) : null);
+    this.topPad.firstChild.style.height = `${from * this.rowPx}px`;
+    this.endPad.firstChild.style.height = `${(total - to) * this.rowPx}px`;
+    if (virtual) this.order.slice(from, to).forEach((key, i) => setAttr(this.records.get(key).node, "aria-rowindex", String(from + i + 2)));
+    const measured = this.body.querySelector("tr:not(.pad)")?.offsetHeight;
+    if (virtual && measured) this.rowPx = measured;
+  }
+
+  #row(key) {
+    let record = this.records.get(key);
+    if (!record) this.records.set(key, (record = this.#make(key)));
+    const row = this.byKey.get(key);
+    this.spec.columns.forEach((column, i) => this.#cell(record, i, column, row));
+    const age = this.spec.age?.(row, this.view);
+    const stale = age === undefined ? "" : ageClass(age);
+    const tone = `${this.spec.rowTone?.(row) ?? ""} ${stale}`.trim();
+    if (record.tone !== tone) setClass(record.node, (record.tone = tone));
+    if (this.spec.age) setAttr(record.node, "data-age", stale === "hatch" ? this.view.ageWords(age) : null);
+    setAttr(record.node, "aria-current", this.view.selected === key && this.spec.id === "markets" ? "true" : null);
+    return record;
+  }
+
+  #make(key) {
+    const cells = this.spec.columns.map((column) => el("td", {
+      class: `${column.id}${column.num ? " num" : ""}`, "data-label": column.label,
+    }));
+    const node = el("tr", { tabindex: "-1" }, ...cells);
+    node.dataset.key = String(key);
+    return { node, cells, texts: [], tones: [], hints: [], key };
+  }
+
+  #cell(record, i, column, row) {
+    const cell = record.cells[i];
+    if (column.paint) column.paint(cell, row, this.view);
+    else this.#cellText(record, i, column, column.text(row, this.view));
+    const tone = column.tone?.(row, this.view) ?? "";
+    if (record.tones[i] !== tone) {
+      setClass(cell, `${column.id}${column.num ? " num" : ""} ${tone}`.trim());
+      record.tones[i] = tone;
+    }
+    const hint = column.hint?.(row, this.view) ?? null;
+    if (record.hints[i] !== hint) setAttr(cell, "title", (record.hints[i] = hint));
+  }
+
+  #cellText(record, i, column, text) {
+    if (record.texts[i] === text) return;
+    if (column.flash && record.texts[i] !== undefined) flash(record.cells[i]);
+    record.texts[i] = text;
+    record.cells[i].textContent = text;
+  }
+
+  #scrolled() {
+    if (!this.view) return;
+    if (this.spec.stream && this.scroll.scrollTop <= 4 && this.waiting) this.#release();
+    else if (this.order.length > VIRTUAL_ABOVE) this.#paint();
+  }
+
+  #release() {
+    this.hovered = false;
+    this.scroll.scrollTop = 0;
+    this.order = [];
+    this.update(this.rows, this.view);
+  }
+
+  #left() {
+    this.hovered = false;
+    if (this.view && this.scroll.scrollTop <= 4) this.update(this.rows, this.view);
+  }
+
+  #keyOf(target) {
+    const node = target.closest?.("tr[data-key]");
+    return this.order.find((key) => this.records.get(key)?.node === node);
+  }
+
+  #clicked(event) {
+    const key = this.#keyOf(event.target);
+    if (key === undefined || event.target.closest("button")) return;
+    this.focusKey = key;
+    this.#rove();
+    this.openFocused();
+  }
+
+  #focused(event) {
+    const key = this.#keyOf(event.target);
+    if (key === undefined) return;
+    this.focusKey = key;
+    this.#rove();
+  }
+
+  /** Exactly one row is in the Tab order. */
+  #rove() {
+    if (!this.records.has(this.focusKey)) this.focusKey = this.order[this.shown?.[0] ?? 0];
+    for (const [key, record] of this.records) {
+      const wanted = key === this.focusKey ? "0" : "-1";
+      if (record.node.getAttribute("tabindex") !== wanted) record.node.setAttribute("tabindex", wanted);
+    }
+  }
+
+  /** Move the focus by rows; answers whether there was a row. @param {number} step */
+  move(step) {
+    if (!this.order.length) return false;
+    const inside = this.body.contains(document.activeElement);
+    const at = this.order.indexOf(this.focusKey);
+    const next = Math.max(0, Math.min(this.order.length - 1, inside ? at + step : Math.max(0, at)));
+    this.focusKey = this.order[next];
+    if (!this.records.has(this.focusKey)) {
+      this.scroll.scrollTop = next * this.rowPx - this.scroll.clientHeight / 2;
+      this.#paint();
+    }
+    this.records.get(this.focusKey)?.node.focus();
+    return true;
+  }
+
+  /** Enter on the focused row. */
+  openFocused() {
+    const row = this.byKey?.get(this.focusKey);
+    if (row) this.spec.onOpen?.(row, this.view);
+  }
+
+  /** The row that has the focus, or null. */
+  focusedRow() {
+    return this.body.contains(document.activeElement) ? this.byKey?.get(this.focusKey) ?? null : null;
+  }
+}
