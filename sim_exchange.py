@@ -2855,6 +2855,7 @@ class Gate:
         self._switches = switches
         self.refuse_until_us = 0
         self.clock_shift_us = 0
+        self.scopes = ["read", "write"]
 
     def check(self, method: str, raw_path: str, headers: Mapping[str, str], now_us: int) -> None:
         """Return when the signature is good; else raise the 401 of PROTOCOL 2.4."""
@@ -3773,10 +3774,8 @@ class OrderWrites:
 class AccountCalls:
     """Order groups, subaccounts, limits, keys."""
 
-    def __init__(self, engine: Engine, switches: Switches, limits: RateLimits, key_id: str,
-                 tier: str) -> None:
-        self._engine, self._switches, self._limits = engine, switches, limits
-        self._key_id, self._tier = key_id, tier
+    def __init__(self, engine: Engine, switches: Switches, gate: Gate, tier: str) -> None:
+        self._engine, self._switches, self._gate, self._tier = engine, switches, gate, tier
         self._transfers: list[Json] = []
         self._netting: dict[int, bool] = {0: False}
 
@@ -3829,8 +3828,8 @@ class AccountCalls:
 
     def api_keys(self, call: RestCall) -> Answer:
         """GET /api_keys."""
-        return _ok({"api_keys": [{"api_key_id": self._key_id, "name": "simulated",
-                                  "scopes": ["read", "write"]}]})
+        return _ok({"api_keys": [{"api_key_id": self._gate.credentials.key_id,
+                                  "name": "simulated", "scopes": self._gate.scopes}]})
 
     def volume_progress(self, call: RestCall) -> Answer:
         """GET /account/api_usage_level/volume_progress."""
@@ -3901,7 +3900,7 @@ class AccountCalls:
     def create_subaccount(self, call: RestCall) -> Answer:
         """POST /portfolio/subaccounts: Advanced tier and above, up to 63."""
         if self._tier == "basic":
-            raise Refusal(403, self._switches.rule["forbidden_code"], "needs the Advanced tier")
+            raise Refusal(403, "subaccount_creation_requires_advanced_api_usage_level")
         engine = self._engine
         number = max(engine.accounts) + 1
         if number > SUBACCOUNTS_MAX:
@@ -4015,6 +4014,8 @@ class RestApi:
         call.operation = "Get" + "".join(part.capitalize() for part in route.name.split("_"))
         if route.is_signed:
             self._gate.check(call.method, call.raw_path, call.headers, now_us)
+            if ("write" if route.bucket == "write" else "read") not in self._gate.scopes:
+                raise Refusal(403, self._switches.rule["forbidden_code"])
         if route.is_signed or call.headers.get("KALSHI-ACCESS-KEY"):
             self._charge(route, call, now_us)
         if call.body and call.headers.get("Content-Type", "application/json").partition(
@@ -5636,6 +5637,10 @@ class Control:
         exchange = self._exchange
         exchange.limits.storm_until_us = exchange.now_us() + int(seconds * SECOND_US)
 
+    def set_scopes(self, scopes: list[str]) -> None:
+        """What the key may do: `read`, `write`. A missing one answers 403."""
+        self._exchange.gate.scopes = [name for name in ("read", "write") if name in scopes]
+
     def rate_limit(self, is_on: bool) -> None:
         """Switch the token buckets on or off."""
         self._exchange.limits.is_on = is_on and self._exchange.limits.tier is not None
@@ -5937,8 +5942,7 @@ class SimExchange:
         routes = [*ExchangeReads(engine, switches, lag).routes(),
                   *PortfolioReads(engine, switches, lag).routes(),
                   *OrderWrites(engine, switches).routes(),
-                  *AccountCalls(engine, switches, self.limits, self.credentials.key_id,
-                                self.settings.tier).routes()]
+                  *AccountCalls(engine, switches, self.gate, self.settings.tier).routes()]
         return RestApi(engine, self.gate, self.limits, switches, routes)
 
     def now_us(self) -> int:
@@ -6158,7 +6162,7 @@ class SimExchange:
         socket = web.WebSocketResponse(compress=False, autoping=True, max_msg_size=BODY_MAX)
         await socket.prepare(request)
         transport = request.transport
-        assert isinstance(transport, asyncio.Transport), "a connected request has a transport"
+        assert transport is not None, "a connected request has a transport"  # uvloop's is its own
         session = self.hub.open(lambda data: self._write(transport, data))
         self._sockets[id(session)] = (session, socket, transport)
         try:
@@ -6626,6 +6630,8 @@ def settings_from(flags: argparse.Namespace) -> SimSettings:
 async def serve(flags: argparse.Namespace) -> None:
     """Listen, say where, and serve until SIGTERM or SIGINT."""
     settings = settings_from(flags)
+    if not 0 <= flags.port <= 65_535:
+        raise ValueError(f"--port: {flags.port} is not within 0 to 65535")
     if not 0.01 <= flags.speed <= 1_000:
         raise ValueError(f"--speed: {flags.speed} is not within 0.01 to 1000")
     epoch_s = tape_start_s(settings.tapes) if settings.tapes else None

@@ -28,7 +28,6 @@ import ast
 import asyncio
 import base64
 import gzip
-import inspect
 import json
 import os
 import random
@@ -39,7 +38,8 @@ import subprocess
 import sys
 import time
 from collections import Counter, defaultdict
-from collections.abc import AsyncIterator, Callable, Iterator
+from collections.abc import Callable, Iterator
+from contextlib import suppress
 from itertools import pairwise
 from pathlib import Path
 from typing import Any
@@ -1932,14 +1932,15 @@ class Fuzz:
             self._request()
 
     def _word(self) -> str:
-        return self.rng.choice([TICKER, "KXDEMO", "KXDEMO-26NOV22", "x", "%00", "..", "%zz", "a" * 99,
-                                next(iter(self.world.engine.orders), "y")])
+        return self.rng.choice([TICKER, "KXDEMO", "KXDEMO-26NOV22", "x", "%00", "..", "%zz",
+                                "a" * 99, next(iter(self.world.engine.orders), "y")])
 
     def _request(self) -> None:
         method = self.rng.choice(["GET", "POST", "DELETE", "PUT", "PATCH"])
         path = re.sub(r"\{\w+\}", lambda _: self._word(), self.rng.choice(self.paths))
-        names = ["limit", "cursor", "status", "ticker", "tickers", "min_ts", "max_close_ts", "depth",
-                 "subaccount", "exchange_index", "start_ts", "end_ts", "period_interval", "market_tickers"]
+        names = ["limit", "cursor", "status", "ticker", "tickers", "min_ts", "max_close_ts",
+                 "depth", "subaccount", "exchange_index", "start_ts", "end_ts", "period_interval",
+                 "market_tickers"]
         query = "&".join(f"{self.rng.choice(names)}={self.rng.choice(ODD_VALUES)}"
                          for _ in range(self.rng.randrange(3)))
         before = self.state()
@@ -2197,8 +2198,8 @@ def test_delete_markets_silences_them_and_list_tells_what_is_left(world: World) 
     ('{"id":1,"cmd":"update_subscription","params":{"sids":[1]}}', 15),
     ('{"id":1,"cmd":"subscribe","params":{"channels":["communications"],"shard_factor":0}}', 19),
     ('{"id":1,"cmd":"subscribe","params":{"channels":["communications"],"shard_key":0}}', 20),
-    ('{"id":1,"cmd":"subscribe","params":{"channels":["communications"],"shard_key":5,'
-     '"shard_factor":5}}', 21),
+    (json.dumps({"id": 1, "cmd": "subscribe", "params": {
+        "channels": ["communications"], "shard_key": 5, "shard_factor": 5}}), 21),
     ('{"id":1,"cmd":"subscribe","params":{"channels":["communications"],"shard_factor":101}}', 22),
 ])
 def test_bad_commands_get_their_code(world: World, command: str, code: int) -> None:
@@ -2406,3 +2407,1344 @@ def test_long_frames_use_the_longer_lengths(world: World) -> None:
     assert list(frames_of(sim.frame_bytes(payload))) == [payload]
 
 
+# ======================================================================================
+# §E12 SYNTHETIC
+# ======================================================================================
+def history_of(seed: int, seconds: int = 60) -> list[Any]:
+    world = World(markets=5, seed=seed)
+    for _ in range(seconds):
+        world.advance(1)
+    return [(market.ticker, market.volume_h, market.last_cc, book_of(world.engine, market.ticker))
+            for market in world.engine.markets.values()]
+
+
+def test_one_seed_one_history() -> None:
+    assert history_of(7) == history_of(7)
+    assert history_of(7) != history_of(8)
+
+
+def test_history_does_not_depend_on_how_often_it_is_looked_at() -> None:
+    coarse, fine = World(markets=3, seed=4), World(markets=3, seed=4)
+    coarse.advance(30)
+    for _ in range(300):
+        fine.advance(0.1)
+    assert [market.volume_h for market in coarse.engine.markets.values()] == [
+        market.volume_h for market in fine.engine.markets.values()]
+
+
+def gate_of(body: dict[str, Any], now_s: float) -> str:
+    """The first gate of the discovery that a market fails; "" when it passes all."""
+    bid, ask = float(body["yes_bid_dollars"]), float(body["yes_ask_dollars"])
+    left_s = sim.parse_time_us(body["close_time"]) / 1e6 - now_s
+    gates = [
+        ("not_active", body["status"] != "active"), ("closes_too_soon", left_s < 1_800),
+        ("closes_too_late", left_s > 2_592_000), ("never_traded", body["volume_fp"] == "0.00"),
+        ("volume_low", float(body["volume_24h_fp"]) < 100),
+        ("one_sided", not 0 < bid < ask < 1),
+        ("price_extreme", not 0.05 <= (bid + ask) / 2 <= 0.95),
+        ("spread_too_wide", ask - bid > 0.1001),
+        ("size_thin", min(float(body["yes_bid_size_fp"]), float(body["yes_ask_size_fp"])) < 10),
+    ]
+    return next((name for name, fails in gates if fails), "")
+
+
+@pytest.mark.parametrize("seed", range(6))
+def test_most_markets_pass_the_gates_of_the_discovery_and_some_do_not(seed: int) -> None:
+    world = World(markets=40, seed=seed)
+    world.advance(5)
+    bodies = world.rest("GET", "/markets?limit=1000")[1]["markets"]
+    failed = Counter(gate_of(body, world.time.now_s) for body in bodies)
+    assert len(bodies) == 40
+    assert failed[""] >= 24
+    assert len(failed) > 1
+    events = Counter(body["event_ticker"] for body in bodies)
+    assert max(events.values()) == 2
+
+
+@pytest.mark.parametrize("seed", range(4))
+def test_a_one_contract_maker_is_filled_within_a_minute(seed: int) -> None:
+    world = World(markets=5, seed=seed)
+    for _ in range(60):
+        world.rest("DELETE", "/portfolio/events/orders")
+        for market in list(world.engine.markets.values())[:5]:
+            bid_cc, ask_cc, _, _ = market.quotes()
+            for side, cc in (("bid", bid_cc), ("ask", ask_cc)):
+                if market.is_open and 0 < cc < 10_000:
+                    world.create(side, sim.PRICE_TEXT[cc], "1", ticker=market.ticker,
+                                 post_only=True)
+        world.advance(1)
+    assert len(world.engine.fills) >= 3
+    assert world.engine.imbalance_ud() == 0
+
+
+def test_markets_settle_at_the_end_and_new_ones_come() -> None:
+    world = World(markets=5, seed=3)
+    for _ in range(65):
+        world.advance(60)
+    markets = world.engine.markets.values()
+    assert {"finalized", "active"} == {market.status for market in markets}
+    assert sum(market.is_open for market in markets) == 5
+    ended = [market for market in markets if market.status == "finalized"]
+    assert all(market.result in ("yes", "no") for market in ended)
+    last = [market.last_cc for market in ended if market.result == "yes"]
+    assert all(cc > 3_000 for cc in last)               # the informed knew before the end
+    assert world.engine.imbalance_ud() == 0
+
+
+def test_grids_sizes_and_spreads_vary() -> None:
+    world = World(markets=40, seed=1)
+    world.advance(30)
+    markets = list(world.engine.markets.values())
+    assert {market.grid.label for market in markets} >= {"linear_cent", "tapered_deci_cent"}
+    assert any(trade.count_h % 100 for market in markets for trade in market.trades)
+    spreads = {(market.quotes()[1] - market.quotes()[0]) // 100 for market in markets}
+    assert len(spreads) >= 4
+    assert any("." in market.ticker for market in markets)
+
+
+# ======================================================================================
+# §E13 TAPE
+# ======================================================================================
+TAPE_START_MS = 1_786_411_800_000
+
+
+class TapeMaker:
+    """Writes a small tape by hand."""
+
+    def __init__(self, folder: Path, ticker: str = "KXGOLD15M-26AUG102145-45",
+                 start_ms: int = TAPE_START_MS) -> None:
+        self.folder, self.ticker, self.ms = folder / ticker, ticker, start_ms
+        self.folder.mkdir(parents=True)
+        self.lines: list[str] = []
+        self.prints = 0
+
+    def _add(self, kind: str, **msg: Any) -> TapeMaker:
+        event = {"type": kind, "sid": 1, "seq": 9 * len(self.lines),
+                 "msg": {"market_ticker": self.ticker, **msg}}
+        self.lines.append(json.dumps({"recv_ms": self.ms, "event": event}))
+        return self
+
+    def wait(self, ms: int) -> TapeMaker:
+        self.ms += ms
+        return self
+
+    def snapshot(self, yes: dict[str, str], no: dict[str, str]) -> TapeMaker:
+        sides = {"yes_dollars_fp": [list(row) for row in yes.items()],
+                 "no_dollars_fp": [list(row) for row in no.items()]}
+        return self._add("orderbook_snapshot",
+                         **{name: rows for name, rows in sides.items() if rows})
+
+    def delta(self, side: str, price: str, count: str, **more: Any) -> TapeMaker:
+        return self._add("orderbook_delta", price_dollars=price, delta_fp=count, side=side,
+                         ts_ms=self.ms, **more)
+
+    def print(self, taker: str, yes_price: str, count: str) -> TapeMaker:
+        self.prints += 1
+        return self._add("trade", trade_id=f"t{self.prints}", yes_price_dollars=yes_price,
+                         count_fp=count, taker_side=taker, ts_ms=self.ms,
+                         taker_book_side="bid" if taker == "yes" else "ask")
+
+    def save(self, *, result: str = "yes", value: str | None = None, after_ms: int = 60_000,
+             cut: int = 0) -> str:
+        def text(ms: int) -> str:
+            return sim.time_text(ms * 1000)
+        market = {"ticker": self.ticker, "created_time": text(TAPE_START_MS - 10**7),
+                  "open_time": text(TAPE_START_MS - 60_000), "close_time": text(self.ms + after_ms),
+                  "result": result, "settlement_timer_seconds": 1, "expiration_value": "4189.00",
+                  "price_ranges": [{"start": "0.0000", "end": "1.0000", "step": "0.0100"}],
+                  "price_level_structure": "linear_cent", "strike_type": "greater",
+                  "floor_strike": 4184.96}
+        if value is not None:
+            market["settlement_value_dollars"] = value
+        event = {"event_ticker": self.ticker.rpartition("-")[0], "series_ticker": "KXGOLD15M",
+                 "title": "Gold", "sub_title": "", "category": "Commodities"}
+        (self.folder / "event.json").write_text(json.dumps(
+            {"response": {"event": event, "markets": [market]}}))
+        raw = gzip.compress("\n\n".join(self.lines).encode() + b"\n")
+        (self.folder / "2026-08-11.ndjson.gz").write_bytes(raw[:len(raw) - cut])
+        return str(self.folder)
+
+
+def play(*tapes: str, **settings: Any) -> World:
+    """A world at the start of some tapes, without order latency."""
+    start_s = sim.tape_start_s(tapes)
+    world = World(tapes=tuple(tapes), now_s=start_s, latency_ms=0, **settings)
+    world.exchange.tick()
+    return world
+
+
+def run_out(world: World, step_s: float = 1.0, at_most_s: float = 2_000) -> None:
+    for _ in range(int(at_most_s / step_s)):
+        world.advance(step_s)
+        if all(market.status == "finalized" for market in world.engine.markets.values()):
+            return
+
+
+def test_a_tape_shows_its_book_and_settles_with_its_result(tmp_path: Path) -> None:
+    tape = TapeMaker(tmp_path).snapshot({"0.4000": "10.00"}, {"0.5500": "20.00"})
+    tape.wait(1000).delta("yes", "0.4100", "5.00").wait(1000).delta("no", "0.5500", "-20.00")
+    world = play(tape.save(value="1.0000"))
+    assert book_of(world.engine, tape.ticker) == {"yes_dollars": [["0.4000", "10.00"]],
+                                                  "no_dollars": [["0.5500", "20.00"]]}
+    market = world.engine.markets[tape.ticker]
+    assert (market.status, market.result, market.expiration_value) == ("active", "", "")
+    world.advance(2.5)
+    assert book_of(world.engine, tape.ticker) == {
+        "yes_dollars": [["0.4000", "10.00"], ["0.4100", "5.00"]], "no_dollars": []}
+    run_out(world)
+    body = world.rest("GET", f"/markets/{tape.ticker}")[1]["market"]
+    assert (body["status"], body["result"], body["settlement_value_dollars"],
+            body["expiration_value"]) == ("finalized", "yes", "1.0000", "4189.00")
+
+
+@pytest.mark.parametrize(("model", "filled"), [("pessimistic", 0), ("realistic", 200),
+                                               ("optimistic", 500)])
+def test_queue_models_differ_in_who_cancelled(tmp_path: Path, model: str, filled: int) -> None:
+    tape = TapeMaker(tmp_path).snapshot({"0.4000": "10.00"}, {"0.5500": "20.00"})
+    tape.wait(1000).delta("yes", "0.4000", "6.00")      # joins behind us
+    tape.wait(1000).delta("yes", "0.4000", "-8.00")     # half of what is shown is cancelled
+    tape.wait(1000).delta("yes", "0.4000", "-7.00").print("no", "0.4000", "7.00")
+    world = play(tape.save(), queue=model)
+    world.advance(0.5)
+    world.create("bid", "0.40", "5", ticker=tape.ticker)
+    world.advance(5)
+    assert sum(fill.count_h for fill in world.engine.fills) == filled
+    assert world.engine.imbalance_ud() == 0
+
+
+def test_a_print_takes_the_queue_first_then_us(tmp_path: Path) -> None:
+    tape = TapeMaker(tmp_path).snapshot({"0.4000": "10.00"}, {"0.5500": "20.00"})
+    tape.wait(1000).delta("yes", "0.4000", "-4.00").print("no", "0.4000", "4.00")
+    tape.wait(1000).delta("yes", "0.4000", "6.00")
+    tape.wait(1000).delta("yes", "0.4000", "-9.00").print("no", "0.4000", "9.00")
+    world = play(tape.save())
+    world.advance(0.5)
+    _, made = world.create("bid", "0.40", "5", ticker=tape.ticker)
+    world.advance(1)
+    path = f"/portfolio/orders/{made['order_id']}/queue_position"
+    assert world.rest("GET", path)[1] == {"queue_position_fp": "6.00"}
+    world.advance(2.5)
+    assert [(fill.count_h, fill.price_cc, fill.is_taker) for fill in world.engine.fills] == [
+        (300, 4000, False)]
+    prints = [(trade.count_h, trade.price_cc) for trade in
+              world.engine.markets[tape.ticker].trades]
+    assert prints == [(400, 4000), (300, 4000), (600, 4000)]    # the recorded total
+
+
+def test_a_print_through_our_price_fills_us_at_our_price(tmp_path: Path) -> None:
+    tape = TapeMaker(tmp_path).snapshot({"0.4000": "10.00"}, {"0.5500": "20.00"})
+    tape.wait(1000).delta("yes", "0.4000", "-3.00").print("no", "0.4000", "3.00")
+    world = play(tape.save())
+    world.advance(0.5)
+    world.create("bid", "0.42", "5", ticker=tape.ticker)
+    world.advance(1)
+    assert [(fill.count_h, fill.price_cc) for fill in world.engine.fills] == [(300, 4200)]
+
+
+def test_size_that_arrives_across_our_order_meets_us_first(tmp_path: Path) -> None:
+    tape = TapeMaker(tmp_path).snapshot({"0.4000": "10.00"}, {"0.5500": "20.00"})
+    tape.wait(1000).delta("no", "0.5800", "7.00")
+    world = play(tape.save())
+    world.advance(0.5)
+    world.create("bid", "0.42", "5", ticker=tape.ticker)
+    world.advance(1)
+    assert [(fill.count_h, fill.price_cc) for fill in world.engine.fills] == [(500, 4200)]
+    assert book_of(world.engine, tape.ticker)["no_dollars"] == [["0.5500", "20.00"],
+                                                                ["0.5800", "2.00"]]
+
+
+def test_what_we_took_is_not_there_twice(tmp_path: Path) -> None:
+    tape = TapeMaker(tmp_path).snapshot({"0.4000": "10.00"}, {"0.5500": "20.00"})
+    tape.wait(1000).delta("no", "0.5500", "2.00").wait(1000).delta("no", "0.5500", "-17.00")
+    tape.wait(1000).delta("no", "0.5500", "10.00")
+    world = play(tape.save())
+    world.advance(0.5)
+    world.create("bid", "0.45", "15", ticker=tape.ticker)
+
+    def shown() -> list[list[str]]:
+        return book_of(world.engine, tape.ticker)["no_dollars"]
+    assert shown() == [["0.5500", "5.00"]]
+    world.advance(1)
+    assert shown() == [["0.5500", "7.00"]]
+    world.advance(1)
+    assert shown() == []                                # the tape's level fell below what we took
+    world.advance(1)
+    assert shown() == [["0.5500", "10.00"]]
+
+
+def test_recorded_own_orders_are_subtracted(tmp_path: Path) -> None:
+    tape = TapeMaker(tmp_path).snapshot({"0.4000": "10.00"}, {})
+    tape.wait(1000).delta("yes", "0.4000", "5.00", client_order_id="theirs-1")
+    tape.wait(1000).delta("yes", "0.4000", "-5.00", client_order_id="theirs-1")
+    world = play(tape.save())
+    for _ in range(3):
+        world.advance(1)
+        assert book_of(world.engine, tape.ticker)["yes_dollars"] == [["0.4000", "10.00"]]
+
+
+def test_several_tapes_share_a_start_and_keep_their_own_lengths(tmp_path: Path) -> None:
+    paths = []
+    for n, start_ms in enumerate((TAPE_START_MS, TAPE_START_MS + 3_600_000)):
+        tape = TapeMaker(tmp_path, f"KXGOLD15M-26AUG10{n}-0{n}", start_ms)
+        tape.snapshot({"0.4000": f"{n + 1}.00"}, {}).wait(1000 * (n + 1)).delta("yes", "0.41", "1")
+        paths.append(tape.save())
+    world = play(*reversed(paths))
+    assert world.time.now_s == TAPE_START_MS / 1000
+    for n in range(2):
+        assert book_of(world.engine, f"KXGOLD15M-26AUG10{n}-0{n}")["yes_dollars"] == [
+            ["0.4000", f"{n + 1}.00"]]
+    world.advance(1.2)
+    assert [len(book_of(world.engine, ticker)["yes_dollars"])
+            for ticker in sorted(world.engine.markets)] == [2, 1]
+
+
+def test_a_cut_tape_plays_what_is_there_and_closes(tmp_path: Path) -> None:
+    tape = TapeMaker(tmp_path).snapshot({"0.4000": "10.00"}, {"0.5500": "20.00"})
+    for _ in range(200):
+        tape.wait(100).delta("yes", f"0.{random.Random(1).randint(10, 30)}", "1.00")
+    world = play(tape.save(cut=200, after_ms=600_000))
+    run_out(world, 5)
+    report = world.exchange.driver.report()[tape.ticker]        # type: ignore[attr-defined]
+    assert report["is_cut"]
+    assert world.engine.markets[tape.ticker].status == "finalized"
+
+
+def test_damaged_and_unknown_lines_are_counted_and_skipped(tmp_path: Path) -> None:
+    tape = TapeMaker(tmp_path).snapshot({"0.4000": "10.00"}, {})
+    tape.lines += ["{", '{"recv_ms": 1}', '{"recv_ms":1,"event":{"type":"ticker","msg":{}}}',
+                   json.dumps({"recv_ms": 1, "event": {"type": "orderbook_delta", "msg": {
+                       "side": "yes", "price_dollars": "2.5", "delta_fp": "1"}}}), ""]
+    tape.wait(500).delta("yes", "0.4100", "1.00")
+    world = play(tape.save())
+    world.advance(1)
+    report = world.exchange.driver.report()[tape.ticker]        # type: ignore[attr-defined]
+    assert (report["damaged"], report["skipped"]) == (3, 1)
+    assert len(book_of(world.engine, tape.ticker)["yes_dollars"]) == 2
+
+
+def test_a_tape_without_result_closes_and_stays_open_ended(tmp_path: Path) -> None:
+    tape = TapeMaker(tmp_path).snapshot({"0.4000": "10.00"}, {"0.5500": "20.00"})
+    world = play(tape.save(result=""))
+    run_out(world, 5, 300)
+    assert world.engine.markets[tape.ticker].status == "closed"
+
+
+@pytest.mark.parametrize(("spoil", "says"), [
+    (lambda folder: (folder / "event.json").unlink(), "event.json"),
+    (lambda folder: (folder / "event.json").write_text("{}"), "GET /events"),
+    (lambda folder: (folder / "2026-08-11.ndjson.gz").unlink(), "ndjson.gz"),
+    (lambda folder: (folder / "2026-08-11.ndjson.gz").write_bytes(gzip.compress(b"\n")), "frame"),
+])
+def test_a_directory_that_is_no_tape_is_refused_in_one_sentence(
+        tmp_path: Path, spoil: Callable[[Path], object], says: str) -> None:
+    path = TapeMaker(tmp_path).snapshot({"0.4000": "10.00"}, {}).save()
+    spoil(Path(path))
+    with pytest.raises(sim.TapeError, match=says):
+        sim.SimExchange(sim.SimSettings(tapes=(path,)), ManualTime(TAPE_START_MS / 1000))
+
+
+def sample_tapes() -> list[Path]:
+    return sorted(path for path in TAPES.glob("*") if path.is_dir()) if TAPES.exists() else []
+
+
+def recorded_books(path: Path) -> Iterator[tuple[int, dict[tuple[str, str], int]]]:
+    """(recv_ms, whole book) at each snapshot of a tape, rebuilt here from the raw lines.
+
+    Yields the book as the deltas before it had left it, then the snapshot itself.
+    """
+    book: dict[tuple[str, str], int] = {}
+    for file in sorted(path.glob("*.ndjson.gz")):
+        for line in gzip.decompress(file.read_bytes()).splitlines():
+            if not line.strip():
+                continue
+            row = orjson.loads(line)
+            msg = row["event"]["msg"]
+            if row["event"]["type"] == "orderbook_delta":
+                key = (msg["side"], msg["price_dollars"])
+                book[key] = book.get(key, 0) + round(float(msg["delta_fp"]) * 100)
+            elif row["event"]["type"] == "orderbook_snapshot":
+                book = {(name[:-11], price): round(float(count) * 100)
+                        for name in ("yes_dollars_fp", "no_dollars_fp")
+                        for price, count in msg.get(name) or []}
+                yield row["recv_ms"], dict(book)
+            if len(book) > 400:
+                book = {key: h for key, h in book.items() if h}
+
+
+@pytest.mark.skipif(not sample_tapes(), reason="../shared/tapes is not here")
+@pytest.mark.parametrize("path", sample_tapes(), ids=lambda path: path.name[-9:])
+def test_a_tape_without_our_orders_gives_exactly_the_recorded_book(path: Path) -> None:
+    world = play(str(path))
+    player = world.exchange.driver.players[0]           # type: ignore[attr-defined]
+    close_ms = player.market.close_us // 1000
+    checked = 0
+    for recv_ms, want in recorded_books(path):
+        if recv_ms >= close_ms:
+            break
+        world.time.now_s = recv_ms / 1000 + 1e-4
+        world.exchange.tick()
+        book = book_of(world.engine, path.name)
+        got = {(leg, price): count for leg in ("yes", "no")
+               for price, count in book[f"{leg}_dollars"]}
+        assert got == {key: sim.count_text(h) for key, h in want.items() if h}
+        checked += 1
+    assert checked >= 1
+    run_out(world, 10, 1_200)
+    assert (player.rebased, player.negative) == (0, 0)  # no snapshot differed from the deltas
+    truth = json.loads((path / "event.json").read_text())["response"]["markets"][0]
+    assert (player.market.status, player.market.result) == ("finalized", truth["result"])
+    assert world.exchange.driver.report()[path.name]["unpaired"] == 0   # type: ignore[attr-defined]
+
+
+@pytest.mark.skipif(not sample_tapes(), reason="../shared/tapes is not here")
+def test_shadows_of_one_stream_of_orders_are_ordered_by_model() -> None:
+    path = sample_tapes()[0]
+    world = play(str(path))
+    rng = random.Random(2)
+    engine = world.engine
+    for _ in range(900):
+        world.advance(1)
+        market = engine.markets[path.name]
+        if market.is_open:
+            bid_cc, ask_cc, _, _ = market.quotes()
+            side = rng.choice(["bid", "ask"])
+            cc = bid_cc if side == "bid" else ask_cc
+            if 0 < cc < 10_000:
+                world.create(side, sim.PRICE_TEXT[cc], "3", ticker=path.name, post_only=True,
+                             expiration_time=int(world.time.now_s) + 30)
+        for mine in engine.open.values():
+            filled = [shadow[1] for shadow in mine.shadow_h]
+            assert filled == sorted(filled), "pessimistic <= realistic <= optimistic"
+        assert engine.imbalance_ud() == 0
+        book = engine.markets[path.name].book
+        best = (book.bids.best_cc, book.asks.best_cc)
+        assert None in best or best[0] < best[1], "crossed"     # type: ignore[operator]
+    assert len(engine.fills) > 20
+
+
+# ======================================================================================
+# §E14 FAULTS AND CONTROL, §E15 EXCHANGE
+# ======================================================================================
+class Live:
+    """A real exchange on a real loopback socket, and one client."""
+
+    def __init__(self, **settings: Any) -> None:
+        switches = {"read_lag_ms": "0", **settings.pop("switches", {})}
+        settings = {"markets": 0, "tier": "off", "control": True, **settings}
+        self.exchange = sim.SimExchange(sim.SimSettings(switches=switches, **settings))
+        if not settings["markets"] and not settings.get("tapes"):
+            add_market(self.exchange.engine)
+
+    async def __aenter__(self) -> Live:
+        self.address = await self.exchange.start()
+        self.base = self.address.rest.removesuffix(sim.REST_ROOT)
+        self.signer = Signer(self.address.private_key_pem, self.address.key_id)
+        self.http = aiohttp.ClientSession()
+        return self
+
+    async def __aexit__(self, *error: object) -> None:
+        await self.http.close()
+        await self.exchange.stop()
+
+    async def call(self, method: str, path: str, body: Any = None,
+                   timeout_s: float = 5) -> tuple[int, bytes]:
+        target = sim.REST_ROOT + path
+        headers = self.signer.headers(method, target.partition("?")[0], time.time())
+        data = None if body is None else orjson.dumps(body)
+        if data:
+            headers["Content-Type"] = "application/json"
+        async with asyncio.timeout(timeout_s), self.http.request(
+                method, self.base + target, headers=headers, data=data) as answer:
+            return answer.status, await answer.read()
+
+    async def create(self, client_order_id: str = "", timeout_s: float = 5) -> tuple[int, bytes]:
+        return await self.call("POST", "/portfolio/events/orders", {
+            "ticker": TICKER, "side": "bid", "price": "0.10", "count": "1",
+            "client_order_id": client_order_id, "time_in_force": "good_till_canceled",
+            "self_trade_prevention_type": "taker_at_cross"}, timeout_s)
+
+    async def socket(self, **more: Any) -> aiohttp.ClientWebSocketResponse:
+        headers = self.signer.headers("GET", sim.WS_ROOT, time.time())
+        return await self.http.ws_connect(self.address.ws, headers=headers, **more)
+
+
+async def next_frame(socket: aiohttp.ClientWebSocketResponse) -> dict[str, Any]:
+    async with asyncio.timeout(5):
+        return orjson.loads(await socket.receive_str())        # type: ignore[no-any-return]
+
+
+async def test_real_socket_serves_rest_and_stream() -> None:
+    async with Live() as live:
+        status, body = await live.call("GET", "/portfolio/balance")
+        assert (status, orjson.loads(body)["balance_dollars"]) == (200, "1000.0000")
+        socket = await live.socket()
+        await socket.send_json({"id": 1, "cmd": "subscribe", "params": {
+            "channels": ["orderbook_delta"], "market_ticker": TICKER}})
+        assert (await next_frame(socket))["type"] == "subscribed"
+        assert (await next_frame(socket))["type"] == "orderbook_snapshot"
+        await live.create("x")
+        assert (await next_frame(socket))["msg"]["client_order_id"] == "x"
+        await socket.close()
+
+
+async def test_handshake_without_a_good_signature_is_a_401() -> None:
+    async with Live() as live:
+        with pytest.raises(aiohttp.WSServerHandshakeError) as caught:
+            await live.http.ws_connect(live.address.ws)
+        assert caught.value.status == 401
+        status, _ = await live.call("GET", "/../v2/portfolio/balance")
+        assert status in (401, 404)
+
+
+async def test_server_pings_with_heartbeat() -> None:
+    async with Live(switches={"server_pings": "0.05"}) as live:
+        socket = await live.socket(autoping=False)
+        async with asyncio.timeout(5):
+            message = await socket.receive()
+        assert (message.type, bytes(message.data)) == (aiohttp.WSMsgType.PING, b"heartbeat")
+        await socket.close()
+
+
+async def test_key_file_is_private_and_goes_with_the_exchange(tmp_path: Path) -> None:
+    async with Live() as live:
+        path = Path(live.address.private_key_path)
+        assert stat.S_IMODE(path.stat().st_mode) == 0o600
+        assert path.read_text() == live.address.private_key_pem
+        assert live.address.private_key_pem not in repr(live.address)
+    assert not path.exists()
+    ids = set()
+    for _ in range(2):
+        async with Live(key_dir=str(tmp_path), key_type="rsa") as live:
+            ids.add((live.address.key_id, live.address.private_key_pem))
+    assert len(ids) == 1
+    assert (tmp_path / sim.KEY_FILE).exists()
+
+
+async def test_lost_answers_act_and_lost_requests_do_not() -> None:
+    async with Live() as live:
+        control = live.exchange.control
+        for arm, acts in ((lambda: control.lose_answers(1), True),
+                          (lambda: control.lose_answers(1, "hang"), True),
+                          (lambda: control.black_hole(1), False),
+                          (lambda: control.reset_next(1, "create"), False)):
+            arm()
+            before = len(live.exchange.account.orders)
+            with pytest.raises((aiohttp.ClientError, TimeoutError)):
+                await live.create(timeout_s=0.3)
+            assert len(live.exchange.account.orders) - before == acts
+        assert (await live.create())[0] == 201
+
+
+async def test_rejects_delays_and_garbled_answers() -> None:
+    async with Live() as live:
+        control = live.exchange.control
+        control.reject_next(2, 503, "<html>busy</html>")
+        assert [await live.create() for _ in range(2)] == [(503, b"<html>busy</html>")] * 2
+        assert live.exchange.account.orders == []
+        control.delay(0.2)
+        before = time.monotonic()
+        assert (await live.create())[0] == 201
+        assert time.monotonic() - before >= 0.2
+        for kind in sim.GARBLES:
+            control.garble_next(kind)
+            status, body = await live.create()
+            assert status == 201
+            with pytest.raises((orjson.JSONDecodeError, KeyError, AssertionError)):
+                assert orjson.loads(body)["order_id"] in live.exchange.engine.orders
+        assert len(live.exchange.account.orders) == 1 + len(sim.GARBLES)
+
+
+async def test_storms_refusals_and_moved_clocks_end_by_themselves_or_by_heal() -> None:
+    async with Live() as live:
+        control = live.exchange.control
+        for arm, status in ((lambda: control.too_many_requests(60), 429),
+                            (lambda: control.unauthorised(60), 401),
+                            (lambda: control.shift_clock(60), 401),
+                            (lambda: control.set_scopes(["read"]), 403)):
+            arm()
+            assert (await live.create())[0] == status
+            control.heal()
+            control.set_scopes(["read", "write"])
+            assert (await live.create())[0] == 201
+
+
+async def test_sockets_can_be_cut_and_refused() -> None:
+    async with Live() as live:
+        socket = await live.socket()
+        live.exchange.control.drop_websockets()
+        async with asyncio.timeout(5):
+            message = await socket.receive()
+        assert message.type in (aiohttp.WSMsgType.CLOSED, aiohttp.WSMsgType.ERROR,
+                                aiohttp.WSMsgType.CLOSE)
+        live.exchange.control.refuse_websockets(60)
+        with pytest.raises(aiohttp.WSServerHandshakeError) as caught:
+            await live.socket()
+        assert caught.value.status == 502
+
+
+def subscribed(world: World) -> Socket:
+    socket = world.socket()
+    socket.send("subscribe", channels=["orderbook_delta"], market_ticker=TICKER)
+    return socket
+
+
+def seqs(world: World, socket: Socket, count: int = 4) -> list[Any]:
+    found: list[Any] = []
+    for n in range(count):
+        crowd(world.engine, "bid", f"0.{10 + n}", "1")
+    world.exchange.hub.flush()
+    for text in frames_of(socket._bytes):
+        try:
+            found.append(orjson.loads(text)["seq"])
+        except orjson.JSONDecodeError:
+            found.append("broken")
+    socket._bytes.clear()
+    return found
+
+
+@pytest.mark.parametrize(("fault", "want"), [
+    (lambda control: control.drop_frames(1), [3, 4, 5]),
+    (lambda control: control.duplicate_frames(1), [2, 2, 3, 4, 5]),
+    (lambda control: control.reorder_frames(1), [3, 2, 4, 5]),
+    (lambda control: control.corrupt_frames(1), ["broken", 3, 4, 5]),
+    (lambda control: control.drop_frames(2, "trade"), [2, 3, 4, 5]),
+    (lambda control: control.mute_websockets(), []),
+])
+def test_frames_are_lost_doubled_swapped_cut_or_muted(
+        world: World, fault: Callable[[sim.Control], object], want: list[Any]) -> None:
+    socket = subscribed(world)
+    fault(world.exchange.control)
+    assert seqs(world, socket) == want
+
+
+def test_controls_move_markets_and_the_account(world: World) -> None:
+    control, account = world.exchange.control, world.exchange.account
+    control.crowd(TICKER, "ask", "0.50", "5")
+    order_id = control.place(TICKER, "bid", "0.50", "7", "manual-1")
+    assert account.positions == {TICKER: 500}
+    assert [one.order_id for one in account.open_orders] == [order_id]
+    control.cancel(order_id)
+    control.deactivate(TICKER)
+    control.activate(TICKER)
+    control.pause_trading()
+    control.pause_exchange()
+    control.resume()
+    control.set_grid(TICKER, "deci_cent")
+    control.set_close_time(TICKER, world.time.now_s + 60)
+    control.determine(TICKER, "yes")
+    control.dispute(TICKER)
+    control.settle(TICKER, "scalar", "0.5")
+    assert account.positions == {}
+    assert account.realised_ud == 0
+    assert [row.revenue_ud for row in account.settlements] == [2_500_000]
+    assert account.imbalance_ud == 0
+    assert orjson.dumps(account.body())
+
+
+@pytest.mark.parametrize(("action", "arguments"), [
+    ("dance", {}), ("_engine", {}), ("call", {}), ("settle", {"ticker": "KXNO", "result": "yes"}),
+    ("settle", {}), ("crowd", {"ticker": TICKER, "side": "x", "price": "1", "count": "1"}),
+    ("lose_answers", {"how": "softly"}), ("terminal_error", {"code": 3}),
+    ("set_switch", {"name": "x", "value": "y"}), ("garble_next", {"kind": "x"}),
+])
+def test_impossible_controls_say_so(world: World, action: str, arguments: dict[str, Any]) -> None:
+    with pytest.raises(ValueError):
+        world.exchange.control.call(action, arguments)
+
+
+async def test_control_surface_answers_over_http_only_when_asked_for() -> None:
+    async with Live() as live:
+        async with live.http.post(f"{live.base}/sim/control", json={
+                "action": "crowd", "ticker": TICKER, "side": "ask", "price": "0.5",
+                "count": "3"}) as answer:
+            assert (answer.status, await answer.json()) == (200, {"ok": True, "result": None})
+        async with live.http.post(f"{live.base}/sim/control", json={"action": "no"}) as answer:
+            assert answer.status == 400
+        await live.create("seen")
+        async with live.http.get(f"{live.base}/sim/requests") as answer:
+            rows = (await answer.json())["requests"]
+        assert rows[-1]["client_order_id"] == "seen"
+        async with live.http.get(f"{live.base}/sim/account") as answer:
+            body = await answer.json()
+        assert (body["cash_ud"], len(body["orders"]), body["imbalance_ud"]) == (10**9, 1, 0)
+    async with Live(control=False) as live, live.http.get(f"{live.base}/sim/account") as answer:
+        assert answer.status == 404
+
+
+@pytest.mark.parametrize("level", ["mild", "wild"])
+def test_fault_weather_strikes_with_every_kind(world: World, level: str) -> None:
+    control = world.exchange.control
+    control.drop_websockets = lambda: None              # type: ignore[method-assign]
+    weather = sim.FaultWeather(control, random.Random(1), level)
+    struck = Counter(weather.strike() for _ in range(300))
+    assert len(struck) == (5 if level == "mild" else 14)
+    assert all(weather.wait_s() > 0 for _ in range(100))
+
+
+async def test_a_reader_that_never_reads_is_given_up(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(sim, "SEND_BUFFER_MAX", 100_000)
+    async with Live() as live:
+        reader, writer = await asyncio.open_connection("127.0.0.1", int(
+            live.base.rpartition(":")[2]))
+        headers = live.signer.headers("GET", sim.WS_ROOT, time.time())
+        lines = [f"GET {sim.WS_ROOT} HTTP/1.1", "Host: x", "Upgrade: websocket",
+                 "Connection: Upgrade", "Sec-WebSocket-Version: 13",
+                 "Sec-WebSocket-Key: dGhlIHNhbXBsZSBub25jZQ==",
+                 *(f"{name}: {value}" for name, value in headers.items())]
+        writer.write("\r\n".join([*lines, "", ""]).encode())
+        await reader.readuntil(b"\r\n\r\n")
+        session = next(iter(live.exchange.hub.sessions.values()))
+        while live.exchange.hub.sessions:
+            session.push("x" * 60_000)
+            session.flush()
+            await asyncio.sleep(0)
+        writer.close()
+
+
+class Alone:
+    """The exchange as a process of its own."""
+
+    def __init__(self, *flags: str) -> None:
+        self.process = subprocess.Popen(
+            [sys.executable, str(ROOT / "sim_exchange.py"), *flags], stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE, text=True)
+
+    def line(self) -> dict[str, str]:
+        assert self.process.stdout is not None
+        return json.loads(self.process.stdout.readline())       # type: ignore[no-any-return]
+
+    def end(self, sent: signal.Signals = signal.SIGTERM) -> tuple[int, str]:
+        self.process.send_signal(sent)
+        out, _ = self.process.communicate(timeout=20)
+        return self.process.returncode, out
+
+
+@pytest.mark.process
+def test_alone_it_prints_one_line_and_serves_until_sigterm() -> None:
+    alone = Alone("--markets", "2", "--seed", "7", "--control")
+    try:
+        told = alone.line()
+        assert set(told) == {"rest", "ws", "key_id", "private_key_path"}
+        assert told["rest"].endswith("/trade-api/v2")
+        assert told["ws"].startswith("ws://127.0.0.1:")
+        key = Path(told["private_key_path"])
+        assert key.read_text().startswith("-----BEGIN RSA PRIVATE KEY-----")
+        assert stat.S_IMODE(key.stat().st_mode) == 0o600
+    finally:
+        code, rest = alone.end()
+    assert (code, rest) == (0, "")
+    assert not key.exists()
+
+
+@pytest.mark.process
+@pytest.mark.parametrize("flags", [
+    ("--tape", "nowhere"), ("--switch", "dedupe"), ("--switch", "nothing=1"), ("--speed", "0"),
+    ("--balance-dollars", "x"), ("--markets", "-3"), ("--port", "99999"), ("--tier", "gold"),
+])
+def test_operators_mistakes_are_one_sentence_and_code_2(flags: tuple[str, ...]) -> None:
+    done = subprocess.run([sys.executable, str(ROOT / "sim_exchange.py"), *flags],
+                          capture_output=True, text=True, timeout=30, check=False)
+    assert done.returncode == 2
+    assert "Traceback" not in done.stderr
+    assert done.stderr.strip()
+
+
+@pytest.mark.process
+def test_port_taken_is_said_in_words() -> None:
+    first = Alone("--markets", "1", "--key-type", "ed25519")
+    try:
+        port = first.line()["rest"].split(":")[2].partition("/")[0]
+        done = subprocess.run([sys.executable, str(ROOT / "sim_exchange.py"), "--port", port],
+                              capture_output=True, text=True, timeout=30, check=False)
+    finally:
+        first.end(signal.SIGINT)
+    assert (done.returncode, "in use" in done.stderr) == (2, True)
+
+
+# ======================================================================================
+# §E16 VIRTUAL TIME
+# ======================================================================================
+def test_idle_waits_jump_and_a_hang_is_a_deadlock() -> None:
+    loop = sim.SimLoop()
+    before = time.monotonic()
+    loop.run_until_complete(asyncio.sleep(3_600))
+    assert (loop.time(), time.monotonic() - before < 1) == (3_600, True)
+    with pytest.raises(sim.Deadlock):
+        loop.run_until_complete(loop.create_future())
+    loop.close()
+
+
+def test_kill_runs_no_finally_and_restarts_under_a_new_name() -> None:
+    loop = sim.SimLoop()
+    ran: list[str] = []
+
+    async def victim() -> None:
+        try:
+            await asyncio.sleep(10)
+            ran.append("lived")
+        finally:
+            ran.append("finally")
+
+    loop.create_task(victim(), context=sim.context_of("v1"))
+    loop.call_later(5, loop.kill, "v1")
+    loop.call_later(6, lambda: loop.create_task(victim(), context=sim.context_of("v2")))
+    loop.run_until_complete(asyncio.sleep(30))
+    assert ran == ["lived", "finally"]
+    assert loop.is_dead("v1")
+    loop.close()
+
+
+class Virtual:
+    """An exchange and clients on memory links in virtual time."""
+
+    def __init__(self, seed: int = 1, fault: Any = None, epoch_s: float = NOW_S,
+                 **settings: Any) -> None:
+        self.loop = sim.SimLoop()
+        self.net = sim.Net(self.loop, random.Random(seed), fault or (lambda end, data: None))
+        self.time = sim.LoopTime(self.loop, epoch_s)
+        settings = {"markets": 3, "seed": seed, "switches": {"read_lag_ms": "0"}, **settings}
+        self.exchange = sim.SimExchange(sim.SimSettings(**settings), self.time)
+        self.runner = aiohttp.web.AppRunner(self.exchange.build_app(), access_log=None)
+        address = self.exchange.address("sim.invalid")
+        self.address, self.signer = address, Signer(address.private_key_pem, address.key_id)
+
+    def run(self, story: Callable[[aiohttp.ClientSession], Any], process: str = "client") -> Any:
+        asyncio.set_event_loop(self.loop)
+        try:
+            self.loop.run_until_complete(self.loop.create_task(
+                self._open(), context=sim.context_of("exchange")))
+            return self.loop.run_until_complete(self.loop.create_task(
+                self._tell(story), context=sim.context_of(process)))
+        finally:
+            self.loop.run_until_complete(self.loop.create_task(
+                self._close(), context=sim.context_of("exchange")))
+            asyncio.set_event_loop(None)
+            self.loop.close()
+
+    async def _open(self) -> None:
+        await self.runner.setup()
+        self.exchange.start_drivers()
+
+    async def _close(self) -> None:
+        await self.exchange.stop()
+        await self.runner.cleanup()
+
+    def connector(self) -> sim.MemoryConnector:
+        return sim.MemoryConnector(self.net, self.runner.server, "exchange")
+
+    async def _tell(self, story: Callable[[aiohttp.ClientSession], Any]) -> Any:
+        async with aiohttp.ClientSession(connector=self.connector()) as http:
+            return await story(http)
+
+    async def call(self, http: aiohttp.ClientSession, method: str, path: str,
+                   body: Any = None) -> tuple[int, Any]:
+        target = sim.REST_ROOT + path
+        headers = self.signer.headers(method, target, self.time.wall_s())
+        async with http.request(method, f"http://sim.invalid{target}", headers=headers,
+                                json=body) as answer:
+            return answer.status, await answer.json()
+
+    async def socket(self, http: aiohttp.ClientSession) -> aiohttp.ClientWebSocketResponse:
+        headers = self.signer.headers("GET", sim.WS_ROOT, self.time.wall_s())
+        return await http.ws_connect(self.address.ws, headers=headers)
+
+
+async def hear_hour(virtual: Virtual, http: aiohttp.ClientSession, seconds: float) -> list[str]:
+    socket = await virtual.socket(http)
+    await socket.send_json({"id": 1, "cmd": "subscribe", "params": {
+        "channels": ["orderbook_delta", "trade", "ticker"],
+        "market_tickers": list(virtual.exchange.engine.markets)}})
+    heard: list[str] = []
+    with suppress(TimeoutError):
+        async with asyncio.timeout(seconds):
+            while True:
+                heard.append(await socket.receive_str())
+    await socket.close()
+    return heard
+
+
+def test_memory_links_carry_the_stream_in_order_and_repeat_with_the_seed() -> None:
+    def history(seed: int) -> list[str]:
+        virtual = Virtual(seed)
+        return virtual.run(lambda http: hear_hour(virtual, http, 120))  # type: ignore[no-any-return]
+    first = history(3)
+    assert first == history(3)
+    assert first != history(4)
+    numbered: dict[int, list[int]] = defaultdict(list)
+    for text in first:
+        frame = orjson.loads(text)
+        if "seq" in frame:
+            numbered[frame["sid"]].append(frame["seq"])
+    assert all(seen == list(range(1, len(seen) + 1)) for seen in numbered.values())
+    assert sum(map(len, numbered.values())) > 200
+
+
+def test_virtual_history_does_not_depend_on_the_hash_seed() -> None:
+    script = ("import hashlib, test_sim_exchange as t; v = t.Virtual(3); "
+              "print(hashlib.sha256(repr(v.run(lambda h: t.hear_hour(v, h, 60))).encode())"
+              ".hexdigest())")
+    told = {subprocess.run([sys.executable, "-c", script], cwd=ROOT, capture_output=True, text=True,
+                           check=True, timeout=60, env={**os.environ, "PYTHONHASHSEED": seed}
+                           ).stdout for seed in ("0", "77")}
+    assert len(told) == 1
+
+
+def test_bytes_of_a_dead_client_still_arrive() -> None:
+    virtual = Virtual(5, markets=1)
+    ticker = next(iter(virtual.exchange.engine.markets))
+
+    async def story(http: aiohttp.ClientSession) -> None:
+        body = {"ticker": ticker, "side": "bid", "price": "0.01", "count": "1",
+                "client_order_id": "last-words", "time_in_force": "good_till_canceled",
+                "self_trade_prevention_type": "taker_at_cross"}
+        await virtual.call(http, "POST", "/portfolio/events/orders", body)
+
+    async def world(_: aiohttp.ClientSession) -> None:
+        async def client() -> None:
+            http = aiohttp.ClientSession(connector=virtual.connector())
+            await story(http)
+        virtual.loop.create_task(client(), context=sim.context_of("v1"))
+        while not any(end.process == "v1" and end._wire for end in virtual.net._ends):
+            await asyncio.sleep(0.001)
+        virtual.net.kill("v1")
+        await asyncio.sleep(2)
+    virtual.run(world)
+    assert [mine.client_order_id for mine in virtual.exchange.account.orders] == ["last-words"]
+
+
+def test_faults_of_the_net_reset_split_and_swallow() -> None:
+    seen: list[str] = []
+    plan = {"mode": ""}
+
+    def fault(end: sim.MemoryTransport, data: bytes) -> str | None:
+        return plan["mode"] if end.process == "client" and plan["mode"] else None
+    virtual = Virtual(6, fault)
+
+    async def story(http: aiohttp.ClientSession) -> None:
+        for mode in ("split", "reset", "black_hole"):
+            plan["mode"] = mode
+            try:
+                async with asyncio.timeout(5):
+                    await virtual.call(http, "GET", "/portfolio/balance")
+                seen.append("answered")
+            except (aiohttp.ClientError, TimeoutError) as error:
+                seen.append("timeout" if isinstance(error, TimeoutError) else "reset")
+        plan["mode"] = ""
+        virtual.net.cut()
+        virtual.net.is_down = True
+        with pytest.raises(aiohttp.ClientConnectorError):
+            await virtual.call(http, "GET", "/portfolio/balance")
+        virtual.net.is_down = False
+        assert (await virtual.call(http, "GET", "/exchange/status"))[0] == 200
+    virtual.run(story)
+    assert seen == ["answered", "reset", "timeout"]
+
+
+@pytest.mark.skipif(not sample_tapes(), reason="../shared/tapes is not here")
+def test_a_tape_in_virtual_time_is_complete_and_settles() -> None:
+    path = sample_tapes()[2]
+    virtual = Virtual(1, epoch_s=sim.tape_start_s([str(path)]), tapes=(str(path),))
+
+    async def story(http: aiohttp.ClientSession) -> int:
+        heard = await hear_hour(virtual, http, 960)
+        return sum('"type":"orderbook_delta"' in text for text in heard)
+    with gzip.open(next(path.glob("*.gz")), "rb") as lines:
+        recorded = sum(b'"orderbook_delta"' in line for line in lines)
+    heard = virtual.run(story)
+    assert recorded * 0.98 <= heard <= recorded * 1.01     # the close sweeps the last levels
+    assert virtual.exchange.engine.markets[path.name].status == "finalized"
+
+
+# ======================================================================================
+# Clients that nobody here wrote
+# ======================================================================================
+@pytest.mark.client
+async def test_pykalshi_lives_a_traders_day() -> None:
+    pykalshi = pytest.importorskip("pykalshi")
+    async with Live(key_type="rsa") as live:
+        exchange, engine = live.exchange, live.exchange.engine
+        crowd(engine, "bid", "0.42", "13")
+        crowd(engine, "ask", "0.46", "17")
+        client = pykalshi.AsyncKalshiClient(
+            api_key_id=live.address.key_id, private_key_path=live.address.private_key_path,
+            api_base=live.address.rest)
+        async with client:
+            markets = await client.get_markets(status=pykalshi.MarketStatus.OPEN)
+            assert [market.ticker for market in markets] == [TICKER]
+            assert (await client.exchange.get_status()).trading_active
+            book = await markets[0].get_orderbook()
+            assert book.orderbook.yes_dollars[-1] == ("0.4200", "13.00")
+            heard = await feed_of(client, live.address.ws)
+            portfolio = client.portfolio
+            bid = await portfolio.place_order(TICKER, book_side="bid", price_dollars="0.43",
+                                              count_fp="10", client_order_id="day-1",
+                                              post_only=True)
+            ask = await portfolio.place_order(TICKER, book_side="ask", price_dollars="0.45",
+                                              count_fp="10", client_order_id="day-2")
+            same(await portfolio.get_order(bid.order_id), engine.orders[bid.order_id])
+            amended = await portfolio.amend_order(bid.order_id, count_fp="8", price_dollars="0.44",
+                                                  ticker=TICKER, book_side="bid")
+            assert amended.remaining_count_fp == "8.00"
+            await portfolio.decrease_order(ask.order_id, "4")
+            assert engine.orders[ask.order_id].remaining_h == 600
+            crowd(engine, "ask", "0.44", "3")           # a partial fill
+            assert engine.orders[bid.order_id].filled_h == 300
+            made = await portfolio.batch_place_orders([
+                {"ticker": TICKER, "book_side": "bid", "price_dollars": "0.30", "count_fp": "1"},
+                {"ticker": TICKER, "book_side": "ask", "price_dollars": "0.60", "count_fp": "1"}])
+            queue = await portfolio.get_queue_position(made[0].order_id)
+            assert queue.queue_position_fp == "0.00"
+            gone = await portfolio.batch_cancel_orders([one.order_id for one in made])
+            assert len(gone) == 2
+            await day_end(portfolio, engine)
+            await asyncio.sleep(0.1)
+            heard["task"].cancel()
+            await asyncio.gather(heard["task"], return_exceptions=True)
+            assert {"orderbook_delta", "fill", "user_orders", "market_positions", "trade",
+                    "ticker", "order_group_updates", "market_lifecycle_v2"} <= set(heard["seen"])
+            assert not [item for items in heard["seen"].values() for item in items
+                        if isinstance(item, dict)], "a frame the client could not parse"
+        assert exchange.account.imbalance_ud == 0
+
+
+async def feed_of(client: Any, url: str) -> dict[str, Any]:
+    """The client's own feed, with every channel, read by its own task."""
+    feed = client.feed()
+    feed._ws_url = url                                  # its demo and production hosts are fixed
+    seen: dict[str, list[Any]] = defaultdict(list)
+    channels = ("ticker", "trade", "orderbook_delta", "fill", "user_orders", "market_positions",
+                "market_lifecycle_v2", "order_group_updates")
+    for channel in channels:
+        feed.on(channel, seen[channel].append)
+        only = {} if "group" in channel or "lifecycle" in channel else {"market_ticker": TICKER}
+        feed.subscribe(channel, **only)
+    await feed.connect()
+
+    async def read() -> None:
+        async for _ in feed:
+            pass
+    task = asyncio.ensure_future(read())
+    async with asyncio.timeout(5):
+        while not seen["orderbook_delta"]:
+            await asyncio.sleep(0.01)
+    return {"task": task, "seen": {channel: seen[channel] for channel in channels}}
+
+
+def same(theirs: Any, ours: sim.MemberOrder) -> None:
+    """The client's parsed order equals the exchange's."""
+    assert theirs.order_id == ours.order_id
+    assert getattr(theirs.status, "value", theirs.status) == ours.status
+    assert theirs.yes_price_dollars == sim.PRICE_TEXT[ours.price_cc]
+    assert theirs.fill_count_fp == sim.count_text(ours.filled_h)
+    left_h = ours.remaining_h if ours.status == "resting" else 0
+    assert theirs.remaining_count_fp == sim.count_text(left_h)
+
+
+async def day_end(portfolio: Any, engine: sim.Engine) -> None:
+    """Group trigger, hold to settlement, and read everything back."""
+    group = await portfolio.create_order_group("5")
+    await portfolio.place_order(TICKER, book_side="bid", price_dollars="0.41", count_fp="9",
+                                order_group_id=group.id)
+    await portfolio.trigger_order_group(group.id)
+    await portfolio.reset_order_group(group.id)
+    assert len(await portfolio.get_order_groups()) == 1
+    for theirs in await portfolio.get_orders():
+        same(theirs, engine.orders[theirs.order_id])
+    for theirs in [one for one in await portfolio.get_orders() if one.status == "resting"]:
+        await portfolio.cancel_order(theirs.order_id)
+    assert engine.open == {}
+    positions = await portfolio.get_positions()
+    assert {row.ticker: row.position_fp for row in positions} == {
+        TICKER: sim.count_text(engine.account.position_h(TICKER))}
+    engine.settle(TICKER, "yes")
+    fills = await portfolio.get_fills()
+    assert [(fill.trade_id, fill.fee_cost_dollars) for fill in fills] == [
+        (fill.trade_id, sim.money_text(fill.fee_ud)) for fill in reversed(engine.fills)]
+    settlements = await portfolio.get_settlements()
+    assert [(row.ticker, row.revenue) for row in settlements] == [(TICKER, 300)]
+    balance = await portfolio.get_balance()
+    assert balance.balance == engine.account.cash_ud // 10_000
+
+
+@pytest.mark.client
+def test_pykalshi_in_its_blocking_form_trades_and_listens() -> None:
+    pykalshi = pytest.importorskip("pykalshi")
+    alone = Alone("--markets", "3", "--seed", "7", "--switch", "read_lag_ms=0", "--tier", "off")
+    try:
+        told = alone.line()
+        with pykalshi.KalshiClient(api_key_id=told["key_id"], api_base=told["rest"],
+                                   private_key_path=told["private_key_path"]) as client:
+            market = client.get_markets()[0]
+            book = market.get_orderbook()
+            best = book.orderbook.yes_dollars[-1][0]
+            mine = client.portfolio.place_order(market, pykalshi.Action.BUY, pykalshi.Side.YES,
+                                                "1", yes_price_dollars=best, post_only=True)
+            assert client.portfolio.get_order(mine.order_id).ticker == market.ticker
+            mine.refresh()
+            assert mine.cancel().status.value in ("canceled", "executed")
+            with pytest.raises(pykalshi.ResourceNotFoundError):
+                client.get_market("KXNO")
+            with pytest.raises(pykalshi.InsufficientFundsError):
+                client.portfolio.place_order(market.ticker, pykalshi.Action.BUY, pykalshi.Side.YES,
+                                             "900000", yes_price_dollars="0.50")
+    finally:
+        assert alone.end()[0] == 0
+
+
+@pytest.mark.client
+async def test_official_style_client_reads_everything_it_knows() -> None:
+    official = pytest.importorskip("kalshi_python_async")
+    auth = pytest.importorskip("kalshi_python_async.auth")
+    async with Live(key_type="rsa") as live:
+        engine = live.exchange.engine
+        crowd(engine, "bid", "0.42", "13")
+        crowd(engine, "ask", "0.46", "17")
+        for side, price in (("bid", "0.46"), ("ask", "0.42"), ("bid", "0.40"), ("ask", "0.50")):
+            engine.create(order(side, price, "2"))
+        configuration = official.Configuration(host=live.address.rest)
+        async with official.ApiClient(configuration) as client:
+            # Its own set_kalshi_auth() names a class that its module does not import.
+            client.kalshi_auth = auth.KalshiAuth(live.address.key_id,
+                                                 live.address.private_key_pem)
+            window = {"start_ts": int(time.time()) - 600, "end_ts": int(time.time()) + 600,
+                      "period_interval": 1}
+            markets, portfolio = official.MarketApi(client), official.PortfolioApi(client)
+            orders, events = official.OrdersApi(client), official.EventsApi(client)
+            raw = [
+                markets.get_markets_without_preload_content(limit=10),
+                markets.get_market_without_preload_content(TICKER),
+                markets.get_market_orderbook_without_preload_content(TICKER),
+                markets.get_trades_without_preload_content(limit=10),
+                markets.get_series_without_preload_content("KXDEMO"),
+                markets.get_series_list_without_preload_content(category="Economics"),
+                markets.get_market_candlesticks_without_preload_content("KXDEMO", TICKER, **window),
+                events.get_events_without_preload_content(),
+                events.get_event_without_preload_content("KXDEMO-26NOV22"),
+                portfolio.get_balance_without_preload_content(),
+                portfolio.get_positions_without_preload_content(),
+                portfolio.get_fills_without_preload_content(),
+                portfolio.get_settlements_without_preload_content(),
+                orders.get_orders_without_preload_content(),
+                orders.get_order_queue_positions_without_preload_content(market_tickers=TICKER),
+            ]
+            for call in raw:
+                answer = await call
+                assert answer.status == 200, await answer.text()
+            await parsed_by_the_official_client(official, client, engine)
+
+
+async def parsed_by_the_official_client(official: Any, client: Any, engine: sim.Engine) -> None:
+    """Objects whose models of version 3.2.0 still fit today's exchange."""
+    status = await official.ExchangeApi(client).get_exchange_status()
+    assert status.trading_active
+    balance = await official.PortfolioApi(client).get_balance()
+    assert balance.balance == engine.account.cash_ud // 10_000
+    with pytest.raises(official.exceptions.ApiException) as caught:
+        await official.OrdersApi(client).create_order(ticker=TICKER, side="yes", action="buy",
+                                                      count=1, yes_price=40)
+    assert caught.value.status == 410                   # its order writes are V1
+
+
+# ======================================================================================
+# Official schemas
+# ======================================================================================
+def plain_schema(node: Any) -> Any:
+    """An OpenAPI 3.0 schema as JSON schema: `nullable` becomes a second type."""
+    if isinstance(node, list):
+        return [plain_schema(item) for item in node]
+    if not isinstance(node, dict):
+        return node
+    built = {key: plain_schema(value) for key, value in node.items()
+             if key not in ("example", "nullable", "format", "pattern")}
+    if node.get("nullable"):
+        if "enum" in built:
+            built["enum"] = [*built["enum"], None]
+        return {"anyOf": [built, {"type": "null"}]}
+    return built
+
+
+def template_of(paths: dict[str, Any], method: str, path: str) -> str | None:
+    """The path template of the specification that a request matches."""
+    parts = path.rstrip("/").split("/")
+    found = [template for template in paths if method.lower() in paths[template]
+             and len(template.split("/")) == len(parts)
+             and all(want.startswith("{") or want == got
+                     for want, got in zip(template.split("/"), parts, strict=True))]
+    return min(found, key=lambda template: template.count("{"), default=None)
+
+
+def tour(world: World) -> None:
+    """A little of everything, so that this test checks much even when it runs alone."""
+    test_every_recorded_request_gets_the_recorded_status_keys_and_types()
+    socket = world.socket()
+    socket.send("subscribe", channels=sorted(sim.CHANNELS - {"orderbook_delta"}))
+    socket.send("subscribe", channels=["orderbook_delta"], market_tickers=[TICKER])
+    add_market(world.engine, "KXTOUR-26NOV22-T1")
+    world.engine.set_event_fees("KXTOUR-26NOV22", "quadratic", 5_000)
+    world.engine.set_grid("KXTOUR-26NOV22-T1", sim.Grid.named("deci_cent"))
+    crowd(world.engine, "ask", "0.50", "5")
+    crowd(world.engine, "bid", "0.45", "5")
+    group = world.rest("POST", "/portfolio/order_groups/create", {"contracts_limit": 50})[1]
+    _, made = world.create("bid", "0.50", "7", client_order_id="a",
+                           order_group_id=group["order_group_id"],
+                           expiration_time=int(NOW_S) + 600)
+    one = f"/portfolio/events/orders/{made['order_id']}"
+    world.rest("POST", f"{one}/amend", {"ticker": TICKER, "side": "bid", "price": "0.49",
+                                        "count": "7"})
+    world.rest("POST", f"{one}/decrease", {"reduce_by": "0.5"})
+    world.create("ask", "0.45", "2")
+    for path in ("/portfolio/positions", "/portfolio/orders", "/portfolio/fills", "/series",
+                 "/events?with_nested_markets=true", "/portfolio/balance", "/account/limits",
+                 f"/portfolio/orders/{made['order_id']}"):
+        world.rest("GET", path)
+    world.rest("DELETE", one)
+    socket.read()
+    world.exchange.control.terminal_error(10)
+    world.engine.settle(TICKER, "yes")
+    world.rest("GET", "/portfolio/settlements")
+    world.rest("GET", "/markets")
+    socket.send("list_subscriptions")
+    socket.send("unsubscribe", sids=[1])
+    socket.read()
+
+
+SCHEMA_EXCEPTIONS = {
+    # Where the wire is known to differ from the specification (PROTOCOL 4.2, 5.3, 5.6).
+    "ErrorResponse": "the specification knows one error body, the wire has four",
+}
+
+
+@pytest.mark.skipif(not OPENAPI.exists(), reason="../shared/kalshi is not here")
+def test_every_answer_given_so_far_fits_the_official_openapi(world: World) -> None:
+    jsonschema, yaml = pytest.importorskip("jsonschema"), pytest.importorskip("yaml")
+    tour(world)
+    loader = getattr(yaml, "CSafeLoader", yaml.SafeLoader)
+    spec = yaml.load(OPENAPI.read_text(), Loader=loader)
+    components = plain_schema(spec["components"])
+    wrong, checked = [], 0
+    for method, path, status, payload in LEDGER.answers.values():
+        template = template_of(spec["paths"], method, path)
+        if template is None or status >= 400:
+            assert status in (400, 401, 403, 404, 409, 410, 429) or status < 400
+            continue
+        declared = spec["paths"][template][method.lower()]["responses"]
+        assert str(status) in declared, f"{method} {template} does not declare {status}"
+        body = declared[str(status)].get("content", {}).get("application/json")
+        if body is None:
+            assert payload in (None, {}), f"{method} {template} declares no body"
+            continue
+        schema = {**plain_schema(body["schema"]), "components": components}
+        errors = jsonschema.Draft202012Validator(schema).iter_errors(payload)
+        wrong += [f"{method} {template} {status}: {error.json_path} {error.message[:200]}"
+                  for error in errors]
+        checked += 1
+    assert sorted(set(wrong)) == []
+    assert checked >= 25
+
+
+FRAME_SCHEMAS = {
+    "subscribed": ["subscribedResponsePayload"], "ok": ["okResponsePayload",
+                                                        "listSubscriptionsResponsePayload"],
+    "unsubscribed": ["unsubscribedResponsePayload"], "error": ["errorResponsePayload"],
+    "orderbook_snapshot": ["orderbookSnapshotPayload"], "trade": ["tradePayload"],
+    "orderbook_delta": ["orderbookDeltaPayload"], "ticker": ["tickerPayload"],
+    "fill": ["fillPayload"], "user_order": ["userOrderPayload"],
+    "market_position": ["marketPositionPayload"],
+    "market_lifecycle_v2": ["marketLifecycleV2Payload", "marketMetadataUpdatedPayload"],
+    "event_lifecycle": ["eventLifecyclePayload"], "event_fee_update": ["eventFeeUpdatePayload"],
+    "order_group_updates": ["orderGroupUpdatesPayload"],
+}
+
+
+@pytest.mark.skipif(not ASYNCAPI.exists(), reason="../shared/kalshi is not here")
+def test_every_frame_sent_so_far_fits_the_official_asyncapi(world: World) -> None:
+    jsonschema, yaml = pytest.importorskip("jsonschema"), pytest.importorskip("yaml")
+    tour(world)
+    loader = getattr(yaml, "CSafeLoader", yaml.SafeLoader)
+    components = plain_schema(yaml.load(ASYNCAPI.read_text(), Loader=loader)["components"])
+    components = {"schemas": components["schemas"]}
+    wrong, kinds_seen = [], set()
+    for frame in LEDGER.frames.values():
+        kinds_seen.add(frame["type"])
+        refs = [{"$ref": f"#/components/schemas/{name}"} for name in FRAME_SCHEMAS[frame["type"]]]
+        # A fill without its deprecated twins is a switch of ours, not today's wire.
+        if frame["type"] == "fill" and "side" not in frame["msg"]:
+            continue
+        best = min((list(jsonschema.Draft202012Validator(
+            {**ref, "components": components}).iter_errors(frame)) for ref in refs), key=len)
+        wrong += [f"{frame['type']}: {error.json_path} {error.message[:300]}" for error in best]
+    assert sorted(set(wrong)) == []
+    assert kinds_seen == set(FRAME_SCHEMAS)
+
+
+# ======================================================================================
+# Campaigns
+# ======================================================================================
+def campaign_events(count: int, seed: int) -> None:
+    """Random order events against the slow matcher; conservation after each."""
+    started, duel, done = time.monotonic(), Duel(seed), 0
+    while done < count:
+        for _ in range(min(2_000, count - done)):
+            duel.step()
+            duel.check()
+            done += 1
+        duel.finish()
+        seed += 1
+        duel = Duel(seed)
+    print(f"{done} events against the second matcher in {time.monotonic() - started:.0f} s: agreed")
+
+
+def campaign_fuzz(count: int, seed: int) -> None:
+    """Random requests and frames."""
+    started, done = time.monotonic(), 0
+    while done < count:
+        fuzz = Fuzz(seed)
+        for _ in range(min(20_000, count - done)):
+            fuzz.step()
+            done += 1
+        seed += 1
+    print(f"{done} fuzzed inputs in {time.monotonic() - started:.0f} s: no crash, no trace")
+
+
+def campaign_speed(count: int) -> None:
+    """Engine events per second on one core, without a second matcher."""
+    rng, engine = random.Random(1), make_engine("100000000")
+    engine.sink = sim._NoSink()
+    market, resting = engine.markets[TICKER], []
+    started = time.perf_counter()
+    for n in range(count):
+        draw = rng.random()
+        price, is_bid = rng.randint(40, 60) * 100, rng.random() < 0.5
+        if draw < 0.5:
+            placed = engine.crowd_order(market, is_bid, price, 100)
+            if placed is not None:
+                resting.append(placed)
+        elif draw < 0.8 and resting:
+            gone = resting.pop(rng.randrange(len(resting)))
+            if gone.remaining_h:
+                engine.crowd_cancel(gone)
+        else:
+            engine.create(sim.OrderRequest(ticker=TICKER, is_bid=is_bid, count_h=100,
+                                           price_cc=price, stp="maker", client_order_id=f"c{n}"))
+    print(f"{count / (time.perf_counter() - started):,.0f} engine events/s")
+
+
+def main() -> int:
+    """Run a campaign by hand."""
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0] if __doc__ else None)
+    parser.add_argument("--events", type=int, default=0)
+    parser.add_argument("--fuzz", type=int, default=0)
+    parser.add_argument("--speed", type=int, default=0)
+    parser.add_argument("--seed", type=int, default=1)
+    flags = parser.parse_args()
+    if flags.events:
+        campaign_events(flags.events, flags.seed)
+    if flags.fuzz:
+        campaign_fuzz(flags.fuzz, flags.seed)
+    if flags.speed:
+        campaign_speed(flags.speed)
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
