@@ -32,7 +32,6 @@ import subprocess
 import sys
 import threading
 import time
-import urllib.error
 import urllib.request
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -751,10 +750,12 @@ def control_posts(stub: DeskStub) -> list[tuple[str, Row, dict[str, str]]]:
 def test_stub_link_unlocks_once_and_leaves_no_trace(browser: Any, stub: DeskStub) -> None:
     desk = Desk(browser, stub.url).open(f"#unlock={CODE}")
     desk.wait_text("#b-lock", "Unlocked")
-    assert "unlock" not in desk.page.url and "#" not in desk.page.url
+    assert "unlock" not in desk.page.url
+    assert "#" not in desk.page.url
     assert desk.page.evaluate("history.length") <= 2
     kept = desk.page.evaluate("JSON.stringify({...localStorage}) + document.cookie")
-    assert TOKEN not in kept and CODE not in kept
+    assert TOKEN not in kept
+    assert CODE not in kept
     reachable = desk.page.evaluate("Object.values(window).includes(arguments)".replace(
         "arguments", f"'{TOKEN}'"))
     assert not reachable
@@ -854,7 +855,8 @@ def test_stub_resume_needs_the_typed_environment_and_sends_the_state_version(
     desk.page.fill("#ask input[name=environment]", "paper")
     desk.page.click("#ask .go")
     [(path, body, headers)] = until(lambda: control_posts(stub), what="resume is posted")
-    assert path == "control/resume" and headers["If-Match"] == "4117"
+    assert path == "control/resume"
+    assert headers["If-Match"] == "4117"
     assert (body["environment"], body["reason"]) == ("paper", "all is well")
     desk.close()
 
@@ -864,7 +866,8 @@ def test_stub_rearm_shows_the_cause_and_goes_to_reduce_only_by_default(
     stub.change("overview", overview(gate="halted", gate_why="daily loss −$20.01 of −$20.00",
                                      gate_by="risk", gate_since_at_ms=now_ms()))
     desk = unlocked(browser, stub)
-    assert "HALTED" in desk.text("#why") and "HALTED" in desk.page.title()
+    assert "HALTED" in desk.text("#why")
+    assert "HALTED" in desk.page.title()
     desk.wait_text("#shout", "Halted: daily loss")
     desk.page.keyboard.press("p")
     desk.wait_text("#ask", "daily loss −\\$20\\.01")
@@ -872,7 +875,8 @@ def test_stub_rearm_shows_the_cause_and_goes_to_reduce_only_by_default(
     desk.page.fill("#ask input[name=reason]", "new day")
     desk.page.click("#ask .go")
     [(path, body, _)] = until(lambda: control_posts(stub), what="rearm is posted")
-    assert path == "control/rearm" and body["to"] == "reduce-only"
+    assert path == "control/rearm"
+    assert body["to"] == "reduce-only"
     desk.close()
 
 
@@ -886,7 +890,8 @@ def test_stub_flatten_previews_first_and_needs_the_typed_word(
     desk.page.click("#ask .go")
     until(lambda: len(control_posts(stub)) == 2, what="flatten is posted")
     (_, first, _), (_, second, _) = control_posts(stub)
-    assert "nonce" not in first and second["nonce"] == "n-1"
+    assert "nonce" not in first
+    assert second["nonce"] == "n-1"
     desk.close()
 
 
@@ -992,7 +997,8 @@ def test_stub_contrast_of_text_and_marks(browser: Any, stub: DeskStub, theme: st
     marks = {pair: ratio for pair in [("edge", "panel"), ("focus", "panel"), ("edge", "page")]
              if (ratio := desk.page.evaluate(LUMINANCE, list(pair))) < 3.0}
     desk.close()
-    assert not low and not marks
+    assert not low
+    assert not marks
 
 
 @pytest.mark.parametrize("theme", ["dark", "light"])
@@ -1084,3 +1090,302 @@ def test_stub_two_hundred_markets_at_four_per_second_cost_little_script(
     share = (script_s() - before) / (time.monotonic() - start)
     desk.close()
     assert share <= 0.15
+
+
+# ======================================================================================
+# The real trader on the simulated exchange
+# ======================================================================================
+
+def free_port() -> int:
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        return int(probe.getsockname()[1])
+
+
+class Trader:
+    """`trader.py --env sim` as a subprocess, as a user starts it."""
+
+    def __init__(self, folder: Path) -> None:
+        self.folder = folder
+        self.port = free_port()
+        self.url = f"http://localhost:{self.port}/"
+        self.process: subprocess.Popen[bytes] | None = None
+
+    def start(self) -> Trader:
+        kept = {k: v for k, v in os.environ.items() if not k.startswith(("KALSHI_", "V3_"))}
+        command = [sys.executable, str(ROOT / "trader.py"), "--env", "sim", "--port",
+                   str(self.port), "--data-dir", str(self.folder / "data")]
+        self.launched_s = time.monotonic()
+        with (self.folder / "output.txt").open("ab") as output:
+            self.process = subprocess.Popen(command, cwd=self.folder, env=kept,
+                                            stdout=output, stderr=output)
+        return self
+
+    def until_up(self) -> Trader:
+        until(self.health, what="HTTP answers", s=20)
+        return self
+
+    def stop(self) -> None:
+        if self.process is not None:
+            self.process.send_signal(signal.SIGTERM)
+            try:
+                self.process.wait(20)
+            except subprocess.TimeoutExpired:
+                self.process.kill()
+                self.process.wait(5)
+                raise
+
+    def health(self) -> Row | None:
+        assert self.process is not None, "not started"
+        assert self.process.poll() is None, self.output()
+        try:
+            return self.get("health")
+        except OSError:
+            return None
+
+    def output(self) -> str:
+        return (self.folder / "output.txt").read_text("utf-8", "replace")[-2000:]
+
+    def get(self, path: str) -> Row:
+        with urllib.request.urlopen(f"{self.url}v3/{path}", timeout=10) as answer:
+            return dict(json.load(answer))
+
+    def rows(self, topic: str) -> list[Row]:
+        return list(self.get(f"topic/{topic}")["rows"])
+
+    def overview(self) -> Row:
+        return self.rows("overview")[0]
+
+    def until_ready(self) -> Trader:
+        until(lambda: (self.health() or {}).get("state") in ("ready", "acting"),
+              what="the trader is ready", s=25)
+        return self
+
+    @property
+    def token(self) -> str:
+        return (self.folder / "data" / "sim" / "run_token").read_text("ascii").strip()
+
+    def post(self, path: str, body: Row) -> Row:
+        request = urllib.request.Request(
+            f"{self.url}v3/{path}", json.dumps(body).encode(), method="POST",
+            headers={"Content-Type": "application/json", "X-Trader-Control": "1",
+                     "Authorization": f"Bearer {self.token}"})
+        with urllib.request.urlopen(request, timeout=10) as answer:
+            return dict(json.load(answer))
+
+    def link(self) -> str:
+        """The fragment of a fresh unlock link."""
+        return "#" + str(self.post("unlock/link", {})["url"]).split("#", 1)[1]
+
+
+NO_TRADER = "trader.py or sim_exchange.py is missing: the page is tested on the stub only"
+
+
+def has_trader() -> bool:
+    return (ROOT / "trader.py").exists() and (ROOT / "sim_exchange.py").exists()
+
+
+@pytest.fixture(scope="session", autouse=True)
+def early_trader(request: pytest.FixtureRequest,
+                 tmp_path_factory: pytest.TempPathFactory) -> Iterator[Trader | None]:
+    """Launch the shared trader first, so that it warms up while the stub is tested."""
+    wanted = any("shared_trader" in getattr(item, "fixturenames", ())
+                 for item in request.session.items)
+    if not wanted or not has_trader():
+        yield None
+        return
+    trader = Trader(tmp_path_factory.mktemp("trader")).start()
+    yield trader
+    trader.stop()
+
+
+@pytest.fixture
+def shared_trader(early_trader: Trader | None) -> Trader:
+    """One trader for the tests that leave its gate as they found it."""
+    if early_trader is None:
+        pytest.skip(NO_TRADER)
+    return early_trader.until_ready()
+
+
+@pytest.fixture
+def trader(tmp_path: Path) -> Iterator[Trader]:
+    """A trader of one's own, just launched."""
+    if not has_trader():
+        pytest.skip(NO_TRADER)
+    trader = Trader(tmp_path).start().until_up()
+    yield trader
+    trader.stop()
+
+
+def on_page(desk: Desk, selector: str, *fields: str) -> dict[str, tuple[str, ...]]:
+    """The rows of a table in the document: key → texts of the cells asked for."""
+    script = """([s, fields]) => [...document.querySelectorAll(`${s} tbody tr[data-key]`)]
+        .map((r) => [r.dataset.key, fields.map((f) => r.querySelector(`td.${f}`).textContent)])"""
+    found = desk.page.evaluate(script, [selector, list(fields)])
+    return {key: tuple(texts) for key, texts in found}
+
+
+def cents(price_cc: int | None, digits: int | None = None) -> str:
+    if price_cc is None:
+        return "—"
+    digits = digits or (2 if price_cc % 10 else 1)
+    return f"{price_cc / 100:.{digits}f}"
+
+
+def held(position_h: int) -> str:
+    if position_h == 0:
+        return "·"
+    whole = abs(position_h) // 100
+    count = f"{whole}" if position_h % 100 == 0 else f"{abs(position_h) / 100:.2f}"
+    return f"{'YES' if position_h > 0 else 'NO'} {count}"
+
+
+PANELS: list[tuple[str, str, str, tuple[str, ...], Callable[[Row], tuple[str, ...]]]] = [
+    ("1", "#markets", "markets", ("bid", "ask", "position"),
+     lambda r: (cents(r["bid_cc"]), cents(r["ask_cc"]), held(r["position_h"]))),
+    ("1", "#positions", "positions", ("position", "average"),
+     lambda r: (held(r["position_h"]), cents(r["average_cc"], 2))),
+    ("2", "#orders", "orders", ("status", "price", "side"),
+     lambda r: (r["status"].replace("_", " "), cents(r["price_cc"]), r["side"].upper())),
+    ("3", "#fills", "fills", ("price", "side"),
+     lambda r: (cents(r["price_cc"]), r["side"].upper())),
+    ("4", "#decisions", "decisions", ("reason", "ticker"),
+     lambda r: (r["reason"].replace("_", " "), r["ticker"])),
+    ("5", "#risk", "risk", ("scope",), lambda r: (r["scope"],)),
+]
+
+
+def test_first_live_frame_is_painted_within_five_seconds_of_the_launch(
+        browser: Any, trader: Trader) -> None:
+    desk = Desk(browser, trader.url).open()
+    assert time.monotonic() - trader.launched_s <= 5.0
+    assert desk.text("#env-word") == "SIM"
+    assert desk.text("#f-state output") != "—"
+    desk.close()
+
+
+@pytest.mark.parametrize(("key", "selector", "topic", "fields", "expected"), PANELS,
+                         ids=[p[2] for p in PANELS])
+def test_panel_shows_what_get_gives(browser: Any, shared_trader: Trader, key: str, selector: str,
+                                    topic: str, fields: tuple[str, ...],
+                                    expected: Callable[[Row], tuple[str, ...]]) -> None:
+    until(lambda: shared_trader.rows("fills"), what="the first fill", s=30)
+    desk = Desk(browser, shared_trader.url).open()
+    desk.page.keyboard.press(key)
+    names = {"risk": ("limit", "scope")}.get(topic, KEYS[topic])
+    matched: set[str] = set()
+
+    def all_matched() -> bool:
+        shown = on_page(desk, selector, *fields)
+        rows = {"|".join(str(r[n]) for n in names): r for r in shared_trader.rows(topic)}
+        rows = {k: r for k, r in rows.items() if topic != "positions" or r["position_h"]}
+        matched.update(k for k, r in rows.items() if shown.get(k) == expected(r))
+        visible = set(shown) & set(rows)
+        return bool(visible) and visible <= matched
+
+    until(all_matched, what=f"each row of {topic} was seen equal on page and GET", s=10)
+    desk.close()
+
+
+def test_headline_and_status_come_from_one_place(browser: Any, shared_trader: Trader) -> None:
+    desk = Desk(browser, shared_trader.url).open()
+
+    def is_equal() -> bool:
+        shown = desk.text("#n-equity output")
+        row = shared_trader.overview()
+        tip = desk.page.evaluate("document.querySelector('#tip-equity').textContent")
+        exact = f"exactly ${row['equity_ud'] / 1e6:,.6f}"
+        return exact in tip and shown == f"${row['equity_ud'] / 1e6:,.2f}"
+
+    until(is_equal, what="the equity of the page is that of GET", s=10)
+    status = shared_trader.get("status")
+    assert desk.text("#env-word") == "SIM"
+    assert "SIMULATION" in status["environment"]
+    desk.page.keyboard.press("8")
+    components = {r["component"].replace("_", " ") for r in shared_trader.rows("health")}
+    cells = "#system .s-health tbody td:first-child"
+    until(lambda: components <= set(desk.page.locator(cells).all_inner_texts()),
+          what="every component is listed")
+    desk.page.keyboard.press("9")
+    desk.wait_text("#activity .log-host tbody", "ready|acting")
+    desk.close()
+
+
+def test_explain_drawer_shows_the_record_of_the_trader(
+        browser: Any, shared_trader: Trader) -> None:
+    until(lambda: shared_trader.rows("fills"), what="the first fill", s=30)
+    fill_row = shared_trader.rows("fills")[-1]
+    record = shared_trader.get(f"explain/{fill_row['fill_id']}")
+    desk = Desk(browser, shared_trader.url).open()
+    desk.page.keyboard.press("3")
+    desk.page.click(f"#fills tr[data-key='{fill_row['fill_id']}'] button")
+    desk.wait_text("#explain", record["ticker"].replace(".", "\\."))
+    desk.wait_text("#explain", record["reason"])
+    desk.close()
+
+
+def test_pause_cancels_and_resume_opens_again(browser: Any, shared_trader: Trader) -> None:
+    desk = Desk(browser, shared_trader.url).open(shared_trader.link())
+    desk.wait_text("#b-lock", "Unlocked")
+    desk.page.keyboard.press("p")
+    desk.wait_text("#ask", "will be cancelled")
+    desk.page.click("#ask .go")
+    desk.wait_text("#why-control", "pause: (confirmed|sent|requested)")
+    desk.wait_text("#f-gate output", "PAUSED")
+    assert shared_trader.overview()["gate"] == "paused"
+    live = ("intent", "sent", "resting", "unknown")
+    until(lambda: not [o for o in shared_trader.rows("orders") if o["status"] in live],
+          what="own resting orders are cancelled", s=15)
+    until(lambda: shared_trader.rows("control")[-1]["phase"] == "confirmed",
+          what="the pause is confirmed", s=15)
+    desk.page.click("#b-pause")
+    desk.page.fill("#ask input[name=environment]", "sim")
+    desk.page.fill("#ask input[name=reason]", "the test goes on")
+    desk.page.click("#ask .go")
+    desk.wait_text("#f-gate output", "OPEN")
+    assert shared_trader.overview()["gate"] == "open"
+    desk.close()
+
+
+def test_cancel_all_by_holding_says_n_of_n(browser: Any, shared_trader: Trader) -> None:
+    desk = Desk(browser, shared_trader.url).open(shared_trader.link())
+    desk.wait_text("#b-lock", "Unlocked")
+    hold(desk, "#b-cancel", ms=1200)
+    desk.wait_text("#why-control", r"cancel-all: confirmed.*\d+ of \d+")
+    assert shared_trader.overview()["gate"] == "open", "cancel-all does not pause"
+    desk.close()
+
+
+def test_unlock_link_of_the_trader_works_once(browser: Any, shared_trader: Trader) -> None:
+    fragment = shared_trader.link()
+    desk = Desk(browser, shared_trader.url).open(fragment)
+    desk.wait_text("#b-lock", "Unlocked")
+    assert "#" not in desk.page.url
+    desk.close()
+    second = Desk(browser, shared_trader.url)
+    second.is_loss_expected = True
+    second.open(fragment)
+    second.wait_text("#why-control", "not unlocked")
+    assert second.text("#b-lock") == "Unlock"
+    second.close()
+
+
+def test_kill_by_hold_latches_survives_a_restart_and_the_page_comes_back(
+        browser: Any, trader: Trader) -> None:
+    trader.until_ready()
+    desk = Desk(browser, trader.url).open(trader.link())
+    desk.is_loss_expected = True
+    desk.wait_text("#b-lock", "Unlocked")
+    hold(desk, "#b-kill", ms=1200)
+    desk.wait_text("#why", "HALTED")
+    until(lambda: trader.get("status")["halted"], what="the latch is on")
+    run = trader.overview()["run_id"]
+    trader.stop()
+    desk.page.wait_for_selector("#cover", state="visible")
+    desk.wait_text("#cover-text", "DISCONNECTED since")
+    trader.start().until_up()
+    desk.page.wait_for_selector("#cover", state="hidden", timeout=20_000)
+    assert trader.overview()["run_id"] != run
+    desk.wait_text("#why", "HALTED")
+    assert trader.get("status")["halted"]
+    desk.close()

@@ -6,8 +6,10 @@
  */
 
 import { forgetColours } from "./chart.js";
-import { gateDialog, holdButton, control, isUnlocked, lastNotice, startControls, unlockDialog, wireDialogs } from "./controls.js";
-import { el, memory, phone, refillFlashes, setAttr, setHidden, setText, tableOf } from "./dom.js";
+import { gateDialog, holdButton, control, isUnlocked, lastNotice, startControls, unlockDialog,
+  wireDialogs } from "./controls.js";
+import { $, byId, el, memory, phone, refillFlashes, setAttr, setHidden, setText,
+  tableOf } from "./dom.js";
 import { clockTime, dateTime, duration } from "./format.js";
 import { startKeys } from "./keys.js";
 import { renderActivity } from "./panels/activity.js";
@@ -29,11 +31,10 @@ import { announce, renderStrip } from "./panels/strip.js";
 import { renderSystem } from "./panels/system.js";
 import { Store } from "./store.js";
 
-const byId = (id) => /** @type {HTMLElement} */ (document.getElementById(id));
-
 /** Panels on the first screen, then the ten tabs in order; each with the topics that repaint it. */
 const FIXED = [
-  ["strip", renderStrip, ["overview", "health", "control", "alerts", "funnel", "orders", "positions", "notice", "lock", "link", "replay"]],
+  ["strip", renderStrip, ["overview", "health", "control", "alerts", "funnel", "orders",
+    "positions", "notice", "lock", "link", "replay"]],
   ["headline", renderHeadline, ["overview", "equity", "positions", "trading_state"]],
   ["markets", renderMarkets, ["markets", "overview", "positions", "view"]],
   ["ladder", renderLadder, ["books", "markets", "view"]],
@@ -82,9 +83,10 @@ const view = {
   explain: (id) => openExplain(id, view),
   showTab, freeze, toggleTheme, repaint: () => store.mark("view"),
   activeTable: () => {
-    const near = document.activeElement?.closest("#markets, [role=tabpanel], #tablist") ?? byId("markets");
+    const near = document.activeElement?.closest("#markets, [role=tabpanel], #tablist")
+      ?? byId("markets");
     const panel = near.id === "tablist" ? byId(view.tab) : near;
-    const host = panel.matches(".host") ? panel : panel.querySelector(".host");
+    const host = panel.matches(".host") ? panel : $(panel, ".host");
     return host ? tableOf(host) : null;
   },
 };
@@ -131,15 +133,18 @@ function paintCover() {
   const next = wait === null ? "trying now" : `trying again in ${Math.ceil(wait / 1000)} s`;
   const since = sinceMs === null ? "" : ` since ${clockTime(sinceMs)} UTC`;
   setText(byId("cover-word"), met ? "DISCONNECTED" : "CONNECTING");
-  setText(byId("cover-text"), met ? `DISCONNECTED${since}, ${next}` : `No answer from the trader yet${since}, ${next}`);
+  setText(byId("cover-text"), met ? `DISCONNECTED${since}, ${next}`
+    : `No answer from the trader yet${since}, ${next}`);
   setHidden(byId("cover-note"), !met);
 }
 
 function paintFoot() {
   const o = store.one("overview");
-  const parts = o ? [`run ${o.run_id}`, `v${o.version}`, `file ${String(o.file_sha256 ?? "—").slice(0, 8)}`,
+  const parts = o ? [`run ${o.run_id}`, `v${o.version}`,
+    `file ${String(o.file_sha256 ?? "—").slice(0, 8)}`,
     ...(o.journal_file ? [`journal ${o.journal_file}`] : []),
-    `last verified ${o.reconcile_age_ms === null ? "—" : clockTime(store.topics.overview.changedAtMs - o.reconcile_age_ms)}`,
+    `last verified ${o.reconcile_age_ms === null ? "—"
+      : clockTime(store.topics.overview.changedAtMs - o.reconcile_age_ms)}`,
     `gaps repaired ${store.gaps}`] : ["no run known yet"];
   setText(byId("foot-run"), parts.join(" · "));
   const now = store.nowMs();
@@ -167,9 +172,11 @@ function makeTabs() {
   TABS.forEach(([id, label], i) => {
     const key = String((i + 1) % 10);
     byId("tablist").append(el("button", {
-      type: "button", role: "tab", id: `tab-${id}`, "aria-controls": id, "aria-keyshortcuts": key, "data-tab": id,
+      type: "button", role: "tab", id: `tab-${id}`, "aria-controls": id, "aria-keyshortcuts": key,
+        "data-tab": id,
       on: { click: () => showTab(id) },
-    }, el("kbd", { text: key, "aria-hidden": "true" }), label, el("span", { class: "badge", hidden: true })));
+    }, el("kbd", { text: key, "aria-hidden": "true" }), label,
+      el("span", { class: "badge", hidden: true })));
   });
   byId("tablist").addEventListener("keydown", (event) => {
     const step = { ArrowRight: 1, ArrowLeft: -1 }[event.key];
@@ -192,7 +199,8 @@ function applyTheme(theme) {
 
 function toggleTheme() {
   const dark = getComputedStyle(document.documentElement).colorScheme === "dark"
-    || (!document.documentElement.dataset.theme && matchMedia("(prefers-color-scheme: dark)").matches);
+    || (!document.documentElement.dataset.theme
+      && matchMedia("(prefers-color-scheme: dark)").matches);
   memory.set("theme", dark ? "light" : "dark");
   applyTheme(dark ? "light" : "dark");
 }
@@ -212,7 +220,7 @@ function wireControls() {
   byId("axis-yes").addEventListener("click", () => view.setAxis("yes"));
   byId("axis-no").addEventListener("click", () => view.setAxis("no"));
   byId("b-theme").addEventListener("click", toggleTheme);
-  byId("b-help").addEventListener("click", () => /** @type {HTMLDialogElement} */ (byId("help")).showModal());
+  byId("b-help").addEventListener("click", () => byId("help").showModal());
   byId("why-alert").addEventListener("click", () => showTab("activity", true));
   wireDialogs();
   startKeys(view, kill, TABS.map(([id]) => id));

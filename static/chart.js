@@ -9,7 +9,8 @@ import { clockTime } from "./format.js";
 
 const FONT = '12px ui-monospace, "SF Mono", "Cascadia Mono", "DejaVu Sans Mono", Menlo, Consolas, monospace';
 const AXIS_PX = 18;
-const STEPS_S = [1, 2, 5, 10, 15, 30, 60, 120, 300, 600, 900, 1800, 3600, 7200, 14400, 28800, 86400];
+const STEPS_S = [1, 2, 5, 10, 15, 30, 60, 120, 300, 600, 900, 1800, 3600, 7200, 14400, 28800,
+  86400];
 
 const cache = new Map();
 let probe = null;
@@ -109,7 +110,8 @@ export class Chart {
     this.cross = x;
     const p = this.picture;
     this.#paint();
-    if (p) this.read(x === null || x > this.plot ? null : p.from + (x / this.plot) * (p.to - p.from));
+    if (p) this.read(x === null || x > this.plot ? null : p.from
+      + (x / this.plot) * (p.to - p.from));
   }
 
   #paint() {
@@ -148,7 +150,9 @@ export class Chart {
     const inside = (row) => row.at_ms >= p.from && row.at_ms <= p.to;
     for (const line of p.lines) for (const row of line.rows) if (inside(row)) see(line.y(row));
     for (const mark of p.marks ?? []) if (inside(mark)) see(mark.y);
-    for (const band of p.bands ?? []) for (const row of band.rows) if (inside(row)) { see(band.low(row)); see(band.high(row)); }
+    for (const band of p.bands
+      ?? []) for (const row of band.rows) if (inside(row)) { see(band.low(row));
+      see(band.high(row)); }
     if (low === Infinity) [low, high] = [0, 0];
     if (p.limit !== undefined && p.limit < high + (high - low || p.minSpan)) see(p.limit);
     const lack = Math.max(0, p.minSpan - (high - low)) / 2 + (high - low) * 0.06;
@@ -182,7 +186,8 @@ export class Chart {
   }
 
   #band(g, band) {
-    const rows = band.rows.filter((r) => band.low(r) !== null && band.high(r) !== null && band.low(r) !== undefined);
+    const rows = band.rows.filter((r) => band.low(r) !== null && band.high(r) !== null
+      && band.low(r) !== undefined);
     if (rows.length < 2) return;
     g.fillStyle = colour(band.colour);
     g.globalAlpha = 0.16;

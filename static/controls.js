@@ -5,7 +5,7 @@
  * told by topic `control`; the wish is never shown as the result.
  */
 
-import { arrange, el, setHidden, setText } from "./dom.js";
+import { $, arrange, byId, el, setHidden, setText } from "./dom.js";
 import { cents, clockTime, contracts, dollars, duration, plural, words } from "./format.js";
 
 const LOCK_AFTER_MS = 30 * 60 * 1000;
@@ -17,7 +17,7 @@ let usedAt = 0;
 let store = null;
 let notice = null;
 
-const ask = () => /** @type {HTMLDialogElement} */ (document.getElementById("ask"));
+const ask = () => byId("ask");
 
 /** True while the page may send controls. */
 export const isUnlocked = () => token !== null;
@@ -39,8 +39,10 @@ function lock(why) {
 /** A key for one act; `randomUUID` exists on secure origins only. */
 function newKey() {
   if (crypto.randomUUID) return crypto.randomUUID();
-  const hex = [...crypto.getRandomValues(new Uint8Array(16))].map((b) => b.toString(16).padStart(2, "0")).join("");
-  return `${hex.slice(0, 8)}-${hex.slice(8, 12)}-4${hex.slice(13, 16)}-a${hex.slice(17, 20)}-${hex.slice(20)}`;
+  const hex = [...crypto.getRandomValues(new Uint8Array(16))].map((b) =>
+    b.toString(16).padStart(2, "0")).join("");
+  return `${hex.slice(0, 8)}-${hex.slice(8, 12)}-4${hex.slice(13, 16)}-a${hex.slice(17,
+    20)}-${hex.slice(20)}`;
 }
 
 /** POST with the control headers. Answers {status, body}; status 0 is a lost connection. */
@@ -79,7 +81,8 @@ export async function replayControl(action, body = {}) {
   usedAt = performance.now();
   const answer = await post(`/v3/replay/${action}`, { key: newKey(), ...body });
   if (answer.status === 401) lock("tape: the trader refused the token; the page is locked");
-  else if (answer.status >= 400 || answer.status === 0) say(`tape ${action} refused: ${problemOf(answer)}`, "attention");
+  else if (answer.status >= 400
+    || answer.status === 0) say(`tape ${action} refused: ${problemOf(answer)}`, "attention");
 }
 
 /** Do it when unlocked, otherwise open the unlock dialog. */
@@ -105,7 +108,8 @@ function unlocked(value) {
 /** Take a one-time code out of the address at once and trade it. */
 export function takeCode() {
   const code = /^#unlock=([\w.~-]{8,256})$/.exec(location.hash)?.[1];
-  if (location.hash.startsWith("#unlock")) history.replaceState(null, "", location.pathname + location.search);
+  if (location.hash.startsWith("#unlock")) history.replaceState(null, "", location.pathname
+    + location.search);
   if (code) tradeCode(code);
 }
 
@@ -128,14 +132,15 @@ export function startControls(theStore) {
  */
 function openAsk({ title, go, tone = "", content, ready = () => true, accept }) {
   const dialog = ask();
-  const form = dialog.querySelector("form");
-  const button = /** @type {HTMLButtonElement} */ (dialog.querySelector(".go"));
-  const problem = dialog.querySelector(".problem");
-  setText(dialog.querySelector("h2"), title);
+  const form = $(dialog, "form");
+  const button = $(dialog, ".go");
+  const problem = $(dialog, ".problem");
+  setText($(dialog, "h2"), title);
   setText(button, go);
   setText(problem, "");
   button.className = `go ${tone}`;
-  arrange(dialog.querySelector(".content"), content.map((c) => (typeof c === "string" ? el("p", { text: c }) : c)));
+  arrange($(dialog, ".content"), content.map((c) =>
+    (typeof c === "string" ? el("p", { text: c }) : c)));
   const check = () => (button.disabled = !ready());
   form.oninput = check;
   form.onsubmit = async (event) => {
@@ -149,12 +154,14 @@ function openAsk({ title, go, tone = "", content, ready = () => true, accept }) 
   };
   check();
   if (!dialog.open) dialog.showModal();
-  /** @type {HTMLElement|null} */ (dialog.querySelector("input, select, textarea"))?.focus();
+  $(dialog, "input, select, textarea")?.focus();
 }
 
 const field = (label, input, note = "") =>
-  el("label", { class: "field" }, el("span", { text: label }), input, ...(note ? [el("small", { text: note })] : []));
-const textInput = (name, more = {}) => el("input", { name, type: "text", autocomplete: "off", spellcheck: "false", ...more });
+  el("label", { class: "field" }, el("span", { text: label }), input,
+    ...(note ? [el("small", { text: note })] : []));
+const textInput = (name, more = {}) => el("input",
+  { name, type: "text", autocomplete: "off", spellcheck: "false", ...more });
 
 /** A control that is asked over HTTP inside a dialog: close when accepted, else say what is wrong. */
 const accepted = async (action, body, headers) => {
@@ -189,9 +196,11 @@ export function unlockDialog() {
 /** "4 resting orders will be cancelled; 2 positions stay." */
 function consequence(strategy = null) {
   const mine = (row) => !row.foreign && (strategy === null || row.strategy === strategy);
-  const orders = store.rows("orders").filter((o) => mine(o) && ["resting", "sent", "intent", "unknown"].includes(o.status));
+  const orders = store.rows("orders").filter((o) => mine(o)
+    && ["resting", "sent", "intent", "unknown"].includes(o.status));
   const held = store.rows("positions").filter((p) => p.position_h);
-  return `${plural(orders.length, "resting order")} will be cancelled; ${plural(held.length, "position")} stay${held.length === 1 ? "s" : ""}.`;
+  return `${plural(orders.length, "resting order")} will be cancelled; ${plural(held.length,
+    "position")} stay${held.length === 1 ? "s" : ""}.`;
 }
 
 /** @param {string|null} strategy one strategy, or all */
@@ -201,8 +210,10 @@ export function pauseDialog(strategy = null) {
   openAsk({
     title: strategy ? `Pause ${strategy}` : "Pause trading", go: "Pause", tone: "attention",
     content: [
-      el("p", { text: consequence(strategy) }), "No new risk is taken until you resume. Nothing is sold.",
-      el("label", { class: "tick" }, keep, "keep the resting orders"), field("Reason (optional)", reason),
+      el("p", { text: consequence(strategy) }),
+        "No new risk is taken until you resume. Nothing is sold.",
+      el("label", { class: "tick" }, keep, "keep the resting orders"),
+        field("Reason (optional)", reason),
     ],
     accept: () => accepted("pause", {
       ...(strategy ? { strategy } : {}), ...(keep.checked ? { keep_orders: true } : {}),
@@ -215,7 +226,9 @@ export function reduceOnlyDialog() {
   const reason = textInput("reason");
   openAsk({
     title: "Reduce only", go: "Reduce only", tone: "attention",
-    content: [consequence(), "From then on an order must shrink a position; the way back is Resume.", field("Reason (optional)", reason)],
+    content: [consequence(),
+      "From then on an order must shrink a position; the way back is Resume.",
+      field("Reason (optional)", reason)],
     accept: () => accepted("reduce-only", reason.value ? { reason: reason.value } : {}),
   });
 }
@@ -227,7 +240,8 @@ function typed() {
   const reason = textInput("reason");
   return {
     fields: [field(`Type the environment: ${environment}`, name), field("Reason", reason)],
-    ready: () => name.value.trim() === environment && environment !== "" && reason.value.trim().length > 2,
+    ready: () => name.value.trim() === environment && environment !== ""
+      && reason.value.trim().length > 2,
     body: () => ({ environment: name.value.trim(), reason: reason.value.trim() }),
     match: () => ({ "If-Match": String(store.one("overview")?.state_version ?? "") }),
   };
@@ -240,20 +254,27 @@ export function resumeDialog(strategy = null) {
     title: strategy ? `Resume ${strategy}` : "Resume trading", go: "Resume",
     content: ["Back to open: strategies may take new risk. Refused while a reconcile is due or an order is unknown.", ...words_.fields],
     ready: words_.ready,
-    accept: () => accepted("resume", { ...(strategy ? { strategy } : {}), ...words_.body() }, words_.match()),
+    accept: () => accepted("resume", { ...(strategy ? { strategy } : {}), ...words_.body() },
+      words_.match()),
   });
 }
 
 export function rearmDialog() {
   const overview = store.one("overview") ?? {};
   const words_ = typed();
-  const to = el("select", { name: "to" }, el("option", { value: "reduce-only", text: "reduce-only (default)" }), el("option", { value: "open", text: "open" }));
-  const since = overview.gate_since_at_ms ? ` since ${clockTime(overview.gate_since_at_ms)} UTC` : "";
+  const to = el("select", { name: "to" }, el("option",
+    { value: "reduce-only", text: "reduce-only (default)" }),
+    el("option", { value: "open", text: "open" }));
+  const since = overview.gate_since_at_ms ? ` since ${clockTime(overview.gate_since_at_ms)} UTC`
+    : "";
   openAsk({
     title: "Re-arm after the halt", go: "Re-arm", tone: "danger",
     content: [
-      el("p", { class: "loss", text: `Halted${since} by ${overview.gate_by ?? "unknown"}: ${overview.gate_why ?? "no reason given"}` }),
-      "The cause must be gone. After a loss limit this works from the next trading day on.", field("Into", to), ...words_.fields,
+      el("p", { class: "loss",
+        text: `Halted${since} by ${overview.gate_by ?? "unknown"}: ${overview.gate_why
+        ?? "no reason given"}` }),
+      "The cause must be gone. After a loss limit this works from the next trading day on.",
+        field("Into", to), ...words_.fields,
     ],
     ready: words_.ready,
     accept: () => accepted("rearm", { to: to.value, ...words_.body() }, words_.match()),
@@ -272,31 +293,37 @@ export function gateDialog() {
 
 const previewRow = (row) => el("tr", {},
   el("td", { text: row.ticker }), el("td", { text: String(row.side ?? "—").toUpperCase() }),
-  ...[contracts(row.count_h), cents(row.worst_price_cc), cents(row.collar_cc), dollars(row.cost_ud, { digits: 4 })]
+  ...[contracts(row.count_h), cents(row.worst_price_cc), cents(row.collar_cc),
+    dollars(row.cost_ud, { digits: 4 })]
     .map((text) => el("td", { class: "num", text })));
 
 function previewTable(rows) {
   const head = ["Market", "Side", "Contracts", "Worst ¢", "Collar ¢", "Cost $"]
     .map((text, i) => el("th", { scope: "col", class: i > 1 ? "num" : "", text }));
-  return el("table", { class: "data plain" }, el("caption", { class: "sr", text: "What flattening would send" }),
+  return el("table", { class: "data plain" }, el("caption",
+    { class: "sr", text: "What flattening would send" }),
     el("thead", {}, el("tr", {}, ...head)), el("tbody", {}, ...rows.map(previewRow)));
 }
 
 /** Preview first; the execution needs the preview's nonce and the typed word. */
 export async function flattenDialog() {
-  if (!store.rows("positions").some((p) => p.position_h)) return say("nothing to flatten: no open position");
+  if (!store.rows("positions").some((p) =>
+    p.position_h)) return say("nothing to flatten: no open position");
   const answer = await control("flatten");
   if (answer.status < 200 || answer.status > 299) return;
   const { nonce, preview = [], expires_at_ms: expires = null } = answer.body;
   const word = textInput("word");
   const left = el("output", { class: "muted" });
   const alive = () => expires === null || (store.nowMs() ?? 0) < expires;
-  const tick = setInterval(() => setText(left, alive() ? `valid ${duration(Math.max(0, (expires ?? 0) - (store.nowMs() ?? 0)))}` : "expired: close and ask again"), 500);
+  const tick = setInterval(() => setText(left, alive()
+    ? `valid ${duration(Math.max(0, (expires ?? 0) - (store.nowMs() ?? 0)))}`
+    : "expired: close and ask again"), 500);
   ask().addEventListener("close", () => clearInterval(tick), { once: true });
   openAsk({
     title: "Flatten all positions", go: "Flatten", tone: "danger",
     content: [
-      preview.length ? previewTable(preview) : el("p", { text: "The trader found nothing of its own to close." }),
+      preview.length ? previewTable(preview) : el("p",
+        { text: "The trader found nothing of its own to close." }),
       "Reduce-only, immediate-or-cancel within the collar, at most three rounds; what remains is reported.", left,
       field("Type: flatten", word),
     ],
@@ -328,9 +355,11 @@ export function holdButton(button, act) {
     }, HOLD_MS);
   };
   button.addEventListener("pointerdown", (e) => e.button === 0 && start());
-  for (const kind of ["pointerup", "pointerleave", "pointercancel", "blur", "keyup"]) button.addEventListener(kind, stop);
+  for (const kind of ["pointerup", "pointerleave", "pointercancel", "blur",
+    "keyup"]) button.addEventListener(kind, stop);
   button.addEventListener("contextmenu", (e) => e.preventDefault());
-  button.addEventListener("keydown", (e) => (e.key === "Enter" || e.key === " ") && (e.preventDefault(), start()));
+  button.addEventListener("keydown", (e) => (e.key === "Enter" || e.key === " ")
+    && (e.preventDefault(), start()));
   return { start, stop };
 }
 
@@ -349,7 +378,8 @@ export function controlWords() {
 /** Wire the close buttons of all dialogs; a click beside a dialog closes it too. */
 export function wireDialogs() {
   for (const dialog of document.querySelectorAll("dialog")) {
-    for (const button of dialog.querySelectorAll(".close")) button.addEventListener("click", () => dialog.close());
+    for (const button of dialog.querySelectorAll(".close")) button.addEventListener("click", () =>
+      dialog.close());
     dialog.addEventListener("click", (e) => e.target === dialog && dialog.close());
     dialog.addEventListener("close", () => setHidden(dialog, false));
   }

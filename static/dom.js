@@ -17,6 +17,12 @@ export const phone = matchMedia("(max-width: 560px)");
 export const DIM_MS = 2000;
 export const HATCH_MS = 10000;
 
+/** @param {string} id @returns {any} */
+export const byId = (id) => document.getElementById(id);
+
+/** The first match inside `root`. @param {any} root @param {string} css @returns {any} */
+export const $ = (root, css) => root.querySelector(css);
+
 /**
  * Make an element. `attributes` may hold `class`, `text`, `on` (event handlers) and any attribute.
  * @param {string} tag @param {Record<string, any>} [attributes] @param {...(Node|string)} children
@@ -27,7 +33,8 @@ export function el(tag, attributes = {}, ...children) {
   for (const [name, value] of Object.entries(attributes)) {
     if (name === "text") node.textContent = value;
     else if (name === "on") for (const kind in value) node.addEventListener(kind, value[kind]);
-    else if (value !== null && value !== false) node.setAttribute(name, value === true ? "" : value);
+    else if (value !== null && value !== false) node.setAttribute(name, value === true ? ""
+      : value);
   }
   node.append(...children);
   return node;
@@ -63,7 +70,8 @@ export const refillFlashes = () => {
 export function flash(node) {
   if (calm.matches || flashesLeft <= 0) return;
   flashesLeft -= 1;
-  node.animate([{ backgroundColor: "rgb(128 150 175 / 28%)" }, { backgroundColor: "transparent" }], 280);
+  node.animate([{ backgroundColor: "rgb(128 150 175 / 28%)" }, { backgroundColor: "transparent" }],
+    280);
 }
 
 /** Class of an age: fresh, dim over 2 s, hatch over 10 s or unknown. */
@@ -75,11 +83,12 @@ export function ageClass(ageMs) {
 /** A bar of a ratio 0…1; unknown is an empty track. @param {HTMLElement} bar */
 export function setBar(bar, ratio) {
   const width = `${Math.round(Math.max(0, Math.min(1, ratio ?? 0)) * 1000) / 10}%`;
-  const fill = /** @type {HTMLElement} */ (bar.firstElementChild);
+  const fill = bar.firstElementChild;
   if (fill.style.width !== width) fill.style.width = width;
 }
 
-export const makeBar = (name = "") => el("span", { class: `bar ${name}`, "aria-hidden": "true" }, el("i"));
+export const makeBar = (name = "") => el("span", { class: `bar ${name}`, "aria-hidden": "true" },
+  el("i"));
 
 /** Put `nodes` in this order under `parent`, moving only what is out of place. */
 export function arrange(parent, nodes) {
@@ -103,7 +112,8 @@ export function arrange(parent, nodes) {
 export function choice(label, options, current, pick) {
   const group = el("span", { class: "choice", role: "group", "aria-label": label });
   const press = (value) => {
-    for (const button of group.children) setAttr(button, "aria-pressed", String(button.dataset.value === value));
+    for (const button of group.children) setAttr(button, "aria-pressed",
+      String(button.dataset.value === value));
   };
   for (const [value, text] of options) {
     const act = () => (press(value), pick(value));
@@ -131,6 +141,18 @@ export const memory = {
   },
 };
 
+/**
+ * A column that shows one field. @param {string} id @param {string} label @param {string} field
+ * @param {(value: any) => string} format @param {object} [more] further properties
+ * @returns {Column}
+ */
+export const col = (id, label, field, format, more = {}) => ({
+  id, label, sort: (row) => row[field], text: (row) => format(row[field]), ...more,
+});
+export const NUM = { num: true };
+export const CENT = { unit: "¢", num: true };
+export const DOLLAR = { unit: "$", num: true };
+
 const tables = new WeakMap();
 
 /** The table of a panel, made on the first call. @param {HTMLElement} host @param {TableSpec} spec */
@@ -149,9 +171,10 @@ export const tableOf = (host) => tables.get(host) ?? null;
  * @property {string} label         header words
  * @property {string} [unit]        shown small in the header
  * @property {boolean} [num]        right-aligned figures
+ * @property {number} [ch]          fixed width in digits; the others share the rest
  * @property {(row: any, view: any) => string} text
- * @property {(row: any, view: any) => string} [tone]
- * @property {(row: any, view: any) => string} [hint]    tooltip
+ * @property {string|((row: any, view: any) => string)} [tone]  class names
+ * @property {string|((row: any, view: any) => string|null)} [hint]  tooltip
  * @property {(row: any, view: any) => any} [sort]       value to sort by; null goes last
  * @property {(cell: HTMLElement, row: any, view: any) => void} [paint]  own content instead of text
  * @property {boolean} [flash]
@@ -178,7 +201,8 @@ export class DataTable {
     this.waiting = 0;
     this.focusKey = null;
     this.rowPx = 24;
-    const kept = spec.sort ? (memory.get(`sort.${spec.id}`) ?? spec.sort.join(" ")).split(" ") : null;
+    const kept = spec.sort ? (memory.get(`sort.${spec.id}`) ?? spec.sort.join(" ")).split(" ")
+      : null;
     this.sortBy = kept && spec.columns.some((c) => c.id === kept[0] && c.sort) ? kept : spec.sort;
     this.#build();
   }
@@ -192,22 +216,33 @@ export class DataTable {
       el("caption", { class: "sr", text: this.spec.caption }),
       el("thead", {}, el("tr", {}, ...this.heads)), this.body);
     this.empty = el("p", { class: "empty", hidden: true });
-    this.more = el("button", { class: "more", type: "button", hidden: true, on: { click: () => this.#release() } });
-    this.scroll = el("div", { class: "scroll", on: { scroll: () => this.#scrolled() } }, this.table, this.empty);
+    this.more = el("button", { class: "more", type: "button", hidden: true,
+      on: { click: () => this.#release() } });
+    this.scroll = el("div", { class: "scroll", on: { scroll: () => this.#scrolled() } }, this.table,
+      this.empty);
     this.host.classList.add("host");
     this.host.append(this.more, this.scroll);
     this.body.addEventListener("pointerenter", (e) => (this.hovered = e.pointerType === "mouse"));
-    this.body.addEventListener("pointerleave", (e) => e.relatedTarget !== this.more && this.#left());
+    this.body.addEventListener("pointerleave", (e) => e.relatedTarget !== this.more
+      && this.#left());
     this.more.addEventListener("pointerleave", () => this.#left());
     this.body.addEventListener("click", (e) => this.#clicked(e));
     this.body.addEventListener("focusin", (e) => this.#focused(e));
   }
 
   #head(column) {
-    const label = column.unit ? [column.label, " ", el("small", { text: column.unit })] : [column.label];
+    const label = column.unit ? [`${column.label} `, el("small", { text: column.unit })]
+      : [column.label];
+    const sort = () => this.#sort(column.id);
     const content = column.sort && this.spec.sort
-      ? [el("button", { type: "button", on: { click: () => this.#sort(column.id) } }, ...label)] : label;
-    return el("th", { scope: "col", class: `${column.id}${column.num ? " num" : ""}` }, ...content);
+      ? [el("button", { type: "button", on: { click: sort } }, ...label)] : label;
+    const head = el("th", { scope: "col", class: this.#class(column) }, ...content);
+    if (column.ch) head.style.width = `${column.ch}ch`;
+    return head;
+  }
+
+  #class(column, tone = "") {
+    return `${column.id}${column.num ? " num" : ""} ${tone}`.trim();
   }
 
   #sort(id) {
@@ -233,13 +268,15 @@ export class DataTable {
 
   #markSort(head, column) {
     if (!column.sort || !this.spec.sort) return;
-    const way = this.sortBy[0] === column.id ? (this.sortBy[1] === "asc" ? "ascending" : "descending") : null;
+    const way = this.sortBy[0] === column.id ? (this.sortBy[1] === "asc" ? "ascending"
+      : "descending") : null;
     setAttr(head, "aria-sort", way);
   }
 
   #setOrder() {
     const wanted = this.spec.stream ? [...this.byKey.keys()].reverse() : this.#sorted();
-    const holding = this.order.length > 0 && (this.hovered || (this.spec.stream && this.scroll.scrollTop > 4));
+    const holding = this.order.length > 0 && (this.hovered
+      || (this.spec.stream && this.scroll.scrollTop > 4));
     if (!holding) {
       this.order = wanted;
       this.#wait(0);
@@ -298,7 +335,8 @@ export class DataTable {
     if (to < this.order.length && !phone.matches) nodes.push(this.endPad);
     arrange(this.body, nodes);
     this.#pads(from, to);
-    if (held && held !== document.activeElement && held.isConnected) held.focus({ preventScroll: true });
+    if (held && held !== document.activeElement
+      && held.isConnected) held.focus({ preventScroll: true });
     this.#rove();
   }
 
@@ -308,7 +346,8 @@ export class DataTable {
     setAttr(this.table, "aria-rowcount", virtual ? String(total + 1) : null);
     this.topPad.firstChild.style.height = `${from * this.rowPx}px`;
     this.endPad.firstChild.style.height = `${(total - to) * this.rowPx}px`;
-    if (virtual) this.order.slice(from, to).forEach((key, i) => setAttr(this.records.get(key).node, "aria-rowindex", String(from + i + 2)));
+    if (virtual) this.order.slice(from, to).forEach((key, i) =>
+      setAttr(this.records.get(key).node, "aria-rowindex", String(from + i + 2)));
     const measured = this.body.querySelector("tr:not(.pad)")?.offsetHeight;
     if (virtual && measured) this.rowPx = measured;
   }
@@ -322,15 +361,16 @@ export class DataTable {
     const stale = age === undefined ? "" : ageClass(age);
     const tone = `${this.spec.rowTone?.(row) ?? ""} ${stale}`.trim();
     if (record.tone !== tone) setClass(record.node, (record.tone = tone));
-    if (this.spec.age) setAttr(record.node, "data-age", stale === "hatch" ? this.view.ageWords(age) : null);
-    setAttr(record.node, "aria-current", this.view.selected === key && this.spec.id === "markets" ? "true" : null);
+    if (this.spec.age) setAttr(record.node, "data-age", stale === "hatch" ? this.view.ageWords(age)
+      : null);
+    setAttr(record.node, "aria-current", this.view.selected === key && this.spec.id === "markets"
+      ? "true" : null);
     return record;
   }
 
   #make(key) {
-    const cells = this.spec.columns.map((column) => el("td", {
-      class: `${column.id}${column.num ? " num" : ""}`, "data-label": column.label,
-    }));
+    const cells = this.spec.columns.map((column) =>
+      el("td", { class: this.#class(column), "data-label": column.label }));
     const node = el("tr", { tabindex: "-1" }, ...cells);
     node.dataset.key = String(key);
     return { node, cells, texts: [], tones: [], hints: [], key };
@@ -340,13 +380,15 @@ export class DataTable {
     const cell = record.cells[i];
     if (column.paint) column.paint(cell, row, this.view);
     else this.#cellText(record, i, column, column.text(row, this.view));
-    const tone = column.tone?.(row, this.view) ?? "";
-    if (record.tones[i] !== tone) {
-      setClass(cell, `${column.id}${column.num ? " num" : ""} ${tone}`.trim());
-      record.tones[i] = tone;
-    }
-    const hint = column.hint?.(row, this.view) ?? null;
+    const tone = this.#ask(column.tone, row) ?? "";
+    if (record.tones[i] !== tone) setClass(cell, this.#class(column, (record.tones[i] = tone)));
+    const hint = this.#ask(column.hint, row) || null;
     if (record.hints[i] !== hint) setAttr(cell, "title", (record.hints[i] = hint));
+  }
+
+  /** A property that is a plain text or a function of the row. */
+  #ask(property, row) {
+    return typeof property === "function" ? property(row, this.view) : property;
   }
 
   #cellText(record, i, column, text) {
@@ -399,7 +441,8 @@ export class DataTable {
     if (!this.records.has(this.focusKey)) this.focusKey = this.order[this.shown?.[0] ?? 0];
     for (const [key, record] of this.records) {
       const wanted = key === this.focusKey ? "0" : "-1";
-      if (record.node.getAttribute("tabindex") !== wanted) record.node.setAttribute("tabindex", wanted);
+      if (record.node.getAttribute("tabindex") !== wanted) record.node.setAttribute("tabindex",
+        wanted);
     }
   }
 
@@ -426,6 +469,7 @@ export class DataTable {
 
   /** The row that has the focus, or null. */
   focusedRow() {
-    return this.body.contains(document.activeElement) ? this.byKey?.get(this.focusKey) ?? null : null;
+    return this.body.contains(document.activeElement) ? this.byKey?.get(this.focusKey) ?? null
+      : null;
   }
 }

@@ -83,7 +83,8 @@ export function duration(ms) {
   if (s < 9.95) return `${s.toFixed(1)} s`;
   if (s < 120) return `${Math.floor(s)} s`;
   if (s < 7200) return `${Math.floor(s / 60)} min`;
-  if (s < 172800) return `${Math.floor(s / 3600)} h ${String(Math.floor(s / 60) % 60).padStart(2, "0")}`;
+  if (s < 172800) return `${Math.floor(s / 3600)} h ${String(Math.floor(s / 60) % 60).padStart(2,
+    "0")}`;
   return `${Math.floor(s / 86400)} d ${Math.floor(s / 3600) % 24} h`;
 }
 
@@ -94,20 +95,23 @@ export function brief(ms) {
   if (s < 100) return `${s}s`;
   if (s < 6000) return `${Math.floor(s / 60)}m`;
   const hours = Math.floor(s / 3600);
-  return hours < 48 ? `${hours}h${String(Math.floor(s / 60) % 60).padStart(2, "0")}` : `${Math.floor(hours / 24)}d${hours < 240 ? `${hours % 24}h` : ""}`;
+  return hours < 48 ? `${hours}h${String(Math.floor(s / 60) % 60).padStart(2, "0")}`
+    : `${Math.floor(hours / 24)}d${hours < 240 ? `${hours % 24}h` : ""}`;
 }
 
 /** Small technical times given in microseconds: "410 µs", "81 ms". */
 export function micros(us) {
   if (!known(us)) return DASH;
-  return us < 1000 ? `${Math.round(us)} µs` : us < 1e6 ? `${(us / 1000).toFixed(us < 1e4 ? 1 : 0)} ms`
+  return us < 1000 ? `${Math.round(us)} µs` : us < 1e6
+    ? `${(us / 1000).toFixed(us < 1e4 ? 1 : 0)} ms`
     : `${(us / 1e6).toFixed(2)} s`;
 }
 
 /** Bytes: "91 MB", "8.2 GB". */
 export function bytes(n) {
   if (!known(n)) return DASH;
-  return n >= 1e9 ? `${(n / 1e9).toFixed(1)} GB` : n >= 1e6 ? `${Math.round(n / 1e6)} MB` : `${Math.round(n / 1e3)} KB`;
+  return n >= 1e9 ? `${(n / 1e9).toFixed(1)} GB` : n >= 1e6 ? `${Math.round(n / 1e6)} MB`
+    : `${Math.round(n / 1e3)} KB`;
 }
 
 const iso = (ms) => new Date(ms).toISOString();
@@ -132,6 +136,18 @@ export const gainTone = (n) => (!known(n) || n === 0 ? "" : n > 0 ? "gain" : "lo
 
 /** Class name for a side. */
 export const sideTone = (side) => (side === "yes" ? "yes" : side === "no" ? "no" : "");
+
+/** Class name for a signed position. */
+export const heldTone = (h) => (h > 0 ? "yes" : h < 0 ? "no" : "muted");
+
+/** Any text as it is; unknown is a dash. */
+export const plain = (value) => (known(value) && value !== "" ? String(value) : DASH);
+
+/** "YES" or "NO". */
+export const upper = (side) => plain(side).toUpperCase();
+
+/** Time left to a close, in the given format. */
+export const untilClose = (ms, format) => (known(ms) && ms <= 0 ? "closed" : format(ms));
 
 /** Simple plural: plural(1, "order") → "1 order". */
 export const plural = (n, noun) => `${count(n)} ${noun}${n === 1 ? "" : "s"}`;

@@ -2,17 +2,21 @@
 /** The keyboard map. Ignored while typing in a field; while a dialog is open only KILL and Escape work. */
 
 import { control, gateDialog, flattenDialog, guarded, unlockDialog } from "./controls.js";
-import { el } from "./dom.js";
+import { $, byId, el } from "./dom.js";
 
 const HELP = [
-  ["?", "this help"], ["/", "search the markets"], ["j k ↓ ↑", "rows of the list"], ["Enter", "open: select a market, explain a row"],
-  ["e", "explain the row"], ["1 … 9, 0", "the ten tabs"], ["p", "pause, or resume and re-arm"], ["c", "cancel this market's orders"],
-  ["f", "flatten (preview first)"], ["Shift+K held 1 s", "KILL"], ["u", "unlock the controls"], ["t", "dark or light"],
+  ["?", "this help"], ["/", "search the markets"], ["j k ↓ ↑", "rows of the list"],
+    ["Enter", "open: select a market, explain a row"],
+  ["e", "explain the row"], ["1 … 9, 0", "the ten tabs"], ["p", "pause, or resume and re-arm"],
+    ["c", "cancel this market's orders"],
+  ["f", "flatten (preview first)"], ["Shift+K held 1 s", "KILL"], ["u", "unlock the controls"],
+    ["t", "dark or light"],
   ["z", "freeze the view; data goes on"], ["Esc", "close"],
 ];
 
-const typing = (target) => target instanceof HTMLElement && (target.isContentEditable || /^(INPUT|TEXTAREA|SELECT)$/.test(target.tagName));
-const dialogOpen = () => document.querySelector("dialog[open]") !== null;
+const typing = (target) => target instanceof HTMLElement
+  && (target.isContentEditable || /^(INPUT|TEXTAREA|SELECT)$/.test(target.tagName));
+const dialogOpen = () => $(document, "dialog[open]") !== null;
 
 function explainFocused(view) {
   const row = view.activeTable()?.focusedRow();
@@ -30,10 +34,11 @@ function cancelMarket(view) {
  * @param {any} view @param {{start: () => void, stop: () => void}} kill @param {string[]} tabs
  */
 export function startKeys(view, kill, tabs) {
-  const help = /** @type {HTMLDialogElement} */ (document.getElementById("help"));
-  help.querySelector("dl").append(...HELP.flatMap(([key, words]) => [el("dt", {}, el("kbd", { text: key })), el("dd", { text: words })]));
+  const help = byId("help");
+  $(help, "dl").append(...HELP.flatMap(([key, words]) =>
+    [el("dt", {}, el("kbd", { text: key })), el("dd", { text: words })]));
   const map = {
-    "?": () => help.showModal(), "/": () => document.getElementById("market-search").focus(),
+    "?": () => help.showModal(), "/": () => byId("market-search").focus(),
     j: () => view.activeTable()?.move(1), k: () => view.activeTable()?.move(-1),
     ArrowDown: () => view.activeTable()?.move(1), ArrowUp: () => view.activeTable()?.move(-1),
     e: () => explainFocused(view), p: () => guarded(gateDialog), c: () => cancelMarket(view),
@@ -41,7 +46,8 @@ export function startKeys(view, kill, tabs) {
   };
   tabs.forEach((id, i) => (map[String((i + 1) % 10)] = () => view.showTab(id, true)));
   addEventListener("keydown", (event) => onKey(event, map, view, kill));
-  addEventListener("keyup", (event) => (event.key === "K" || event.key === "k" || event.key === "Shift") && kill.stop());
+  addEventListener("keyup", (event) => (event.key === "K" || event.key === "k"
+    || event.key === "Shift") && kill.stop());
   addEventListener("blur", kill.stop);
 }
 
@@ -54,12 +60,14 @@ function onKey(event, map, view, kill) {
     return;
   }
   if (dialogOpen()) return;
-  if (event.key === "Enter" && event.target.closest?.("tr[data-key]") && !event.target.closest("button")) {
+  if (event.key === "Enter" && event.target.closest?.("tr[data-key]")
+    && !event.target.closest("button")) {
     view.activeTable()?.openFocused();
     return;
   }
   const act = map[event.key];
-  if (!act || (event.key.startsWith("Arrow") && !event.target.closest?.("table, body > *:not(#strip)"))) return;
+  if (!act || (event.key.startsWith("Arrow")
+    && !event.target.closest?.("table, body > *:not(#strip)"))) return;
   if (event.repeat && !/^(j|k|Arrow)/.test(event.key)) return;
   event.preventDefault();
   act();

@@ -116,7 +116,8 @@ export class ServerClock {
   }
 }
 
-const socketUrl = (query) => `${location.protocol === "https:" ? "wss" : "ws"}://${location.host}/v3/ws${query}`;
+const socketUrl = (query) =>
+  `${location.protocol === "https:" ? "wss" : "ws"}://${location.host}/v3/ws${query}`;
 
 export class Store {
   /** @param {(dirty: Set<string>) => void} paint called once per animation frame with what changed */
@@ -254,7 +255,8 @@ export class Store {
     this.socket = null;
     socket.onclose = null;
     socket.close();
-    if (this.link.live || this.link.sinceMs === null) this.link.sinceMs = this.nowMs() ?? Date.now();
+    if (this.link.live || this.link.sinceMs === null) this.link.sinceMs = this.nowMs()
+      ?? Date.now();
     this.link.live = false;
     const ceiling = Math.min(BACKOFF_MAX_MS, BACKOFF_FIRST_MS * 2 ** this.link.attempts);
     this.link.attempts = Math.min(this.link.attempts + 1, 10);
@@ -333,7 +335,8 @@ export class Store {
   async #repair(topic, attempt = 0) {
     topic.gap = true;
     this.gaps += 1;
-    const query = topic.name === "books" ? `?ticker=${encodeURIComponent(this.bookTicker ?? "")}` : "";
+    const query = topic.name === "books" ? `?ticker=${encodeURIComponent(this.bookTicker ?? "")}`
+      : "";
     try {
       const answer = await fetch(`/v3/topic/${topic.name}${query}`);
       if (!answer.ok) throw new Error(`HTTP ${answer.status}`);
@@ -341,14 +344,16 @@ export class Store {
       if (topic.gap) this.#repaired(topic, body, attempt);
     } catch (error) {
       console.info(`topic ${topic.name} not read (${error}); trying again`);
-      setTimeout(() => topic.gap && this.#repair(topic, attempt + 1), Math.min(8000, 250 * 2 ** attempt));
+      setTimeout(() => topic.gap && this.#repair(topic, attempt + 1),
+        Math.min(8000, 250 * 2 ** attempt));
     }
   }
 
   #repaired(topic, body, attempt) {
     const held = topic.held.filter(([data]) => data.rev > body.rev);
     if (held.length && held[0][0].rev !== body.rev + 1) {
-      setTimeout(() => topic.gap && this.#repair(topic, attempt + 1), Math.min(8000, 250 * 2 ** attempt));
+      setTimeout(() => topic.gap && this.#repair(topic, attempt + 1),
+        Math.min(8000, 250 * 2 ** attempt));
       return;
     }
     topic.restart();
@@ -378,10 +383,12 @@ export class Store {
     if (socket !== this.bookSocket) return;
     this.bookSocket = null;
     if (ticker !== this.bookTicker || !this.link.live) return;
-    const wait = Math.min(BACKOFF_MAX_MS, BACKOFF_FIRST_MS * 2 ** this.bookRetry) * (0.5 + Math.random() / 2);
+    const wait = Math.min(BACKOFF_MAX_MS, BACKOFF_FIRST_MS * 2 ** this.bookRetry) * (0.5
+      + Math.random() / 2);
     this.bookRetry = Math.min(this.bookRetry + 1, 10);
     setTimeout(() => {
-      if (ticker === this.bookTicker && this.link.live && !this.bookSocket) this.#connectBook(ticker);
+      if (ticker === this.bookTicker && this.link.live
+        && !this.bookSocket) this.#connectBook(ticker);
     }, wait);
   }
 

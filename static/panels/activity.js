@@ -1,7 +1,7 @@
 // @ts-check
 /** Alerts, and the activity log with the same words as the log file: filter, copy a line, copy all. */
 
-import { choice, dataTable, el, setText } from "../dom.js";
+import { $, NUM, choice, col, dataTable, el, setText } from "../dom.js";
 import { clockTime, count, dateTime, words } from "../format.js";
 
 const MARKS = { error: "✕", warning: "!", success: "✓", info: "·" };
@@ -9,7 +9,9 @@ const TONES = { error: "loss", warning: "attention", success: "gain", info: "" }
 const state = { severity: "", kind: "", search: "" };
 
 const severity = (row) => row.severity ?? row.metadata?.severity ?? "info";
-const lineOf = (row) => `${dateTime(row.at_ms)} ${severity(row)} ${row.activity_type ?? row.kind} [${row.state ?? "—"}] ${row.message ?? row.text}`;
+const lineOf = (row) =>
+  `${dateTime(row.at_ms)} ${severity(row)} ${row.activity_type ?? row.kind} [${row.state
+  ?? "—"}] ${row.message ?? row.text}`;
 
 async function copy(text, note) {
   try {
@@ -20,18 +22,25 @@ async function copy(text, note) {
   }
 }
 
+const tone = (row) => TONES[severity(row)] ?? "";
+const time = (label) => col("time", label, "at_ms", clockTime,
+  { unit: "UTC", ch: 12, hint: (r) => dateTime(r.at_ms) });
+const mark = { id: "mark", label: "", ch: 4, text: (r) => MARKS[severity(r)] ?? "·", tone,
+  hint: severity };
+const message = (label, text) => ({ id: "message", label, text, tone, hint: text });
+
 /** @type {import("../dom.js").TableSpec} */
 const LOG = {
   id: "activity", caption: "Activity, newest first", stream: true,
   key: (row) => row.key,
-  onOpen: (row) => copy(lineOf(row), document.querySelector("#activity .copied")),
-  empty: (view) => (view.store.activity.length ? "No line fits the filter." : "No activity yet. The first transition of the trader is the first line."),
+  onOpen: (row) => copy(lineOf(row), $(document, "#activity .copied")),
+  empty: (view) => (view.store.activity.length ? "No line fits the filter."
+    : "No activity yet. The first transition of the trader is the first line."),
   columns: [
-    { id: "time", label: "Time", unit: "UTC", text: (r) => clockTime(r.at_ms), hint: (r) => dateTime(r.at_ms) },
-    { id: "mark", label: "", text: (r) => MARKS[severity(r)] ?? "·", tone: (r) => TONES[severity(r)] ?? "", hint: (r) => severity(r) },
-    { id: "kind", label: "Kind", text: (r) => words(r.activity_type), tone: () => "muted" },
-    { id: "state", label: "State", text: (r) => words(r.state ?? r.to_state), tone: () => "muted" },
-    { id: "message", label: "What happened", text: (r) => r.message ?? "", tone: (r) => TONES[severity(r)] ?? "", hint: (r) => r.message ?? "" },
+    time("Time"), mark, col("kind", "Kind", "activity_type", words, { ch: 18, tone: "muted" }),
+    col("state", "State", "state", words, { ch: 20, tone: "muted", text: (r) =>
+      words(r.state ?? r.to_state) }),
+    message("What happened", (r) => r.message ?? ""),
   ],
 };
 
@@ -41,10 +50,9 @@ const ALERTS = {
   key: (row) => row.alert_id,
   empty: () => "No alert in this run. Degradations, fee differences and limits would show here.",
   columns: [
-    { id: "time", label: "Alerts", unit: "UTC", text: (r) => clockTime(r.at_ms), hint: (r) => dateTime(r.at_ms) },
-    { id: "mark", label: "", text: (r) => MARKS[r.severity] ?? "·", tone: (r) => TONES[r.severity] ?? "", hint: (r) => r.severity },
-    { id: "message", label: "What needs eyes", text: (r) => r.text ?? words(r.kind), tone: (r) => TONES[r.severity] ?? "", hint: (r) => `${words(r.kind)}: ${r.text ?? ""}` },
-    { id: "repeats", label: "×", num: true, text: (r) => (r.repeats > 1 ? count(r.repeats) : ""), tone: () => "muted" },
+    time("Alerts"), mark, message("What needs eyes", (r) => r.text ?? words(r.kind)),
+    col("repeats", "×", "repeats", (n) => (n > 1 ? count(n) : ""),
+      { ...NUM, ch: 5, tone: "muted" }),
   ],
 };
 
@@ -53,31 +61,45 @@ function make(root, view) {
     state[name] = value;
     view.repaint();
   };
-  const kind = el("select", { "aria-label": "Kind of activity", on: { input: (e) => set("kind")(e.target.value) } }, el("option", { value: "", text: "all kinds" }));
-  const search = el("input", { type: "search", placeholder: "Filter", "aria-label": "Filter the log", autocomplete: "off", spellcheck: "false", on: { input: (e) => set("search")(e.target.value.toLowerCase()) } });
-  const all = el("button", { type: "button", class: "act", text: "Copy all", on: { click: () => copy(chosen(view).map(lineOf).join("\n"), root.querySelector(".copied")) } });
-  root.append(el("div", { class: "bar-top" }, el("h3", { text: "Activity" }), choice("Severity", [["", "all"], ["warning", "warnings"], ["error", "errors"]], "", set("severity")), kind, search,
-    el("output", { class: "copied muted" }), all), el("div", { class: "split wide-right" }, el("div", { class: "grid-host alerts-host" }), el("div", { class: "grid-host log-host" })));
+  const kind = el("select", { "aria-label": "Kind of activity",
+    on: { input: (e) => set("kind")(e.target.value) } },
+    el("option", { value: "", text: "all kinds" }));
+  const search = el("input", { type: "search", placeholder: "Filter",
+    "aria-label": "Filter the log", autocomplete: "off", spellcheck: "false",
+    on: { input: (e) => set("search")(e.target.value.toLowerCase()) } });
+  const all = el("button", { type: "button", class: "act", text: "Copy all",
+    on: { click: () => copy(chosen(view).map(lineOf).join("\n"), $(root, ".copied")) } });
+  root.append(el("div", { class: "bar-top" }, el("h3", { text: "Activity" }),
+    choice("Severity", [["", "all"], ["warning", "warnings"], ["error", "errors"]], "",
+    set("severity")), kind, search,
+    el("output", { class: "copied muted" }), all),
+      el("div", { class: "split wide-right" }, el("div", { class: "grid-host alerts-host" }),
+      el("div", { class: "grid-host log-host" })));
 }
 
 /** Log lines that pass the filter, oldest first. */
 function chosen(view) {
-  const level = (row) => !state.severity || severity(row) === "error" || severity(row) === state.severity;
-  return view.store.activity.filter((r) => level(r) && (!state.kind || r.activity_type === state.kind) && (!state.search || String(r.message).toLowerCase().includes(state.search)));
+  const level = (row) => !state.severity || severity(row) === "error"
+    || severity(row) === state.severity;
+  return view.store.activity.filter((r) => level(r)
+    && (!state.kind || r.activity_type === state.kind)
+    && (!state.search || String(r.message).toLowerCase().includes(state.search)));
 }
 
 function kinds(select, view) {
-  const names = [...new Set(view.store.activity.map((r) => r.activity_type))].filter(Boolean).sort();
+  const names = [...new Set(view.store.activity.map((r) =>
+    r.activity_type))].filter(Boolean).sort();
   if (select.options.length === names.length + 1) return;
   const kept = select.value;
-  select.replaceChildren(el("option", { value: "", text: "all kinds" }), ...names.map((n) => el("option", { value: n, text: words(n) })));
+  select.replaceChildren(el("option", { value: "", text: "all kinds" }),
+    ...names.map((n) => el("option", { value: n, text: words(n) })));
   select.value = names.includes(kept) ? kept : "";
 }
 
 /** @param {HTMLElement} root @param {any} view */
 export function renderActivity(root, view) {
-  if (!root.querySelector(".bar-top")) make(root, view);
-  kinds(root.querySelector("select"), view);
-  dataTable(root.querySelector(".log-host"), LOG).update(chosen(view), view);
-  dataTable(root.querySelector(".alerts-host"), ALERTS).update(view.rows("alerts"), view);
+  if (!$(root, ".bar-top")) make(root, view);
+  kinds($(root, "select"), view);
+  dataTable($(root, ".log-host"), LOG).update(chosen(view), view);
+  dataTable($(root, ".alerts-host"), ALERTS).update(view.rows("alerts"), view);
 }

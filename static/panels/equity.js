@@ -2,7 +2,7 @@
 /** Equity, drawdown or exposure over 1 h, 8 h or all; hold and random as thin lines, the band of paper fills shaded. */
 
 import { Chart } from "../chart.js";
-import { choice, el, setText } from "../dom.js";
+import { $, choice, el, setText } from "../dom.js";
 import { clockTime, dollars, known, money } from "../format.js";
 import { drawdowns } from "./headline.js";
 import { windowOf } from "./price.js";
@@ -10,7 +10,8 @@ import { windowOf } from "./price.js";
 const RANGES = [["3600000", "1 h"], ["28800000", "8 h"], ["0", "all"]];
 const KINDS = [["equity", "Equity"], ["drawdown", "Drawdown"], ["exposure", "Exposure"]];
 const FETCH_AGAIN_MS = 30000;
-const state = { range: "3600000", kind: "equity", chart: null, cross: null, all: [], askedAt: -Infinity };
+const state = { range: "3600000", kind: "equity", chart: null, cross: null, all: [],
+  askedAt: -Infinity };
 
 /** The whole run, reduced by the trader so that peaks survive; read again at most twice a minute. */
 async function fetchAll(view) {
@@ -31,7 +32,8 @@ function make(root, view) {
     state[name] = value;
     view.repaint();
   };
-  root.querySelector("header").append(choice("What to draw", KINDS, state.kind, pick("kind")), choice("Equity range", RANGES, state.range, pick("range")));
+  $(root, "header").append(choice("What to draw", KINDS, state.kind, pick("kind")),
+    choice("Equity range", RANGES, state.range, pick("range")));
   const box = el("div", { class: "plot" });
   root.append(box, el("p", { class: "empty over" }));
   state.chart = new Chart(box, (at) => {
@@ -44,18 +46,23 @@ function make(root, view) {
 function rowsOf(view) {
   const recent = view.rows("equity");
   const first = recent[0]?.at_ms ?? Infinity;
-  const rows = state.range === "0" && state.all.length ? [...state.all.filter((r) => r.at_ms < first), ...recent] : [...recent];
+  const rows = state.range === "0" && state.all.length
+    ? [...state.all.filter((r) => r.at_ms < first), ...recent] : [...recent];
   const o = view.one("overview");
   const now = view.nowMs();
-  if (o && known(o.equity_ud) && now !== null && rows.length) rows.push({ ...rows.at(-1), at_ms: now, equity_ud: o.equity_ud, exposure_ud: o.exposure_ud });
+  if (o && known(o.equity_ud) && now !== null && rows.length) rows.push({ ...rows.at(-1),
+    at_ms: now, equity_ud: o.equity_ud, exposure_ud: o.exposure_ud });
   const falls = drawdowns(rows);
   return rows.map((row, i) => ({ ...row, drawdown_ud: falls[i].drawdown_ud }));
 }
 
 function readout(root, rows) {
-  const row = state.cross === null ? rows.at(-1) : rows.reduce((best, r) => (r.at_ms <= state.cross ? r : best), null);
+  const row = state.cross === null ? rows.at(-1)
+    : rows.reduce((best, r) => (r.at_ms <= state.cross ? r : best), null);
   const field = `${state.kind}_ud`;
-  setText(root.querySelector(".readout"), row ? `${state.cross === null ? "" : `${clockTime(state.cross)}  `}${state.kind === "equity" ? dollars(row[field], { digits: 4 }) : money(row[field])}` : "");
+  setText($(root, ".readout"),
+    row ? `${state.cross === null ? "" : `${clockTime(state.cross)}  `}${state.kind === "equity"
+    ? dollars(row[field], { digits: 4 }) : money(row[field])}` : "");
 }
 
 function pictureOf(rows, from, to, o) {
@@ -64,13 +71,16 @@ function pictureOf(rows, from, to, o) {
   const lines = [{ name: state.kind, colour: tone, rows, y: (r) => r[field], fill: true }];
   const plain = state.kind === "equity";
   if (plain) {
-    lines.unshift({ name: "hold", colour: "--muted", rows, y: (r) => r.hold_ud, width: 1, dash: [5, 4] },
-      { name: "random", colour: "--attention", rows, y: (r) => r.random_ud, width: 1, dash: [2, 3] });
+    lines.unshift({ name: "hold", colour: "--muted", rows, y: (r) => r.hold_ud, width: 1,
+      dash: [5, 4] },
+      { name: "random", colour: "--attention", rows, y: (r) => r.random_ud, width: 1,
+        dash: [2, 3] });
   }
   const limit = { drawdown: o?.drawdown_max_ud, exposure: o?.exposure_max_ud }[state.kind];
   return {
     from, to, lines, minSpan: 20000, limitName: "limit", ...(known(limit) ? { limit } : {}),
-    bands: plain ? [{ rows, low: (r) => r.pessimistic_ud, high: (r) => r.optimistic_ud, colour: "--yes" }] : [],
+    bands: plain ? [{ rows, low: (r) => r.pessimistic_ud, high: (r) => r.optimistic_ud,
+      colour: "--yes" }] : [],
     format: (v) => dollars(v, { digits: state.digits }),
   };
 }
@@ -80,7 +90,8 @@ export function renderEquity(root, view) {
   if (!state.chart) make(root, view);
   if (state.range === "0") fetchAll(view);
   const rows = rowsOf(view);
-  setText(root.querySelector(".empty"), rows.length < 2 ? "The first points come every 10 s once the account is read." : "");
+  setText($(root, ".empty"),
+    rows.length < 2 ? "The first points come every 10 s once the account is read." : "");
   readout(root, rows);
   const now = view.nowMs();
   if (now === null) return;
@@ -91,5 +102,6 @@ export function renderEquity(root, view) {
   const worst = rows.length ? Math.max(0, ...rows.map((r) => r.drawdown_ud ?? 0)) : null;
   const o = view.one("overview");
   state.chart.draw(pictureOf(rows, from, to, o),
-    `equity ${dollars(o?.equity_ud)}, ${money(o?.day_pnl_ud, true)} today, worst drawdown ${money(worst)}, exposure ${money(o?.exposure_ud)}`);
+    `equity ${dollars(o?.equity_ud)}, ${money(o?.day_pnl_ud,
+      true)} today, worst drawdown ${money(worst)}, exposure ${money(o?.exposure_ud)}`);
 }

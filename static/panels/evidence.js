@@ -1,33 +1,40 @@
 // @ts-check
 /** Evidence: is any of it good? Criteria, progress, intervals, verdict per strategy. */
 
-import { arrange, el, makeBar, setAttr, setBar, setClass, setText } from "../dom.js";
+import { $, arrange, el, makeBar, setAttr, setBar, setClass, setText } from "../dom.js";
 import { count, gainTone, known, money, words } from "../format.js";
 
 const VERDICT_TONE = { GO: "gain", "NO-GO": "loss" };
 
 function progress(label) {
-  return el("div", { class: "progress" }, el("span", { text: label }), makeBar("wide"), el("b", { class: "num" }));
+  return el("div", { class: "progress" }, el("span", { text: label }), makeBar("wide"),
+    el("b", { class: "num" }));
 }
 
 function make(name) {
   return el("article", { class: "card", "data-key": name },
     el("header", {}, el("h3", { text: name }), el("output")),
     progress("Settled events"), progress("Hours"),
-    el("div", { class: "interval" }, el("span", { text: "Net, with its interval" }), el("span", { class: "range", "aria-hidden": "true" }, el("i", { class: "zero" }), el("i", { class: "span" }), el("i", { class: "dot" })), el("b", { class: "num" })),
+    el("div", { class: "interval" }, el("span", { text: "Net, with its interval" }),
+      el("span", { class: "range", "aria-hidden": "true" }, el("i", { class: "zero" }),
+      el("i", { class: "span" }), el("i", { class: "dot" })), el("b", { class: "num" })),
     el("ul", { class: "criteria" }), el("p", { class: "muted" }));
 }
 
 function setProgress(node, have, need) {
   setBar(node.children[1], known(have) && need ? have / need : null);
   setClass(node.children[1], `bar wide ${known(have) && have >= need ? "gain" : ""}`.trim());
-  setText(node.children[2], `${known(have) ? (Number.isInteger(have) ? count(have) : have.toFixed(1)) : "—"} of ${known(need) ? need : "—"}`);
+  setText(node.children[2],
+    `${known(have) ? (Number.isInteger(have) ? count(have) : have.toFixed(1))
+    : "—"} of ${known(need) ? need : "—"}`);
 }
 
 /** The interval on an axis that holds zero. */
 function setInterval_(node, row) {
   const all = [row.low_ud, row.high_ud, row.net_ud].filter(known);
-  setText(node.children[2], all.length === 3 ? `${money(row.net_ud, true)}  (${money(row.low_ud, true)} … ${money(row.high_ud, true)})` : `${money(row.net_ud, true)} (no interval yet)`);
+  setText(node.children[2],
+    all.length === 3 ? `${money(row.net_ud, true)}  (${money(row.low_ud,
+    true)} … ${money(row.high_ud, true)})` : `${money(row.net_ud, true)} (no interval yet)`);
   setClass(node.children[2], `num ${gainTone(row.net_ud)}`.trim());
   const range = node.children[1];
   range.hidden = all.length < 3;
@@ -44,7 +51,8 @@ function setInterval_(node, row) {
 function criteria(list, rows) {
   arrange(list, rows.map((c, i) => {
     const item = list.children[i] ?? el("li");
-    setText(item, `${c.met ? "✓" : "…"} ${words(c.name)}: ${c.value ?? "—"}, needs ${c.needed ?? "—"}`);
+    setText(item, `${c.met ? "✓" : "…"} ${words(c.name)}: ${c.value ?? "—"}, needs ${c.needed
+      ?? "—"}`);
     setClass(item, c.met ? "gain" : "muted");
     return item;
   }));
@@ -52,22 +60,26 @@ function criteria(list, rows) {
 
 /** @param {HTMLElement} root @param {any} view */
 export function renderEvidence(root, view) {
-  if (!root.querySelector(".cards")) root.append(el("p", { class: "empty" }), el("div", { class: "cards" }));
+  if (!$(root, ".cards")) root.append(el("p", { class: "empty" }), el("div", { class: "cards" }));
   const rows = view.rows("evidence");
-  setText(root.querySelector(".empty"), rows.length ? "" : "No evidence row yet: it is made once a minute from the journal, and needs a strategy that trades.");
-  const list = root.querySelector(".cards");
+  setText($(root, ".empty"),
+    rows.length ? "" : "No evidence row yet: it is made once a minute from the journal, and needs a strategy that trades.");
+  const list = $(root, ".cards");
   arrange(list, rows.map((row) => {
-    const card = [...list.children].find((n) => n.dataset.key === row.strategy) ?? make(row.strategy);
+    const card = [...list.children].find((n) => n.dataset.key === row.strategy)
+      ?? make(row.strategy);
     const [, events, hours, interval, reasons, note] = card.children;
-    const out = card.querySelector("output");
+    const out = $(card, "output");
     setText(out, row.verdict ?? "—");
     setClass(out, `verdict ${VERDICT_TONE[row.verdict] ?? "muted"}`);
     setProgress(events, row.settled_events, row.settled_events_needed);
     setProgress(hours, row.hours, row.hours_needed);
     setInterval_(interval, row);
     criteria(reasons, row.criteria ?? []);
-    const missing = known(row.settled_events_needed) ? Math.max(0, row.settled_events_needed - (row.settled_events ?? 0)) : null;
-    setText(note, row.verdict === "NOT ENOUGH DATA" && known(missing) ? `${count(missing)} more independent settled events are needed before any verdict. Until then a gain is luck and so is a loss.` : "");
+    const missing = known(row.settled_events_needed)
+      ? Math.max(0, row.settled_events_needed - (row.settled_events ?? 0)) : null;
+    setText(note, row.verdict === "NOT ENOUGH DATA" && known(missing)
+      ? `${count(missing)} more independent settled events are needed before any verdict. Until then a gain is luck and so is a loss.` : "");
     setAttr(card, "aria-label", `Evidence of ${row.strategy}: ${row.verdict}`);
     return card;
   }));

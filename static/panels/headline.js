@@ -2,11 +2,13 @@
 /** Seven numbers with sparkline and age; hover or focus gives the formula and the lines behind it. */
 
 import { spark } from "../chart.js";
-import { ageClass, el, flash, makeBar, setAttr, setBar, setClass, setText } from "../dom.js";
-import { arrow, dollars, duration, exactDollars, gainTone, known, money, percent } from "../format.js";
+import { $, ageClass, el, flash, makeBar, setAttr, setBar, setClass, setText } from "../dom.js";
+import { arrow, dollars, duration, exactDollars, gainTone, known, money,
+  percent } from "../format.js";
 
 const signed = (ud) => (known(ud) ? `${arrow(ud)} ${money(ud, true)}`.trim() : "—");
-const positionsBy = (name) => (view) => view.rows("positions").filter((p) => p[name]).map((p) => [p.ticker, p[name]]);
+const positionsBy = (name) => (view) => view.rows("positions").filter((p) => p[name]).map((p) =>
+  [p.ticker, p[name]]);
 
 /** Equity points with the drawdown from the highest point so far. */
 export function drawdowns(rows) {
@@ -20,27 +22,44 @@ export function drawdowns(rows) {
 /** label, field, words, colour, series, lines behind the number */
 const CELLS = [
   {
-    id: "equity", label: "Equity", big: true, field: "equity_ud", colour: "--yes", show: (o) => dollars(o.equity_ud),
+    id: "equity", label: "Equity", big: true, field: "equity_ud", colour: "--yes", show: (o) =>
+      dollars(o.equity_ud),
     means: "cash + positions at the bid they could hit now",
-    lines: (view) => [["cash", view.store.account?.balance_ud ?? view.one("overview")?.cash_ud], ["positions", view.store.account?.positions_value_ud ?? view.one("overview")?.positions_value_ud]],
+    lines: (view) => [["cash", view.store.account?.balance_ud ?? view.one("overview")?.cash_ud],
+      ["positions", view.store.account?.positions_value_ud
+      ?? view.one("overview")?.positions_value_ud]],
   },
   {
-    id: "day", label: "Day P&L after fees", big: true, field: "day_pnl_ud", signed: true, show: (o) => signed(o.day_pnl_ud), colour: "--muted",
-    series: (rows) => rows.map((r) => (known(r.realised_ud) && known(r.unrealised_ud) && known(r.fees_ud) ? r.realised_ud + r.unrealised_ud - r.fees_ud : null)),
+    id: "day", label: "Day P&L after fees", big: true, field: "day_pnl_ud", signed: true,
+      show: (o) => signed(o.day_pnl_ud), colour: "--muted",
+    series: (rows) => rows.map((r) => (known(r.realised_ud) && known(r.unrealised_ud)
+      && known(r.fees_ud) ? r.realised_ud + r.unrealised_ud - r.fees_ud : null)),
     means: "realised + unrealised − fees since 00:00 New York",
-    lines: (view) => ["realised_ud", "unrealised_ud", "fees_ud"].map((f) => [f === "fees_ud" ? "− fees" : f.slice(0, -3), view.one("overview")?.[f]]),
+    lines: (view) => ["realised_ud", "unrealised_ud", "fees_ud"].map((f) =>
+      [f === "fees_ud" ? "− fees" : f.slice(0, -3), view.one("overview")?.[f]]),
   },
-  { id: "realised", label: "Realised", field: "realised_ud", signed: true, show: (o) => signed(o.realised_ud), colour: "--muted", means: "closed and settled parts of positions, before fees", lines: positionsBy("realised_ud") },
-  { id: "unrealised", label: "Unrealised", field: "unrealised_ud", signed: true, show: (o) => signed(o.unrealised_ud), colour: "--muted", means: "open positions at the bid they could hit − what they cost", lines: positionsBy("unrealised_ud") },
-  { id: "fees", label: "Fees", field: "fees_ud", show: (o) => money(o.fees_ud), colour: "--muted", means: "charged by the exchange, as booked", lines: positionsBy("fees_ud") },
+  { id: "realised", label: "Realised", field: "realised_ud", signed: true, show: (o) =>
+    signed(o.realised_ud), colour: "--muted",
+    means: "closed and settled parts of positions, before fees",
+    lines: positionsBy("realised_ud") },
+  { id: "unrealised", label: "Unrealised", field: "unrealised_ud", signed: true, show: (o) =>
+    signed(o.unrealised_ud), colour: "--muted",
+    means: "open positions at the bid they could hit − what they cost",
+    lines: positionsBy("unrealised_ud") },
+  { id: "fees", label: "Fees", field: "fees_ud", show: (o) => money(o.fees_ud), colour: "--muted",
+    means: "charged by the exchange, as booked", lines: positionsBy("fees_ud") },
   {
-    id: "exposure", label: "Exposure", field: "exposure_ud", max: "exposure_max_ud", show: (o) => money(o.exposure_ud), colour: "--yes",
+    id: "exposure", label: "Exposure", field: "exposure_ud", max: "exposure_max_ud", show: (o) =>
+      money(o.exposure_ud), colour: "--yes",
     means: "most that can be lost with every live and unknown order filled",
-    lines: (view) => view.rows("positions").filter((p) => p.worst_case_ud).map((p) => [p.ticker, p.worst_case_ud]),
+    lines: (view) => view.rows("positions").filter((p) => p.worst_case_ud).map((p) =>
+      [p.ticker, p.worst_case_ud]),
   },
   {
-    id: "drawdown", label: "Drawdown", big: true, field: "drawdown_ud", max: "drawdown_max_ud", show: (o) => money(o.drawdown_ud), colour: "--loss",
-    series: (rows) => drawdowns(rows).map((r) => r.drawdown_ud), means: "highest equity so far − equity now",
+    id: "drawdown", label: "Drawdown", big: true, field: "drawdown_ud", max: "drawdown_max_ud",
+      show: (o) => money(o.drawdown_ud), colour: "--loss",
+    series: (rows) => drawdowns(rows).map((r) => r.drawdown_ud),
+      means: "highest equity so far − equity now",
     lines: (view) => [["limit", view.one("overview")?.drawdown_max_ud]],
   },
 ];
@@ -49,8 +68,10 @@ function make(root) {
   const row = el("div", { class: "cells" });
   for (const cell of CELLS) {
     const tip = el("span", { class: "tip", role: "tooltip", id: `tip-${cell.id}` });
-    row.append(el("button", { type: "button", class: `cell${cell.big ? " big" : ""}`, id: `n-${cell.id}`, "aria-describedby": tip.id },
-      el("span", { class: "label", text: cell.label }), el("output"), el("canvas", { "aria-hidden": "true" }),
+    row.append(el("button", { type: "button", class: `cell${cell.big ? " big" : ""}`,
+      id: `n-${cell.id}`, "aria-describedby": tip.id },
+      el("span", { class: "label", text: cell.label }), el("output"),
+        el("canvas", { "aria-hidden": "true" }),
       el("span", { class: "note" }), ...(cell.max ? [makeBar("limit")] : []), tip));
   }
   root.append(row);
@@ -62,30 +83,33 @@ function tipText(cell, view, o) {
 }
 
 function paintCell(node, cell, view, o, rows, age) {
-  const output = node.querySelector("output");
+  const output = $(node, "output");
   if (setText(output, o ? cell.show(o) : "—")) flash(output);
   const tone = cell.signed ? gainTone(o?.[cell.field]) : "";
   setClass(output, `${tone} ${o ? ageClass(age) : ""}`.trim());
   const limit = cell.max ? o?.[cell.max] : null;
   const ratio = known(limit) && limit > 0 && known(o[cell.field]) ? o[cell.field] / limit : null;
   const aged = age !== null && age > 10000 ? `${duration(age)} old` : "";
-  setText(node.querySelector(".note"), aged || (cell.max ? `${percent(ratio)} of ${known(limit) ? dollars(limit, { digits: limit % 1e6 ? 2 : 0 }) : "—"}` : age === null ? "" : duration(age)));
-  const bar = node.querySelector(".bar");
+  setText($(node, ".note"),
+    aged || (cell.max ? `${percent(ratio)} of ${known(limit)
+    ? dollars(limit, { digits: limit % 1e6 ? 2 : 0 }) : "—"}` : age === null ? "" : duration(age)));
+  const bar = $(node, ".bar");
   if (bar) {
     setBar(bar, ratio);
-    setAttr(bar, "class", `bar limit ${ratio > 0.9 ? "loss" : ratio > 0.7 ? "attention" : ""}`.trim());
+    setAttr(bar, "class",
+      `bar limit ${ratio > 0.9 ? "loss" : ratio > 0.7 ? "attention" : ""}`.trim());
   }
   const values = cell.series ? cell.series(rows) : rows.map((r) => r[cell.field]);
   const now = cell.series ? values : [...values, o?.[cell.field]];
-  spark(node.querySelector("canvas"), now, cell.signed && tone ? `--${tone}` : cell.colour);
-  setText(node.querySelector(".tip"), tipText(cell, view, o));
+  spark($(node, "canvas"), now, cell.signed && tone ? `--${tone}` : cell.colour);
+  setText($(node, ".tip"), tipText(cell, view, o));
 }
 
 /** @param {HTMLElement} root @param {any} view */
 export function renderHeadline(root, view) {
-  if (!root.querySelector(".cells")) make(root);
+  if (!$(root, ".cells")) make(root);
   const o = view.one("overview");
   const rows = view.rows("equity").slice(-180);
   const age = view.store.overviewAgeMs();
-  for (const cell of CELLS) paintCell(root.querySelector(`#n-${cell.id}`), cell, view, o, rows, age);
+  for (const cell of CELLS) paintCell($(root, `#n-${cell.id}`), cell, view, o, rows, age);
 }

@@ -1,18 +1,26 @@
 // @ts-check
 /** Markets followed: prices, fair value, edge, position, and why nothing is done. */
 
-import { dataTable, el, setAttr, setHidden, setText } from "../dom.js";
-import { arrow, brief, cents, centsDiff, contracts, dateTime, duration, gainTone, known, moneyColumn, positionWords, words } from "../format.js";
+import { $, CENT, DOLLAR, col, dataTable, el, setAttr, setHidden, setText } from "../dom.js";
+import {
+  brief, cents, centsDiff, contracts, dateTime, duration, gainTone, heldTone, known, moneyColumn,
+  plain, positionWords, untilClose, words,
+} from "../format.js";
 
 const FEW = 4;
+const SOON_MS = 300_000;
 const PROOF_MARK = { proven: "", resyncing: "↻ ", stale: "! ", never: "… " };
-const left = (row, view) => (known(row.close_at_ms) && view.nowMs() !== null ? row.close_at_ms - view.nowMs() : null);
+const left = (row, view) => (known(row.close_at_ms) && view.nowMs() !== null
+  ? row.close_at_ms - view.nowMs() : null);
+
+const spreadOf = (row) => (known(row.bid_cc) && known(row.ask_cc) ? row.ask_cc - row.bid_cc : null);
 
 /** A bar from the middle: NO weight left, YES weight right. */
 function imbalance(cell, row) {
-  if (!cell.firstChild) cell.append(el("span", { class: "lean", "aria-hidden": "true" }, el("i")), el("span", { class: "sr" }));
+  if (!cell.firstChild) cell.append(el("span", { class: "lean", "aria-hidden": "true" }, el("i")),
+    el("span", { class: "sr" }));
   const ratio = row.imbalance_ratio;
-  const fill = cell.querySelector("i");
+  const fill = $(cell, "i");
   const part = Math.min(1, Math.abs(ratio ?? 0)) * 50;
   fill.style.width = `${part}%`;
   fill.style.left = `${(ratio ?? 0) < 0 ? 50 - part : 50}%`;
@@ -32,52 +40,81 @@ const SPEC = {
     return "No market is followed yet. Discovery, or --tickers, fills this list; the sentence above says what the trader waits for.";
   },
   columns: [
-    { id: "ticker", label: "Market", sort: (r) => r.ticker, text: (r) => (PROOF_MARK[r.proof] ?? "") + r.ticker, tone: (r) => (r.proof === "proven" ? "" : "attention"), hint: (r) => `${r.ticker}\n${r.title ?? ""}\nbook ${r.proof}${r.status && r.status !== "active" ? `, market ${r.status}` : ""}` },
-    { id: "title", label: "Title", sort: (r) => r.title, text: (r) => r.title ?? "—", hint: (r) => r.title ?? "" },
-    { id: "close", label: "Closes", num: true, sort: (r) => r.close_at_ms, text: (r, v) => (left(r, v) === null ? "—" : left(r, v) <= 0 ? "closed" : brief(left(r, v))), tone: (r, v) => (left(r, v) !== null && left(r, v) < 300000 ? "attention" : "") },
-    { id: "bid", label: "Bid", unit: "¢", num: true, flash: true, sort: (r) => r.bid_cc, text: (r) => cents(r.bid_cc), tone: () => "yes" },
-    { id: "ask", label: "Ask", unit: "¢", num: true, flash: true, sort: (r) => r.ask_cc, text: (r) => cents(r.ask_cc), tone: () => "no" },
-    { id: "spread", label: "Spr", unit: "¢", num: true, sort: (r) => spreadOf(r), text: (r) => cents(spreadOf(r)) },
-    { id: "imb", label: "Imb", sort: (r) => r.imbalance_ratio, text: () => "", paint: imbalance, hint: (r) => `imbalance ${known(r.imbalance_ratio) ? r.imbalance_ratio.toFixed(2) : "unknown"} (−1 NO … +1 YES)` },
-    { id: "fair", label: "Fair", unit: "¢", num: true, sort: (r) => r.fair_cc, text: (r) => cents(r.fair_cc, 2) },
-    { id: "edge", label: "Edge", unit: "¢", num: true, sort: (r) => r.edge_cc, text: (r) => centsDiff(r.edge_cc), tone: (r) => gainTone(r.edge_cc), hint: () => "after fee and margin" },
-    { id: "position", label: "Position", num: true, flash: true, sort: (r) => r.position_h, text: (r) => (r.position_h === 0 ? "·" : positionWords(r.position_h)), tone: (r) => (r.position_h > 0 ? "yes" : r.position_h < 0 ? "no" : "muted") },
-    { id: "pnl", label: "P&L", unit: "$", num: true, flash: true, sort: (r) => r.pnl_ud, text: (r) => (r.pnl_ud === 0 ? "·" : moneyColumn(r.pnl_ud)), tone: (r) => gainTone(r.pnl_ud) || "muted", hint: (r) => arrow(r.pnl_ud) },
-    { id: "markout", label: "Mk5s", unit: "¢", num: true, sort: (r) => r.markout_5s_cc, text: (r) => centsDiff(r.markout_5s_cc), tone: (r) => gainTone(r.markout_5s_cc), hint: () => "mean move of the mid in our favour 5 s after our fills" },
-    { id: "reason", label: "Reason", sort: (r) => r.reason, text: (r) => words(r.reason), tone: (r) => (r.reason === "acted" || r.reason === "kept" ? "gain" : "muted"), hint: (r) => `${r.strategy ?? "no strategy"}: ${words(r.reason)}` },
+    col("ticker", "Market", "ticker", String, {
+      text: (r) => (PROOF_MARK[r.proof] ?? "") + r.ticker,
+      tone: (r) => (r.proof === "proven" ? "" : "attention"),
+      hint: (r) => `${r.ticker}\n${r.title ?? ""}\nbook ${r.proof}, market ${r.status}`,
+    }),
+    col("title", "Title", "title", plain, { hint: (r) => r.title }),
+    col("close", "Closes", "close_at_ms", String, {
+      num: true, ch: 7.4, text: (r, v) => untilClose(left(r, v), brief),
+      tone: (r, v) => (left(r, v) !== null && left(r, v) < SOON_MS ? "attention" : ""),
+    }),
+    col("bid", "Bid", "bid_cc", cents, { ...CENT, ch: 6.2, flash: true, tone: "yes" }),
+    col("ask", "Ask", "ask_cc", cents, { ...CENT, ch: 6.2, flash: true, tone: "no" }),
+    { id: "spread", label: "Spr", ...CENT, ch: 6.4, sort: spreadOf, text: (r) =>
+      cents(spreadOf(r)) },
+    col("imb", "Imb", "imbalance_ratio", () => "", {
+      ch: 6.6, paint: imbalance,
+      hint: (r) => `imbalance ${r.imbalance_ratio?.toFixed(2) ?? "unknown"} (−1 NO … +1 YES)`,
+    }),
+    col("fair", "Fair", "fair_cc", (cc) => cents(cc, 2), { ...CENT, ch: 7.2 }),
+    col("edge", "Edge", "edge_cc", centsDiff, {
+      ...CENT, ch: 7.4, tone: (r) => gainTone(r.edge_cc), hint: "after fee and margin",
+    }),
+    col("position", "Position", "position_h", (h) => (h === 0 ? "·" : positionWords(h)), {
+      num: true, ch: 8.6, flash: true, tone: (r) => heldTone(r.position_h),
+    }),
+    col("pnl", "P&L", "pnl_ud", (ud) => (ud === 0 ? "·" : moneyColumn(ud)), {
+      ...DOLLAR, ch: 9.2, flash: true, tone: (r) => gainTone(r.pnl_ud) || "muted",
+    }),
+    col("markout", "Mk5s", "markout_5s_cc", centsDiff, {
+      ...CENT, ch: 8, tone: (r) => gainTone(r.markout_5s_cc),
+      hint: "mean move of the mid in our favour 5 s after our fills",
+    }),
+    col("reason", "Reason", "reason", words, {
+      tone: (r) => (r.reason === "acted" || r.reason === "kept" ? "gain" : "muted"),
+      hint: (r) => `${r.strategy ?? "no strategy"}: ${words(r.reason)}`,
+    }),
   ],
 };
 
-const spreadOf = (row) => (known(row.bid_cc) && known(row.ask_cc) ? row.ask_cc - row.bid_cc : null);
-
 function wire(root, view) {
   root.dataset.wired = "1";
-  for (const control of root.querySelectorAll("input, select")) control.addEventListener("input", () => view.repaint());
+  for (const control of root.querySelectorAll("input, select")) control.addEventListener("input",
+    () => view.repaint());
 }
 
 /** Keep the strategy filter's options equal to the strategies seen. */
 function strategies(select, rows) {
   const names = [...new Set(rows.map((r) => r.strategy).filter(Boolean))].sort();
-  if (select.options.length === names.length + 1 && names.every((n, i) => select.options[i + 1].value === n)) return;
+  if (select.options.length === names.length + 1
+    && names.every((n, i) => select.options[i + 1].value === n)) return;
   const kept = select.value;
-  select.replaceChildren(el("option", { value: "", text: "any strategy" }), ...names.map((n) => el("option", { value: n, text: n })));
+  select.replaceChildren(el("option", { value: "", text: "any strategy" }),
+    ...names.map((n) => el("option", { value: n, text: n })));
   select.value = names.includes(kept) ? kept : "";
 }
 
 /** With few markets the room below the list tells more about the selected one. */
 function detail(root, view, few) {
-  let box = root.querySelector(".detail");
+  let box = $(root, ".detail");
   if (!box) root.append((box = el("dl", { class: "pairs detail" })));
   const m = few && view.selected ? view.get("markets", view.selected) : null;
   setHidden(box, !m);
   if (!m) return;
   const last = view.rows("decisions").findLast((d) => d.ticker === m.ticker);
   const rows = [["Market", m.title ?? m.ticker], ["Status", `${m.status ?? "—"}, book ${m.proof}`],
-    ["Closes", `${dateTime(m.close_at_ms)} UTC`], ["Event", `${m.event_ticker ?? "—"} of ${m.series ?? "—"}`],
-    ["Best bid", `${cents(m.bid_cc)} ¢ × ${contracts(m.bid_h)}`], ["Best ask", `${cents(m.ask_cc)} ¢ × ${contracts(m.ask_h)}`],
-    ["Last price", `${cents(m.last_cc)} ¢`], ["Book moved", `${duration(view.ageMs(m.changed_at_ms))} ago`],
-    ["Last decision", last ? `${words(last.reason)}${last.value ? `: ${last.value}` : ""}` : "—"], ["It needs", last?.limit || "—"]];
-  if (box.children.length !== rows.length * 2) box.replaceChildren(...rows.flatMap(() => [el("dt"), el("dd")]));
+    ["Closes", `${dateTime(m.close_at_ms)} UTC`],
+      ["Event", `${m.event_ticker ?? "—"} of ${m.series ?? "—"}`],
+    ["Best bid", `${cents(m.bid_cc)} ¢ × ${contracts(m.bid_h)}`],
+      ["Best ask", `${cents(m.ask_cc)} ¢ × ${contracts(m.ask_h)}`],
+    ["Last price", `${cents(m.last_cc)} ¢`], ["Book moved",
+      `${duration(view.ageMs(m.changed_at_ms))} ago`],
+    ["Last decision", last ? `${words(last.reason)}${last.value ? `: ${last.value}` : ""}` : "—"],
+      ["It needs", last?.limit || "—"]];
+  if (box.children.length !== rows.length * 2) box.replaceChildren(...rows.flatMap(() =>
+    [el("dt"), el("dd")]));
   rows.forEach(([name, value], i) => {
     setText(box.children[i * 2], name);
     setText(box.children[i * 2 + 1], value);
@@ -88,13 +125,17 @@ function detail(root, view, few) {
 export function renderMarkets(root, view) {
   if (!root.dataset.wired) wire(root, view);
   const all = view.rows("markets");
-  strategies(root.querySelector("#filter-strategy"), all);
-  const [search, proof, held, strategy] = ["#market-search", "#filter-proof", "#filter-position", "#filter-strategy"].map((id) => root.querySelector(id).value.trim().toLowerCase());
-  const fits = (r) => (!search || `${r.ticker} ${r.title ?? ""}`.toLowerCase().includes(search)) && (!proof || r.proof === proof)
-    && (!held || (held === "held") === Boolean(r.position_h)) && (!strategy || r.strategy === strategy);
+  strategies($(root, "#filter-strategy"), all);
+  const [search, proof, held, strategy] = ["#market-search", "#filter-proof", "#filter-position",
+    "#filter-strategy"].map((id) => $(root, id).value.trim().toLowerCase());
+  const fits = (r) => (!search || `${r.ticker} ${r.title ?? ""}`.toLowerCase().includes(search))
+    && (!proof || r.proof === proof)
+    && (!held || (held === "held") === Boolean(r.position_h))
+      && (!strategy || r.strategy === strategy);
   const rows = all.filter(fits);
-  setText(root.querySelector("#markets-count"), rows.length === all.length ? String(all.length) : `${rows.length} of ${all.length}`);
-  setText(root.querySelector(".age"), duration(view.ageMs(view.store.feedAtMs())));
+  setText($(root, "#markets-count"), rows.length === all.length ? String(all.length)
+    : `${rows.length} of ${all.length}`);
+  setText($(root, ".age"), duration(view.ageMs(view.store.feedAtMs())));
   dataTable(root, SPEC).update(rows, view);
   detail(root, view, all.length <= FEW);
 }

@@ -5,7 +5,7 @@
  */
 
 import { Chart } from "../chart.js";
-import { choice, el, setText } from "../dom.js";
+import { $, choice, el, setText } from "../dom.js";
 import { cents, centsDiff, clockTime, known } from "../format.js";
 
 const COARSE_KEEP = 200;
@@ -38,7 +38,8 @@ export function collectPrices(view, rows, atMs) {
     const last = history.points.at(-1);
     if (last && atMs - last.at_ms < (fine ? FINE_MS : history.spacing)) continue;
     const [own_bid_cc, own_ask_cc] = fine ? quotes(view, row.ticker) : [null, null];
-    history.points.push({ at_ms: atMs, mid_cc: row.mid_cc, fair_cc: row.fair_cc, own_bid_cc, own_ask_cc });
+    history.points.push({ at_ms: atMs, mid_cc: row.mid_cc, fair_cc: row.fair_cc, own_bid_cc,
+      own_ask_cc });
     if (history.points.length <= (fine ? FINE_KEEP : COARSE_KEEP)) continue;
     history.points = history.points.filter((_, i) => i % 2 === 0);
     history.spacing *= 2;
@@ -56,7 +57,7 @@ const near = (points, at) => points.reduce((best, p) => (p.at_ms <= at ? p : bes
 
 function make(root, view) {
   const box = el("div", { class: "plot" });
-  root.querySelector("header").append(choice("Price range", RANGES, state.range, (value) => {
+  $(root, "header").append(choice("Price range", RANGES, state.range, (value) => {
     state.range = value;
     view.repaint();
   }));
@@ -70,8 +71,9 @@ function make(root, view) {
 function readout(root, view) {
   const points = histories.get(view.selected)?.points ?? [];
   const at = state.cross === null ? points.at(-1) : near(points, state.cross);
-  const text = at ? `${state.cross === null ? "" : `${clockTime(state.cross)}  `}mid ${cents(at.mid_cc)}  fair ${cents(at.fair_cc)}` : "";
-  setText(root.querySelector(".readout"), text);
+  const text = at ? `${state.cross === null ? ""
+    : `${clockTime(state.cross)}  `}mid ${cents(at.mid_cc)}  fair ${cents(at.fair_cc)}` : "";
+  setText($(root, ".readout"), text);
 }
 
 /** @param {HTMLElement} root @param {any} view */
@@ -79,20 +81,23 @@ export function renderPrice(root, view) {
   if (!state.chart) make(root, view);
   const now = view.nowMs();
   const points = histories.get(view.selected)?.points ?? [];
-  setText(root.querySelector("h2"), "Price");
+  setText($(root, "h2"), "Price");
   readout(root, view);
   if (now === null) return;
   const [from, to] = windowOf(state.range, points[0]?.at_ms ?? now, now);
   const fills = view.rows("fills").filter((f) => f.ticker === view.selected && f.at_ms >= from);
   const last = points.at(-1);
   const tail = last ? [...points, { ...last, at_ms: now }] : [];
-  const marks = fills.map((f) => ({ at_ms: f.at_ms, y: f.side === "yes" ? f.price_cc : FULL_CC - f.price_cc, up: f.side === "yes", colour: f.side === "yes" ? "--yes" : "--no" }));
-  const change = last && known(last.mid_cc) && known(points[0].mid_cc) ? last.mid_cc - points[0].mid_cc : null;
+  const marks = fills.map((f) => ({ at_ms: f.at_ms, y: f.side === "yes" ? f.price_cc
+    : FULL_CC - f.price_cc, up: f.side === "yes", colour: f.side === "yes" ? "--yes" : "--no" }));
+  const change = last && known(last.mid_cc) && known(points[0].mid_cc)
+    ? last.mid_cc - points[0].mid_cc : null;
   state.chart.draw({
     from, to, marks, minSpan: 200, format: (v) => cents(Math.round(v)),
     bands: [{ rows: tail, low: (p) => p.own_bid_cc, high: (p) => p.own_ask_cc, colour: "--sim" }],
     lines: [
-      { name: "fair", colour: "--attention", rows: tail, y: (p) => p.fair_cc, step: true, width: 1, dash: [3, 3] },
+      { name: "fair", colour: "--attention", rows: tail, y: (p) => p.fair_cc, step: true, width: 1,
+        dash: [3, 3] },
       { name: "mid", colour: "--text", rows: tail, y: (p) => p.mid_cc, step: true },
     ],
   }, `${view.selected ?? "no market"}: mid ${cents(last?.mid_cc)} cents, change ${centsDiff(change)} since the page opened, fair ${cents(last?.fair_cc)}, ${fills.length} own fills`);

@@ -2,12 +2,15 @@
 /** Fill quality: where the P&L came from, how often and how fast orders fill, markouts. */
 
 import { histogram } from "../chart.js";
-import { choice, el, makeBar, setBar, setClass, setText } from "../dom.js";
+import { $, choice, el, makeBar, setBar, setClass, setText } from "../dom.js";
 import { centsDiff, count, dollars, duration, gainTone, known, money, percent } from "../format.js";
 
-const SPLIT = [["spread_ud", "Spread captured"], ["adverse_ud", "Adverse move"], ["fees_ud", "Fees"], ["rounding_ud", "Rounding"], ["exits_ud", "Exits"], ["settlement_ud", "Settlement"]];
+const SPLIT = [["spread_ud", "Spread captured"], ["adverse_ud", "Adverse move"],
+  ["fees_ud", "Fees"], ["rounding_ud", "Rounding"], ["exits_ud", "Exits"],
+  ["settlement_ud", "Settlement"]];
 const EDGES = [-500, -300, -200, -100, -50, 0, 50, 100, 200, 300, 500];
-const HORIZONS = [["markout_1s_cc", "1 s"], ["markout_30s_cc", "30 s"], ["markout_300s_cc", "5 min"]];
+const HORIZONS = [["markout_1s_cc", "1 s"], ["markout_30s_cc", "30 s"],
+  ["markout_300s_cc", "5 min"]];
 const SMALL_SAMPLE = 30;
 const state = { horizon: "markout_30s_cc" };
 const sentAt = new Map();
@@ -28,21 +31,28 @@ function bins(values) {
 }
 
 function make(root, view) {
-  const split = el("div", { class: "quality-split" }, el("h3", { text: "Where the P&L came from" }), el("output", { class: "muted" }),
-    el("ul", {}, ...SPLIT.map(([, label]) => el("li", {}, el("span", { text: label }), makeBar(), el("b", { class: "num" })))));
+  const split = el("div", { class: "quality-split" }, el("h3", { text: "Where the P&L came from" }),
+    el("output", { class: "muted" }),
+    el("ul", {}, ...SPLIT.map(([, label]) => el("li", {}, el("span", { text: label }), makeBar(),
+      el("b", { class: "num" })))));
   const pick = (value) => {
     state.horizon = value;
     view.repaint();
   };
-  const markouts = el("div", { class: "quality-markouts" }, el("h3", { text: "Markout of own fills (¢ in our favour)" }), choice("Markout after", HORIZONS, state.horizon, pick), el("output", { class: "muted" }), el("div", { class: "plot" }, el("canvas", { role: "img" })));
-  const facts = el("div", { class: "quality-facts" }, el("h3", { text: "Filling" }), el("dl", { class: "pairs" }));
+  const markouts = el("div", { class: "quality-markouts" },
+    el("h3", { text: "Markout of own fills (¢ in our favour)" }),
+    choice("Markout after", HORIZONS, state.horizon, pick), el("output", { class: "muted" }),
+    el("div", { class: "plot" }, el("canvas", { role: "img" })));
+  const facts = el("div", { class: "quality-facts" }, el("h3", { text: "Filling" }),
+    el("dl", { class: "pairs" }));
   root.append(el("div", { class: "columns" }, split, markouts, facts));
 }
 
 function splitBlock(root, view) {
   const split = view.one("overview")?.pnl_split;
   const fees = view.one("overview")?.fees_ud;
-  const values = SPLIT.map(([field]) => split?.[field] ?? (field === "fees_ud" && known(fees) ? -fees : null));
+  const values = SPLIT.map(([field]) => split?.[field]
+    ?? (field === "fees_ud" && known(fees) ? -fees : null));
   const largest = Math.max(1, ...values.map((v) => Math.abs(v ?? 0)));
   root.querySelectorAll(".quality-split li").forEach((item, i) => {
     setBar(item.children[1], known(values[i]) ? Math.abs(values[i]) / largest : null);
@@ -50,43 +60,58 @@ function splitBlock(root, view) {
     setText(item.children[2], money(values[i], true));
     setClass(item.children[2], `num ${gainTone(values[i])}`.trim());
   });
-  setText(root.querySelector(".quality-split output"), split ? "this run, signed as it changed equity" : "The trader gives the split with its first fills; until then only the fees are known.");
+  setText($(root, ".quality-split output"), split ? "this run, signed as it changed equity"
+    : "The trader gives the split with its first fills; until then only the fees are known.");
 }
 
 function facts(root, view, fills) {
-  for (const o of view.rows("orders")) if (known(o.sent_at_ms)) sentAt.set(o.client_order_id, o.sent_at_ms);
+  for (const o of view.rows("orders")) if (known(o.sent_at_ms)) sentAt.set(o.client_order_id,
+    o.sent_at_ms);
   if (sentAt.size > 2000) for (const key of [...sentAt.keys()].slice(0, 1000)) sentAt.delete(key);
-  const waits = fills.map((f) => [f.at_ms, f.sent_at_ms ?? sentAt.get(f.client_order_id)]).filter(([, sent]) => known(sent)).map(([at, sent]) => at - sent);
+  const waits = fills.map((f) => [f.at_ms, f.sent_at_ms
+    ?? sentAt.get(f.client_order_id)]).filter(([, sent]) => known(sent)).map(([at, sent]) =>
+    at - sent);
   const orders = view.rows("strategies").reduce((sum, s) => sum + (s.orders ?? 0), 0);
   const filled = view.rows("strategies").reduce((sum, s) => sum + (s.fills ?? 0), 0);
   const makers = fills.filter((f) => f.is_taker === false).length;
-  const off = fills.filter((f) => known(f.fee_expected_ud) && f.fee_ud !== f.fee_expected_ud).length;
+  const off = fills.filter((f) => known(f.fee_expected_ud)
+    && f.fee_ud !== f.fee_expected_ud).length;
   const rows = [
-    ["Fills per order", orders ? `${percent(filled / orders, 1)} (${count(filled)} of ${count(orders)})` : "— (no order yet)"],
-    ["Time to fill, median", waits.length ? `${duration(median(waits))} (n = ${waits.length})` : "— (no fill whose order was seen)"],
+    ["Fills per order", orders
+      ? `${percent(filled / orders, 1)} (${count(filled)} of ${count(orders)})`
+      : "— (no order yet)"],
+    ["Time to fill, median", waits.length ? `${duration(median(waits))} (n = ${waits.length})`
+      : "— (no fill whose order was seen)"],
     ["As maker", fills.length ? `${percent(makers / fills.length)} (n = ${fills.length})` : "—"],
-    ["Contracts filled", fills.length ? String(fills.reduce((n, f) => n + f.count_h, 0) / 100) : "—"],
-    ["Fees charged", fills.length ? dollars(fills.reduce((n, f) => n + (f.fee_ud ?? 0), 0), { digits: 4 }) : "—"],
-    ["Fee differences", fills.length ? (off ? `! ${off} fills charged otherwise than expected` : "none") : "—"],
+    ["Contracts filled", fills.length ? String(fills.reduce((n, f) => n + f.count_h, 0) / 100)
+      : "—"],
+    ["Fees charged", fills.length ? dollars(fills.reduce((n, f) => n + (f.fee_ud ?? 0), 0),
+      { digits: 4 }) : "—"],
+    ["Fee differences", fills.length ? (off ? `! ${off} fills charged otherwise than expected`
+      : "none") : "—"],
   ];
-  const list = root.querySelector(".quality-facts dl");
-  if (!list.children.length) list.append(...rows.flatMap(([name]) => [el("dt", { text: name }), el("dd")]));
+  const list = $(root, ".quality-facts dl");
+  if (!list.children.length) list.append(...rows.flatMap(([name]) =>
+    [el("dt", { text: name }), el("dd")]));
   list.querySelectorAll("dd").forEach((dd, i) => setText(dd, rows[i][1]));
 }
 
 /** @param {HTMLElement} root @param {any} view */
 export function renderQuality(root, view) {
-  if (!root.querySelector(".columns")) make(root, view);
+  if (!$(root, ".columns")) make(root, view);
   const fills = view.rows("fills");
   splitBlock(root, view);
   facts(root, view, fills);
   const known_ = fills.filter((f) => known(f[state.horizon]));
   const total = known_.reduce((n, f) => n + f.count_h, 0);
-  const mean = total ? known_.reduce((sum, f) => sum + f[state.horizon] * f.count_h, 0) / total : null;
-  const text = known_.length ? `mean ${centsDiff(Math.round(mean))} ¢, n = ${known_.length}${known_.length < SMALL_SAMPLE ? ": too few to believe" : ""}` : "No fill is old enough for this markout yet.";
-  const out = root.querySelector(".quality-markouts output");
+  const mean = total ? known_.reduce((sum, f) => sum + f[state.horizon] * f.count_h, 0) / total
+    : null;
+  const text = known_.length
+    ? `mean ${centsDiff(Math.round(mean))} ¢, n = ${known_.length}${known_.length < SMALL_SAMPLE
+    ? ": too few to believe" : ""}` : "No fill is old enough for this markout yet.";
+  const out = $(root, ".quality-markouts output");
   setText(out, text);
-  const canvas = root.querySelector(".quality-markouts canvas");
+  const canvas = $(root, ".quality-markouts canvas");
   canvas.setAttribute("aria-label", `Markout distribution: ${text}`);
   histogram(canvas, bins(known_.map((f) => f[state.horizon])), EDGES, (v) => centsDiff(v));
 }

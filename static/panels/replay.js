@@ -2,7 +2,7 @@
 /** The tape player: virtual time, progress with marks of own fills, play, pause, speed, settle. */
 
 import { guarded, replayControl } from "../controls.js";
-import { arrange, el, setAttr, setBar, setText } from "../dom.js";
+import { $, arrange, el, setAttr, setBar, setText } from "../dom.js";
 import { clockTime, count } from "../format.js";
 
 const SPEEDS = [1, 5, 10, 30, 100];
@@ -10,16 +10,23 @@ const MARKS_MAX = 60;
 
 function make(root, view) {
   const toggle = () => guarded(() => replayControl(view.one("replay")?.playing ? "pause" : "play"));
-  const speed = el("select", { "aria-label": "Tape speed", on: { change: (e) => guarded(() => replayControl("speed", { ratio: Number(e.target.value) })) } },
+  const speed = el("select", { "aria-label": "Tape speed",
+    on: { change: (e) => guarded(() => replayControl("speed",
+    { ratio: Number(e.target.value) })) } },
     ...SPEEDS.map((s) => el("option", { value: String(s), text: `×${s}` })));
-  root.append(el("b", { class: "tape" }), el("button", { type: "button", class: "act small", on: { click: toggle } }), speed,
-    el("span", { class: "bar tape-bar", "aria-hidden": "true" }, el("i"), el("span", { class: "marks" })), el("output"),
-    el("button", { type: "button", class: "act small", text: "Settle", title: "play to the end and settle", on: { click: () => guarded(() => replayControl("settle")) } }));
+  root.append(el("b", { class: "tape" }), el("button",
+    { type: "button", class: "act small", on: { click: toggle } }), speed,
+    el("span", { class: "bar tape-bar", "aria-hidden": "true" }, el("i"),
+      el("span", { class: "marks" })), el("output"),
+    el("button", { type: "button", class: "act small", text: "Settle",
+      title: "play to the end and settle", on: { click: () =>
+      guarded(() => replayControl("settle")) } }));
 }
 
 function marks(box, fills, tape) {
   const span = tape.to_at_ms - tape.from_at_ms;
-  const inside = fills.filter((f) => f.at_ms >= tape.from_at_ms && f.at_ms <= tape.to_at_ms).slice(-MARKS_MAX);
+  const inside = fills.filter((f) => f.at_ms >= tape.from_at_ms
+    && f.at_ms <= tape.to_at_ms).slice(-MARKS_MAX);
   arrange(box, inside.map((fill, i) => {
     const mark = box.children[i] ?? el("i");
     mark.className = fill.side;
@@ -38,11 +45,13 @@ export function renderReplay(root, view) {
   setText(name, `REPLAY ${tape.tape}`);
   setText(play, tape.playing ? "Pause tape" : "Play tape");
   if (document.activeElement !== speed) {
-    if (![...speed.options].some((o) => Number(o.value) === tape.speed_ratio)) speed.append(el("option", { value: String(tape.speed_ratio), text: `×${tape.speed_ratio}` }));
+    if (![...speed.options].some((o) =>
+      Number(o.value) === tape.speed_ratio)) speed.append(el("option",
+      { value: String(tape.speed_ratio), text: `×${tape.speed_ratio}` }));
     speed.value = String(tape.speed_ratio);
   }
   setBar(bar, (tape.virtual_at_ms - tape.from_at_ms) / (tape.to_at_ms - tape.from_at_ms));
-  marks(bar.querySelector(".marks"), view.rows("fills"), tape);
+  marks($(bar, ".marks"), view.rows("fills"), tape);
   setText(out, `${clockTime(tape.virtual_at_ms)} of ${clockTime(tape.to_at_ms)} · ${count(tape.events_done)} / ${count(tape.events_total)} events`);
   setAttr(out, "aria-label", "Tape position");
 }
