@@ -250,18 +250,21 @@ class RealTime:
 class Versions(Generic[T]):
     """The last values of one thing with their times, so that a read can lag behind a write."""
 
-    __slots__ = ("_rows",)
+    __slots__ = ("_full", "_rows")
 
     def __init__(self) -> None:
         self._rows: list[tuple[int, T]] = []
+        self._full = VERSIONS_KEPT_MIN
 
     def put(self, at_us: int, value: T) -> None:
-        """Add the newest value; values older than any allowed lag are forgotten."""
+        """Add the newest value; values older than any allowed lag are forgotten now and then."""
         rows = self._rows
-        if len(rows) >= 16:
+        if rows and rows[-1][0] == at_us:
+            rows.pop()
+        elif len(rows) >= self._full:
             horizon_us = at_us - READ_LAG_MAX_US
-            keep = max((n for n, row in enumerate(rows) if row[0] <= horizon_us), default=0)
-            del rows[:keep]
+            del rows[:max((n for n, row in enumerate(rows) if row[0] <= horizon_us), default=0)]
+            self._full = max(VERSIONS_KEPT_MIN, 2 * len(rows))
         rows.append((at_us, value))
 
     def at(self, at_us: int) -> T | None:
@@ -273,6 +276,7 @@ class Versions(Generic[T]):
 
 
 READ_LAG_MAX_US = 10 * SECOND_US
+VERSIONS_KEPT_MIN = 16
 
 
 # ======================================================================================
@@ -5021,7 +5025,8 @@ class TapeFile:
         self.skipped = self.damaged = self.unpaired = 0
         self.is_cut = False
 
-    def _lines(self) -> Iterator[bytes]:
+    def lines(self) -> Iterator[bytes]:
+        """Raw lines of all files, in order; a cut file ends early and says so."""
         for path in self._files:
             opener = gzip.open if path.suffix == ".gz" else open
             with opener(path, "rb") as stream:
@@ -5033,7 +5038,7 @@ class TapeFile:
     def frames(self) -> Iterator[TapeFrame]:
         """Frames in file order; damaged and unknown lines are counted and skipped."""
         last_ms = 0
-        for line in self._lines():
+        for line in self.lines():
             if not line.strip():
                 continue
             try:
@@ -5156,7 +5161,9 @@ class TapePlayer:
         self._crowd: dict[tuple[bool, int], Order] = {}
         self.market = self._list_market(path, settings)
         self._next = next(self._frames, None)
-        self.last_us = start_us
+        self.first_us = self.last_us = start_us
+        self.total = sum(1 for line in self.file.lines() if line.strip())
+        self.played = 0
         self.rebased = self.negative = 0
 
     def _list_market(self, path: Path, settings: SimSettings) -> Market:
@@ -5206,12 +5213,22 @@ class TapePlayer:
         """When the next frame is due; None at the end of the tape."""
         return None if self._next is None else self._next.recv_ms * 1000 + self._shift_us
 
+    @property
+    def result(self) -> tuple[str, int] | None:
+        """Recorded result and what one YES pays; None when the tape has none."""
+        return self.market.pending_result
+
+    def stop(self) -> None:
+        """Play no further frame."""
+        self._next = None
+
     def play_next(self) -> None:
         """Apply one frame; time stands at its arrival."""
         frame = self._next
         assert frame is not None, "there is no frame left"
         self.last_us = frame.recv_ms * 1000 + self._shift_us
         self._next = next(self._frames, None)
+        self.played += 1
         if self.market.status not in ("active", "inactive"):
             return
         if frame.kind == "delta":
@@ -5404,6 +5421,25 @@ class TapeDriver:
         if market.status in ("active", "inactive") and (
                 market.close_us > self._engine.now_us + END_GRACE_US):
             self._engine.set_close_time(market.ticker, self._engine.now_us)
+
+    def status(self, now_us: int) -> Json:
+        """Where the tapes stand: name, virtual time, first and last moment, frames played."""
+        first_us = min(player.first_us for player in self.players)
+        last_us = max(player.market.close_us for player in self.players)
+        return {"tape": ", ".join(player.market.ticker for player in self.players),
+                "virtual_at_ms": now_us // 1000, "from_at_ms": first_us // 1000,
+                "to_at_ms": last_us // 1000,
+                "events_done": sum(player.played for player in self.players),
+                "events_total": sum(player.total for player in self.players)}
+
+    def settle_now(self, now_us: int) -> None:
+        """End every tape here and pay its market with the recorded result."""
+        for player in self.players:
+            player.stop()
+            self._ended.add(player.market.ticker)
+            if player.market.status != "finalized" and player.result:
+                self._engine.settle(player.market.ticker, *player.result)
+        self._engine.advance(now_us)
 
     def report(self) -> Json:
         """What the tapes were like: damaged, unknown, unpaired and negative counts."""
@@ -5944,6 +5980,17 @@ class SimExchange:
                   *OrderWrites(engine, switches).routes(),
                   *AccountCalls(engine, switches, self.gate, self.settings.tier).routes()]
         return RestApi(engine, self.gate, self.limits, switches, routes)
+
+    def replay_status(self) -> Json:
+        """Where the tapes stand; {} without a tape."""
+        driver = self.driver
+        return driver.status(self.now_us()) if isinstance(driver, TapeDriver) else {}
+
+    def settle_tapes(self) -> None:
+        """End the tapes here and pay their markets with the recorded results."""
+        if isinstance(self.driver, TapeDriver):
+            self.driver.settle_now(self.now_us())
+            self.tick()
 
     def now_us(self) -> int:
         """Exchange time now, microseconds."""

@@ -1583,9 +1583,9 @@ class AssertionBroke(Event):
     what: str
 
 # ======================================================================================
-# §05a WIRE: NUMBERS AND MARKETS
-# Purpose:   JSON of the public side (markets, books, trades, events, lifecycle) into domain words.
-# Position:  Uses §01, §03. Used by §15, §16, §17, which hand in parsed objects.
+# §05a WIRE: JSON
+# Purpose:   Bytes into JSON objects, and their members into whole numbers, times and texts.
+# Position:  Uses §01, §03. Used by §05b to §05d, §15, §16, §17.
 # Principle: Tolerant of what is new, strict about what is needed; nothing unparsed gets past here.
 # ======================================================================================
 
@@ -1743,6 +1743,14 @@ def _read_time_ms(obj: Json, *keys: str) -> int | None:
         if value is not None and value != "":
             return decode_rfc3339_ms(value)
     return None
+
+
+# ======================================================================================
+# §05b WIRE: MARKETS
+# Purpose:   JSON of the public side (markets, books, trades, events, lifecycle) into values.
+# Position:  Uses §01, §03, §05a. Used by §15, §16, §17, which hand in parsed objects.
+# Principle: A price ladder comes from its ranges, an empty side is None, an unknown word stays a word.
+# ======================================================================================
 
 
 def decode_grid(ranges: object) -> PriceGrid:
@@ -1953,7 +1961,7 @@ def decode_series(obj: Json) -> SeriesReport:
 
 
 # ======================================================================================
-# §05b WIRE: ACCOUNT
+# §05c WIRE: ACCOUNT
 # Purpose:   JSON of orders, fills, positions, cash and payouts into reports.
 # Position:  Uses §01, §03, §05a. Used by §15, §16, §18.
 # Principle: An order is the leg it buys and the price of that leg; the deprecated twins mislead.
@@ -2145,9 +2153,9 @@ def decode_settlement(obj: Json) -> Settlement:
 
 
 # ======================================================================================
-# §05c WIRE: ANSWERS AND COMMANDS
+# §05d WIRE: ANSWERS AND COMMANDS
 # Purpose:   Answers, errors and limits into values; orders and stream commands into bytes.
-# Position:  Uses §01, §03, §05a, §05b. Used by §15, §16.
+# Position:  Uses §01, §03, §05a, §05c. Used by §15, §16.
 # Principle: A success without what we need is no success; what we send is spelt out here only.
 # ======================================================================================
 
@@ -2715,6 +2723,8 @@ class Ledger:
         if self.cash_ud is not None:
             self.cash_ud += moved_ud - fill.fee_ud
         self.filled[fill.order_id] += fill.count_h
+        while len(self.filled) > FILLS_MAX:
+            del self.filled[next(iter(self.filled))]
         self._remember(key)
         return True
 
@@ -2822,19 +2832,33 @@ class RiskLimits:
 
 
 def worst_loss_ud(position: Position | None, orders: Iterable[tuple[Side, int, int]]) -> int:
-    """Largest loss of one market over both outcomes, in micro-dollars, never negative.
+    """Largest loss of one market, in micro-dollars, never negative.
 
-    `orders` are (side, price_cc, count_h) still open; each is taken as filled where that hurts.
+    `orders` are (side, price_cc, count_h) still open; any part of them may fill, in any order. Two
+    things are held apart, and the larger counts: what either outcome would cost from here, and
+    what could be at stake in the position then held. A gain from closing is cash by then; it must
+    not make room for a larger position.
     """
     held_h, cost_ud = (position.position_h, position.cost_ud) if position else (0, 0)
-    if_yes_ud = payout_ud(held_h, CC_PER_DOLLAR) - cost_ud
-    if_no_ud = payout_ud(held_h, 0) - cost_ud
-    for side, price_cc, count_h in orders:
-        if side is Side.YES:
-            if_no_ud -= price_cc * count_h
-        else:
-            if_yes_ud -= price_cc * count_h
-    return max(0, -if_yes_ud, -if_no_ud)
+    rows = list(orders)
+    paid = {side: sum(p * h for s, p, h in rows if s is side) for side in Side}
+    if_yes_ud = payout_ud(held_h, CC_PER_DOLLAR) - cost_ud - paid[Side.NO]
+    if_no_ud = payout_ud(held_h, 0) - cost_ud - paid[Side.YES]
+    held = Side.NO if held_h < 0 else Side.YES
+    crossing = [(p, h) for s, p, h in rows if s is held.other]
+    stakes = cost_ud + paid[held], _turned_ud(crossing, closing_h=abs(held_h))
+    return max(0, -if_yes_ud, -if_no_ud, *stakes)
+
+
+def _turned_ud(orders: list[tuple[int, int]], *, closing_h: int) -> int:
+    """Dearest position on the other side once `closing_h` of these buys have closed what is held."""
+    opening_h = sum(count_h for _, count_h in orders) - closing_h
+    stake_ud = 0
+    for price_cc, count_h in sorted(orders, reverse=True):
+        taken_h = max(0, min(count_h, opening_h))
+        stake_ud += price_cc * taken_h
+        opening_h -= taken_h
+    return stake_ud
 
 
 class ExposureBook:
@@ -2874,12 +2898,24 @@ class ExposureBook:
         self._positions[position.ticker] = position
         self._recount(position.ticker, event_ticker)
 
+    def event_of(self, ticker: str) -> str | None:
+        """The event this market is counted under; None when nothing of it was ever noted."""
+        return self._event_of.get(ticker)
+
+    def attribute(self, ticker: str, event_ticker: str) -> None:
+        """Count this market under `event_ticker` from now on, with all it has at stake."""
+        known = self._event_of.get(ticker, event_ticker)
+        self._event_of[ticker] = event_ticker
+        if known != event_ticker:
+            self._event_ud[known] -= self._worst_ud.get(ticker, 0)
+            self._event_ud[event_ticker] += self._worst_ud.get(ticker, 0)
+
     def _recount(self, ticker: str, event_ticker: str) -> None:
-        event = self._event_of.setdefault(ticker, event_ticker)
+        self.attribute(ticker, event_ticker)
         worst_ud = self.market_ud(ticker)
         change_ud = worst_ud - self._worst_ud.get(ticker, 0)
         self._worst_ud[ticker] = worst_ud
-        self._event_ud[event] += change_ud
+        self._event_ud[event_ticker] += change_ud
         self.total_ud += change_ud
 
     def orders_of(self, ticker: str) -> Mapping[str, tuple[Side, int, int]]:
@@ -2957,10 +2993,14 @@ def _check_size(intent: Intent, limits: RiskLimits) -> Verdict | None:
 
 
 def _check_exposure(intent: Intent, book: ExposureBook, limits: RiskLimits) -> Verdict | None:
-    """Position, market, event and account; an order that worsens none of them always passes."""
+    """Position, market, event and account; an order that worsens no loss passes those limits.
+
+    Until an amend is answered either form of the order may fill: its worst of both is judged.
+    """
     replaced = intent.client_order_id
-    extra = (intent.side, intent.price_cc, intent.count_h)
-    reach_h = book.reach_h(intent.ticker, intent.side, without=replaced) + intent.count_h
+    _, old_cc, old_h = book.orders_of(intent.ticker).get(replaced, (intent.side, 0, 0))
+    extra = (intent.side, max(intent.price_cc, old_cc), max(intent.count_h, old_h))
+    reach_h = book.reach_h(intent.ticker, intent.side, without=replaced) + extra[2]
     now_ud = book.market_ud(intent.ticker)
     then_ud = book.market_ud(intent.ticker, without=replaced, extra=extra)
     added_ud = then_ud - now_ud
@@ -3051,7 +3091,9 @@ def _check_own_cross(intent: Intent, book: ExposureBook) -> Verdict | None:
 def _check_reduce_only(intent: Intent, book: ExposureBook) -> Verdict | None:
     """With every order of that side filled the position must still not have changed sides."""
     opposite_h = intent.side.other.signed(book.held_h(intent.ticker))
-    used_h = book.reach_h(intent.ticker, intent.side) + opposite_h + intent.count_h
+    without = intent.client_order_id
+    reach_h = book.reach_h(intent.ticker, intent.side, without=without)
+    used_h = reach_h + opposite_h + intent.count_h
     if used_h <= opposite_h:
         return None
     return _no(Reason.REDUCE_ONLY, f"{format_count(used_h)} contracts", f"{format_count(opposite_h)}")
@@ -5322,6 +5364,8 @@ class StateMachine:
 
 log_kit = logging.getLogger("trader.kit")
 
+CPU_PATIENCE: Final = 2  # a strategy that waits instead of working is interrupted this much later
+
 
 class Clock:
     """The only source of time, chance and ids; one per process, made by §23.
@@ -5504,6 +5548,34 @@ class Throttle:
             self._seen.clear()
         self._seen[key] = (now_s, 0)
         return held
+
+
+class TooSlowError(Exception):
+    """The body of `cpu_limit` used up its time and was interrupted."""
+
+
+@contextlib.contextmanager
+def cpu_limit(seconds: float) -> Iterator[None]:
+    """Interrupt the body after `seconds` of work, at the latest after CPU_PATIENCE times as long.
+
+    A timer signal looks at the work really done, so that a busy machine does not blame the body.
+    Main thread only; raises TooSlowError inside the body.
+    """
+    begun_s, begun_cpu_s = time.monotonic(), time.thread_time()
+
+    def look(signum: int, frame: object) -> None:
+        is_spent = time.thread_time() - begun_cpu_s >= seconds
+        if is_spent or time.monotonic() - begun_s >= seconds * CPU_PATIENCE:
+            raise TooSlowError(f"no answer within {seconds * 1000:.0f} ms")
+        signal.setitimer(signal.ITIMER_REAL, seconds / 2)
+
+    before = signal.signal(signal.SIGALRM, look)
+    signal.setitimer(signal.ITIMER_REAL, seconds)
+    try:
+        yield
+    finally:
+        signal.setitimer(signal.ITIMER_REAL, 0.0)
+        signal.signal(signal.SIGALRM, before)
 
 # ======================================================================================
 # §12 EVENT BUS
@@ -5739,7 +5811,7 @@ def _write_all(fd: int, data: bytes) -> None:
 
 
 def _write_synced(path: Path, data: bytes) -> None:
-    """Replace a small file so that after a power cut it is the old one or the new one, never half."""
+    """Replace a small file: after a power cut it is the old one or the new one, never half."""
     part = path.with_name(path.name + ".part")
     flags = os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_NOFOLLOW | os.O_CLOEXEC
     fd = os.open(part, flags, FILE_MODE)
@@ -5753,7 +5825,7 @@ def _write_synced(path: Path, data: bytes) -> None:
 
 
 def _read_small(path: Path) -> bytes | None:
-    """Content of a small regular file, None when there is none. OSError for a link or anything else."""
+    """Content of a small regular file, None when there is none; OSError for a link or else."""
     try:
         fd = os.open(path, os.O_RDONLY | os.O_NOFOLLOW | os.O_CLOEXEC | os.O_NONBLOCK)
     except FileNotFoundError:
@@ -5823,15 +5895,16 @@ class DataDir:
             ) from error
 
     def _check_folder(self) -> None:
-        for path in (self.path.parent, self.path):
-            found = os.lstat(path)
-            if path == self.path and not stat.S_ISDIR(found.st_mode):
-                raise ConfigError(f"{path} is a link or a file; the data directory must be a folder")
-            is_shared = found.st_mode & 0o022 and not found.st_mode & stat.S_ISVTX
-            if is_shared or (path == self.path and found.st_mode & 0o022):
-                raise ConfigError(f"{path} is writable by others; run: chmod go-w {path}")
+        found, parent = os.lstat(self.path), self.path.parent.stat()
+        if not stat.S_ISDIR(found.st_mode):
+            raise ConfigError(f"{self.path} is a link or a file; it must be a folder")
+        if found.st_mode & 0o022:
+            raise ConfigError(f"{self.path} is writable by others; run: chmod go-w {self.path}")
+        if parent.st_mode & 0o022 and not parent.st_mode & stat.S_ISVTX:
+            folder = self.path.parent
+            raise ConfigError(f"{folder} is writable by others; run: chmod go-w {folder}")
         if found.st_uid != os.geteuid():
-            raise ConfigError(f"{self.path} belongs to another user; choose another with --data-dir")
+            raise ConfigError(f"{self.path} belongs to another user; use another --data-dir")
         os.chmod(self.path, DIR_MODE)
 
     def take_lock(self, facts: Mapping[str, JsonValue]) -> None:
@@ -5859,7 +5932,7 @@ class DataDir:
         fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
 
     def note_lock(self, facts: Mapping[str, JsonValue]) -> None:
-        """Write who holds the lock (again once the port is known). A full disk is no reason to stop."""
+        """Write who holds the lock, again once the port is known; a full disk is only logged."""
         assert self._lock_fds, "only the holder may write the lock file"
         try:
             os.ftruncate(self._lock_fds[1], 0)
@@ -5923,7 +5996,7 @@ class DataDir:
         )
 
     def write_kill(self, halt: Halt) -> None:
-        """Set the latch on disk, synced. On a full disk the reserve is freed and an empty file does.
+        """Set the latch on disk, synced. On a full disk the reserve goes, and an empty file does.
 
         Raises JournalError when even that is impossible: then the latch holds in memory only.
         """
@@ -5935,7 +6008,8 @@ class DataDir:
                 self.free_reserve()
                 self._touch_kill()
         except OSError as error:
-            raise JournalError(f"the kill latch is not durable: {error.strerror or error}") from error
+            why = error.strerror or error
+            raise JournalError(f"the kill latch is not durable: {why}") from error
 
     def _touch_kill(self) -> None:
         os.close(os.open(self.kill_path, os.O_WRONLY | os.O_CREAT | os.O_CLOEXEC, FILE_MODE))
@@ -6000,18 +6074,12 @@ class DataDir:
         except OSError:
             return 0
 
-
 # ======================================================================================
-# §14b JOURNAL
-# Purpose:   Write down what happened before it counts: hash-chained facts, and rows that explain.
-# Position:  Uses §01, §03, §11. Written by §18 and §23, read at start and by people.
-# Principle: An append is in the kernel's hands before the next line runs; a worker syncs it soon.
-#
-#   fact() ── INSERT ──► WAL (kernel) ── fdatasync by the worker, <= 100 ms ──► disk
-#   explain() ─► batch ── run(), <= 250 ms ──► same file, other tables, pruned
+# §14b JOURNAL SCHEMA
+# Purpose:   Tables, views and the hash chain of the journal; its files on the disk.
+# Position:  Uses §01, §14a. Used by §14c and §14d; §24 moves a journal aside through it.
+# Principle: Facts and rows that explain live apart; every kind is named here and nowhere else.
 # ======================================================================================
-
-log_journal = logging.getLogger("trader.journal")
 
 JOURNAL_SCHEMA: Final = 1
 JOURNAL_APP_ID: Final = 0x4B54524A  # in the SQLite header: this is a journal of this program
@@ -6031,18 +6099,8 @@ FACT_KINDS: Final = (
     "day",
 )
 EXPLAIN_KEPT: Final[Mapping[str, int]] = MappingProxyType(  # rows that stay, by kind
-    {"decision": 200_000, "equity": 100_000, "activity": 20_000, "latency": 50_000}
+    {"decision": 200_000, "equity": 100_000, "activity": 20_000, "latency": 50_000, "memory": 20_000}
 )
-EXPLAIN_BATCH_MAX: Final = 10_000  # rows waiting; more are dropped and counted
-EXPLAIN_SLICE: Final = 250  # rows written or pruned without giving the loop back
-JOURNAL_FLUSH_S: Final = 0.25
-JOURNAL_SYNC_S: Final = 0.05  # the worker's pace: a write is synced within 100 ms
-JOURNAL_PRUNE_S: Final = 60.0
-WAL_FOLD_ROWS: Final = 1000  # rows after which the WAL is folded into the database
-JOURNAL_BUSY_S: Final = 0.02  # longest wait for a foreign lock on the file
-JOURNAL_PAGE: Final = 1000  # rows read at once
-APPEND_SAMPLES_MAX: Final = 1024
-APPEND_SAMPLE_EVERY: Final = 16  # every so many facts one is timed
 
 _TABLES: Final = (
     "CREATE TABLE meta(name TEXT PRIMARY KEY, value TEXT NOT NULL) STRICT",
@@ -6051,7 +6109,7 @@ _TABLES: Final = (
     "CREATE UNIQUE INDEX fills_once ON facts(key) WHERE kind = 'fill'",
     *(
         f"CREATE INDEX facts_of_{kind} ON facts(key) WHERE kind = '{kind}'"
-        for kind in ("settlement", "adjust", "run", "control")
+        for kind in ("settlement", "adjust", "run", "control", "day")
     ),
     *(
         f"CREATE TABLE explain_{kind}(seq INTEGER PRIMARY KEY, at_ms INTEGER NOT NULL,"
@@ -6060,6 +6118,7 @@ _TABLES: Final = (
     ),
     *(f"CREATE INDEX explain_{kind}_at ON explain_{kind}(at_ms)" for kind in EXPLAIN_KEPT),
     "CREATE INDEX explain_decision_key ON explain_decision(key)",
+    "CREATE INDEX explain_memory_key ON explain_memory(key)",
 )
 _ORDER_FIELDS: Final = """kind order_id ticker side price_cc count_h filled_h status why strategy
     slot decision_id is_take is_foreign expires_at_ms"""
@@ -6079,8 +6138,9 @@ _VIEWS: Final[Mapping[str, tuple[str, str]]] = {  # for people: kind -> name of 
     "halt": ("halt", "why by since_at_ms"),
     "gate": ("gate", "why by"),
     "reconcile": ("pass", "is_clean differences"),
+    "late_accept": ("client_order_id", "order_id ticker"),
+    "day": ("day", "equity_ud cash_ud"),
 }
-_APPEND: Final = "INSERT INTO facts VALUES (?, ?, ?, ?, ?, ?)"
 
 
 class JournalDamaged(JournalError):
@@ -6089,28 +6149,6 @@ class JournalDamaged(JournalError):
     def __init__(self, what: str, copy: Path | None) -> None:
         super().__init__(f"the journal is damaged ({what}); a copy is in {copy}")
         self.copy = copy
-
-
-@dataclass(frozen=True, slots=True)
-class Fact:
-    """One row. `seq` orders facts without gaps; rows that explain have a numbering of their own."""
-
-    seq: int
-    at_ms: int
-    kind: str
-    key: str
-    body: dict[str, JsonValue]
-
-
-def _journal_plain(value: object) -> object:
-    """What orjson does not know: read-only mappings, sets and paths."""
-    if isinstance(value, Mapping):
-        return dict(value)
-    if isinstance(value, (set, frozenset)):
-        return sorted(value)
-    if isinstance(value, Path):
-        return str(value)
-    raise TypeError(f"no JSON for {type(value).__name__}")
 
 
 def _chain_link(chain: bytes, seq: int, at_ms: int, kind: str, key: str, body: str) -> bytes:
@@ -6128,13 +6166,12 @@ def _view_sql(kind: str, key_name: str, fields: str) -> str:
 
 def journal_files(path: Path) -> list[Path]:
     """The files of a journal that exist: database, WAL, shared memory."""
-    return [
-        each for suffix in ("", "-wal", "-shm") if (each := path.with_name(path.name + suffix)).exists()
-    ]
+    files = (path.with_name(path.name + suffix) for suffix in ("", "-wal", "-shm"))
+    return [each for each in files if each.exists()]
 
 
 def move_journal_aside(path: Path, folder: Path, label: str) -> Path | None:
-    """Move a journal nobody holds open into `folder`; returns its new place, None if there is none."""
+    """Move a journal nobody holds open into `folder`; its new place, None if there is none."""
     if not path.exists():
         return None
     target = folder / f"journal-{label}.sqlite3"
@@ -6143,6 +6180,19 @@ def move_journal_aside(path: Path, folder: Path, label: str) -> Path | None:
     _sync_dir(folder)
     _sync_dir(path.parent)
     return target
+
+# ======================================================================================
+# §14c JOURNAL FILE
+# Purpose:   One open journal: made, verified, set aside when damaged, synced, healed.
+# Position:  Uses §01, §11, §14a, §14b. The base of §14d.
+# Principle: Nothing on the disk is trusted before it was checked; nothing waits for the disk.
+# ======================================================================================
+
+log_journal = logging.getLogger("trader.journal")
+
+JOURNAL_SYNC_S: Final = 0.05  # the worker's pace: a write is synced within 100 ms
+WAL_FOLD_ROWS: Final = 1000  # rows after which the WAL is folded into the database
+JOURNAL_BUSY_S: Final = 0.02  # longest wait for a foreign lock on the file
 
 
 class _WalSync(threading.Thread):
@@ -6155,19 +6205,19 @@ class _WalSync(threading.Thread):
         super().__init__(name="journal-sync", daemon=True)
         self._path, self._on_error = path, on_error
         self._wake, self._is_stopping = threading.Event(), threading.Event()
-        self._rows = 0
+        self._written = self._folded = 0  # rows: counted by the loop, by this thread
         self.syncs = self.folds = 0
 
     def written(self, rows: int) -> None:
         """The loop wrote rows; the WAL needs a sync."""
-        self._rows += rows
+        self._written += rows
         if not self._wake.is_set():
             self._wake.set()
 
     @property
     def is_fold_due(self) -> bool:
         """Whether the WAL has grown enough to be folded."""
-        return self._rows >= WAL_FOLD_ROWS
+        return self._written - self._folded >= WAL_FOLD_ROWS
 
     def stop(self) -> None:
         """Sync what is left and end."""
@@ -6198,21 +6248,16 @@ class _WalSync(threading.Thread):
 
     def _fold(self) -> None:
         """Checkpoint on a connection of our own; when it got everything, the WAL starts over."""
-        rows = self._rows
+        written = self._written
         with contextlib.closing(sqlite3.connect(self._path, timeout=0.0)) as second:
             _, in_wal, folded = second.execute("PRAGMA wal_checkpoint(PASSIVE)").fetchone()
         self.folds += 1
         if in_wal == folded:
-            self._rows -= rows
+            self._folded = written
 
 
-class Journal:
-    """Append-only memory of one environment and account; the loop is its only writer.
-
-    `account_tag` names the account, so that the journal of one is never used for another.
-    `sync` is "soon" or "each" (every intent is on the disk before fact() returns). With
-    `worker=False` nothing is synced in the background (virtual time knows no threads).
-    """
+class JournalFile:
+    """One open journal file with its worker. The loop is its only writer."""
 
     def __init__(
         self,
@@ -6220,15 +6265,13 @@ class Journal:
         clock: Clock,
         environment: str,
         account_tag: str,
-        sync: str = "soon",
         *,
-        backups: Path | None = None,
-        worker: bool = True,
+        backups: Path | None,
+        worker: bool,
     ) -> None:
         self.path = path
         self._clock = clock
         self._environment, self._account_tag = str(environment), account_tag
-        self._syncs_each = sync == "each"
         self._backups = backups or path.parent / "backups"
         self._has_worker = worker
         self._db: sqlite3.Connection | None = None
@@ -6236,15 +6279,9 @@ class Journal:
         self._worker: _WalSync | None = None
         self._wal_fd = -1
         self._seq, self._chain = 0, b""
-        self._batch: list[tuple[str, int, str, str]] = []
-        self._pruned_at_s = -math.inf
-        self._folded = 0
         self.is_writable = False
         self.last_error: str | None = None
-        self.rows = self.explain_rows = self.explain_dropped = self.failures = self.syncs = 0
-        self.append_s: deque[float] = deque(maxlen=APPEND_SAMPLES_MAX)
-
-    # ---- opening ---------------------------------------------------------------------
+        self.failures = self.syncs = 0
 
     def open(self) -> None:
         """Create the journal, or verify the one that is there, every row of it.
@@ -6255,7 +6292,7 @@ class Journal:
         """
         assert self._db is None, "the journal is open already"
         if sqlite3.sqlite_version_info < (3, 37):
-            raise ConfigError(f"SQLite {sqlite3.sqlite_version} is too old; 3.37 or newer is needed")
+            raise ConfigError(f"SQLite {sqlite3.sqlite_version} is too old; 3.37 is needed")
         try:
             self._create_file()
             self._db = self._connect()
@@ -6266,7 +6303,8 @@ class Journal:
             self._give_up(error)
         except OSError as error:
             self.close()
-            raise JournalError(f"{self.path} cannot be opened: {error.strerror or error}") from error
+            why = error.strerror or error
+            raise JournalError(f"{self.path} cannot be opened: {why}") from error
         except TraderError:
             self.close()
             raise
@@ -6374,38 +6412,7 @@ class Journal:
             return None
         return copy
 
-    # ---- facts -----------------------------------------------------------------------
-
-    def fact(
-        self, kind: str, key: str, body: Mapping[str, JsonValue], *, durable: bool = False
-    ) -> int:
-        """Append one fact; returns its number, 0 when this fill is in the journal already.
-
-        When it returns, the row survives the death of the process; with `durable` the power cut
-        too. Raises JournalError when it cannot be written: then nothing of it counts.
-        """
-        seq, at_ms = self._seq + 1, self._clock.now_ms()
-        started_s = 0.0 if seq % APPEND_SAMPLE_EVERY else self._clock.real_s()
-        text = orjson.dumps(body, default=_journal_plain).decode()
-        chain = _chain_link(self._chain, seq, at_ms, kind, key, text)
-        try:
-            if self._db is None:
-                raise OSError("the journal is closed")
-            self._db.execute(_APPEND, (seq, at_ms, kind, key, text, chain))
-            self._seq, self._chain = seq, chain
-            if durable or (self._syncs_each and kind == "intent"):
-                self._sync_now()
-            self._wrote(1)
-        except sqlite3.IntegrityError as error:
-            if kind == "fill" and self.has("fill", key):
-                return 0
-            raise self._refused(error) from error
-        except (sqlite3.Error, OSError) as error:
-            raise self._refused(error) from error
-        self.rows += 1
-        if started_s:
-            self.append_s.append(self._clock.real_s() - started_s)
-        return seq
+    # ---- writing and healing ---------------------------------------------------------
 
     def _wrote(self, rows: int) -> None:
         """Wake the worker, and keep the read lock of the file between two writes.
@@ -6457,7 +6464,7 @@ class Journal:
         self.is_writable, self.last_error = True, None
 
     def probe(self) -> bool:
-        """Try to write; True and healed when it works. run() does so each second while it does not."""
+        """Try to write; True and healed when it works. run() does so until it does."""
         was_writable = self.is_writable
         try:
             self._probe()
@@ -6467,10 +6474,156 @@ class Journal:
             log_journal.info("journal writable again")
         return self.is_writable
 
+    def _read(self, query: str, values: Sequence[object]) -> list[tuple[Any, ...]]:
+        if self._db is None:
+            raise JournalError("the journal is closed")
+        try:
+            return self._db.execute(query, tuple(values)).fetchall()
+        except sqlite3.Error as error:
+            raise JournalError(f"the journal cannot be read: {error}") from error
+
+    def verify_chain(self) -> bool:
+        """Whether every fact is as it was written, in its place, with none missing between."""
+        if self._db is None:
+            raise JournalError("the journal is closed")
+        try:
+            return self._walk(self._db)[2] == 0
+        except sqlite3.Error as error:
+            raise JournalError(f"the journal cannot be read: {error}") from error
+
+    @property
+    def bytes(self) -> int:
+        """Size of the journal's files on disk."""
+        return sum(each.stat().st_size for each in journal_files(self.path))
+
+    def sync(self) -> None:
+        """Bring everything written so far to the disk now; JournalError when that fails."""
+        try:
+            self._sync_now()
+        except OSError as error:
+            raise self._refused(error) from error
+
+    def close(self) -> None:
+        """Sync and let go of the files; harmless when closed."""
+        if self._worker is not None:
+            self._worker.stop()
+            self._worker = None
+        if self._wal_fd >= 0:
+            with contextlib.suppress(OSError):
+                os.fdatasync(self._wal_fd)
+            os.close(self._wal_fd)
+            self._wal_fd = -1
+        self._let_go()
+        if self._db is not None:
+            with contextlib.suppress(sqlite3.Error):
+                self._db.close()
+            self._db = None
+        self.is_writable = False
+
+# ======================================================================================
+# §14d JOURNAL
+# Purpose:   Write down what happened before it counts: hash-chained facts, and rows that explain.
+# Position:  Uses §01, §03, §11, §14c. Written by §18 and §23, read at start and by people.
+# Principle: An append is in the kernel's hands before the next line runs; a worker syncs it soon.
+#
+#   fact() ── INSERT ──► WAL (kernel) ── fdatasync by the worker, <= 100 ms ──► disk
+#   explain() ─► batch ── run(), <= 250 ms ──► same file, other tables, pruned
+# ======================================================================================
+
+EXPLAIN_BATCH_MAX: Final = 10_000  # rows waiting; more are dropped and counted
+EXPLAIN_SLICE: Final = 250  # rows written or pruned without giving the loop back
+JOURNAL_FLUSH_S: Final = 0.25
+JOURNAL_PRUNE_S: Final = 60.0
+JOURNAL_PAGE: Final = 1000  # rows read at once
+APPEND_SAMPLES_MAX: Final = 1024
+APPEND_SAMPLE_EVERY: Final = 16  # every so many facts one is timed
+_APPEND: Final = "INSERT INTO facts VALUES (?, ?, ?, ?, ?, ?)"
+
+
+@dataclass(frozen=True, slots=True)
+class Fact:
+    """One row. `seq` orders facts without gaps; rows that explain have a numbering of their own."""
+
+    seq: int
+    at_ms: int
+    kind: str
+    key: str
+    body: dict[str, JsonValue]
+
+
+def _journal_plain(value: object) -> object:
+    """What orjson does not know: read-only mappings, sets and paths."""
+    if isinstance(value, Mapping):
+        return dict(value)
+    if isinstance(value, (set, frozenset)):
+        return sorted(value)
+    if isinstance(value, Path):
+        return str(value)
+    raise TypeError(f"no JSON for {type(value).__name__}")
+
+
+class Journal(JournalFile):
+    """Append-only memory of one environment and account.
+
+    `account_tag` names the account, so that the journal of one is never used for another.
+    `sync` is "soon" or "each" (every intent is on the disk before fact() returns). With
+    `worker=False` nothing is synced in the background (virtual time knows no threads).
+    """
+
+    def __init__(
+        self,
+        path: Path,
+        clock: Clock,
+        environment: str,
+        account_tag: str,
+        sync: str = "soon",
+        *,
+        backups: Path | None = None,
+        worker: bool = True,
+    ) -> None:
+        super().__init__(path, clock, environment, account_tag, backups=backups, worker=worker)
+        self._syncs_each = sync == "each"
+        self._batch: list[tuple[str, int, str, str]] = []
+        self._pruned_at_s = -math.inf
+        self._folded = 0
+        self.rows = self.explain_rows = self.explain_dropped = 0
+        self.append_s: deque[float] = deque(maxlen=APPEND_SAMPLES_MAX)
+
+    def fact(
+        self, kind: str, key: str, body: Mapping[str, JsonValue], *, durable: bool = False
+    ) -> int:
+        """Append one fact; returns its number, 0 when this fill is in the journal already.
+
+        When it returns, the row survives the death of the process; with `durable` the power cut
+        too. Raises JournalError when it cannot be written: then nothing of it counts.
+        """
+        seq, at_ms = self._seq + 1, self._clock.now_ms()
+        started_s = 0.0 if seq % APPEND_SAMPLE_EVERY else self._clock.real_s()
+        text = orjson.dumps(body, default=_journal_plain).decode()
+        chain = _chain_link(self._chain, seq, at_ms, kind, key, text)
+        try:
+            if self._db is None:
+                raise OSError("the journal is closed")
+            self._db.execute(_APPEND, (seq, at_ms, kind, key, text, chain))
+            self._seq, self._chain = seq, chain
+            if durable or (self._syncs_each and kind == "intent"):
+                self._sync_now()
+            self._wrote(1)
+        except sqlite3.IntegrityError as error:
+            if kind == "fill" and self.has("fill", key):
+                return 0
+            raise self._refused(error) from error
+        except (sqlite3.Error, OSError) as error:
+            raise self._refused(error) from error
+        self.rows += 1
+        if started_s:
+            self.append_s.append(self._clock.real_s() - started_s)
+        return seq
+
     # ---- rows that only explain ------------------------------------------------------
 
     def explain(self, kind: str, at_ms: int, key: str, body: Mapping[str, JsonValue]) -> None:
-        """Keep a row that only explains, written within 250 ms by run(). Never raises for the disk."""
+        """Keep a row that only explains; run() writes it within 250 ms. No disk makes it raise."""
         assert kind in EXPLAIN_KEPT, f"no explaining table for {kind}"
         if len(self._batch) >= EXPLAIN_BATCH_MAX:
             self.explain_dropped += 1
@@ -6544,14 +6697,6 @@ class Journal:
 
     # ---- reading ---------------------------------------------------------------------
 
-    def _read(self, query: str, values: Sequence[object]) -> list[tuple[Any, ...]]:
-        if self._db is None:
-            raise JournalError("the journal is closed")
-        try:
-            return self._db.execute(query, tuple(values)).fetchall()
-        except sqlite3.Error as error:
-            raise JournalError(f"the journal cannot be read: {error}") from error
-
     def facts(self, kind: str | None = None, since_seq: int = 0) -> Iterator[Fact]:
         """Facts after `since_seq` in order, of one kind or all; JournalError when unreadable."""
         where = "" if kind is None else " AND kind = ?"
@@ -6572,7 +6717,7 @@ class Journal:
     def newest(self, kind: str, key: str) -> Fact | None:
         """The last fact of this kind and key; None when there is none.
 
-        Quick for fills, settlements, adjustments, runs and controls; a scan for other kinds.
+        Quick for fills, settlements, adjustments, runs, controls and days; a scan for others.
         """
         assert kind in FACT_KINDS, f"no such fact: {kind}"
         query = (
@@ -6600,61 +6745,29 @@ class Journal:
         return [Fact(seq, at_ms, kind, key, orjson.loads(body)) for seq, at_ms, key, body in found]
 
     def explained(self, kind: str, key: str) -> Fact | None:
-        """The newest explaining row with this key (a decision's id); None when pruned or unknown."""
+        """The newest explaining row with this key (a decision's id); None if pruned or unknown."""
         assert kind in EXPLAIN_KEPT, f"no explaining table for {kind}"
-        query = f"SELECT seq, at_ms, key, body FROM explain_{kind} WHERE key = ? ORDER BY seq DESC LIMIT 1"
+        query = (
+            f"SELECT seq, at_ms, key, body FROM explain_{kind} WHERE key = ?"
+            " ORDER BY seq DESC LIMIT 1"
+        )
         for seq, at_ms, row_key, body in self._read(query, (key,)):
             return Fact(seq, at_ms, kind, row_key, orjson.loads(body))
         return None
-
-    def verify_chain(self) -> bool:
-        """Whether every fact is as it was written, in its place, with none missing between."""
-        if self._db is None:
-            raise JournalError("the journal is closed")
-        try:
-            return self._walk(self._db)[2] == 0
-        except sqlite3.Error as error:
-            raise JournalError(f"the journal cannot be read: {error}") from error
 
     @property
     def last_seq(self) -> int:
         """Number of the last fact; 0 in a new journal."""
         return self._seq
 
-    @property
-    def bytes(self) -> int:
-        """Size of the journal's files on disk."""
-        return sum(each.stat().st_size for each in journal_files(self.path))
-
-    def sync(self) -> None:
-        """Bring everything written so far to the disk now; JournalError when that fails."""
-        try:
-            self._sync_now()
-        except OSError as error:
-            raise self._refused(error) from error
-
     def close(self) -> None:
         """Write what waits, sync, and let go of the files; harmless when closed."""
         if self._db is not None and self.is_writable:
             self.flush()
-        if self._worker is not None:
-            self._worker.stop()
-            self._worker = None
-        if self._wal_fd >= 0:
-            with contextlib.suppress(OSError):
-                os.fdatasync(self._wal_fd)
-            os.close(self._wal_fd)
-            self._wal_fd = -1
-        self._let_go()
-        if self._db is not None:
-            with contextlib.suppress(sqlite3.Error):
-                self._db.close()
-            self._db = None
-        self.is_writable = False
-
+        super().close()
 
 # ======================================================================================
-# §14c RECORDER
+# §14e RECORDER
 # Purpose:   Keep the public frames of followed markets as tapes that can be played again.
 # Position:  Uses §03, §11, §14a. Fed by §16 frame by frame; writes in a worker thread.
 # Principle: A slow disk costs frames of the tape, counted, and never a moment of the bot.
@@ -6969,9 +7082,9 @@ log_signer = logging.getLogger("trader.signer")
 KEY_FILE_MAX: Final = 65_536  # bytes
 RSA_BITS_MIN: Final = 2048
 PSS_SALT_BYTES: Final = 32
-SIGNATURES_AHEAD: Final = 3  # kept ready for the create path
+SIGNATURES_AHEAD: Final = 4  # kept ready for the create path
 SIGNATURE_AGE_MS: Final = 1000  # oldest a signature made ahead may be when it leaves
-SIGNATURE_REFILL_S: Final = 0.25
+SIGNATURE_REFILL_S: Final = 0.05  # the worker's pace; waking it would slow the order it just served
 _KEY_ID = re.compile(r"[A-Za-z0-9_-]{1,64}", re.ASCII)
 _WRONG_KEYS: Final = (  # what the text contains, what to say
     (b"-----BEGIN PUBLIC KEY", "this is a public key; the private key is needed"),
@@ -7009,7 +7122,7 @@ def read_key_file(path: Path, *, is_sim: bool, repository: Path) -> bytes:
         if not stat.S_ISREG(found.st_mode):
             raise ConfigError(f"{name}: not a regular file")
         if found.st_uid != os.geteuid():
-            raise ConfigError(f"{name}: belongs to another user; make a copy of your own, mode 0600")
+            raise ConfigError(f"{name}: belongs to another user; make a copy of your own")
         if found.st_mode & 0o077:
             raise ConfigError(f"{name}: others can read it; run: chmod 600 {path}")
         if not is_sim and path.resolve().is_relative_to(repository.resolve()):
@@ -7039,7 +7152,7 @@ def load_signer(key_pem: bytes, key_id: str) -> KalshiSigner:
         if mark in pem:
             raise ConfigError(f"private key: {sentence}")
     if b"-----BEGIN" not in pem:
-        raise ConfigError("private key: not PEM text (it must begin with -----BEGIN … PRIVATE KEY-----)")
+        raise ConfigError("private key: not PEM text; it begins with -----BEGIN … PRIVATE KEY-----")
     try:
         key = serialization.load_pem_private_key(pem, password=None)
     except (ValueError, TypeError, UnsupportedAlgorithm):
@@ -7098,7 +7211,7 @@ class SignatureStock:
     ) -> None:
         self._signer, self._clock, self._method, self._path = signer, clock, method, path
         self._ready: deque[tuple[int, dict[str, str]]] = deque()
-        self._wake, self._is_closed = threading.Event(), False
+        self._is_closed = threading.Event()
         self.taken = self.inline = 0
         self._thread: threading.Thread | None = None
         if threads and signer.key_type == "rsa" and clock.rate == 1.0:
@@ -7112,66 +7225,35 @@ class SignatureStock:
             ts_ms, headers = self._ready.pop()  # newest first; the worker clears out the rest
             if 0 <= now_ms - ts_ms <= SIGNATURE_AGE_MS:
                 self.taken += 1
-                self._wake.set()
                 return headers
         self.inline += 1
-        self._wake.set()
         return self._signer.headers(self._method, self._path, now_ms)
 
     def _refill(self) -> None:
-        """Thread body: drop what grows old, sign anew, sleep until one was taken."""
-        while not self._is_closed:
+        """Thread body: drop what grows old, sign anew, at a steady pace."""
+        while not self._is_closed.wait(SIGNATURE_REFILL_S):
             now_ms = self._clock.now_ms()
             with contextlib.suppress(IndexError):  # the loop may take the last one meanwhile
                 while not 0 <= now_ms - self._ready[0][0] <= SIGNATURE_AGE_MS // 2:
                     self._ready.popleft()
-            while len(self._ready) < SIGNATURES_AHEAD and not self._is_closed:
+            while len(self._ready) < SIGNATURES_AHEAD and not self._is_closed.is_set():
                 ts_ms = self._clock.now_ms()
                 headers = self._signer.headers(self._method, self._path, ts_ms)
                 self._ready.append((ts_ms, headers))
-            self._wake.wait(SIGNATURE_REFILL_S)
-            self._wake.clear()
 
     def close(self) -> None:
         """End the worker and forget what it signed."""
-        self._is_closed = True
-        self._wake.set()
+        self._is_closed.set()
         if self._thread is not None:
             self._thread.join(timeout=1.0)
         self._ready.clear()
 
-
 # ======================================================================================
-# §15b REST CLIENT
-# Purpose:   Every request to the exchange: budget, sign, send once, time out, classify the answer.
-# Position:  Uses §01, §02, §03, §05, §11, §15a. Used by §17 and §18; made by §23.
-# Principle: A command is sent once and its outcome is named; doubt is an outcome, never an error.
-#
-#   create() ─ encode, sign ─► _transport ─► answer ─► judge ─► OrderOutcome
-#   reads    ─ budget ─ breaker ─► _transport ─► decode, or ExchangeError / WireError
+# §15b ANSWERS
+# Purpose:   What an answer to an order command means: the table of RELIABILITY §1.1, row by row.
+# Position:  Uses §01, §03, §05. Used by §15f.
+# Principle: Only a proven success or a proven refusal is named so; everything else is UNKNOWN.
 # ======================================================================================
-
-log_rest = logging.getLogger("trader.rest")
-
-DEFAULT_COST: Final = 10.0  # tokens of a request that the exchange does not list
-BASIC_READ: Final = (200.0, 600.0)  # refill per second and capacity until the account's are read
-BASIC_WRITE: Final = (100.0, 100.0)
-CANCEL_RESERVE: Final = 0.2  # part of the write budget that only cancels and kill may use
-BALANCE_PER_S: Final = 1.0
-READ_TRIES: Final = 3
-READ_WAIT_MAX_S: Final = 10.0  # longest wait for read budget before giving up
-PAGES_MAX: Final = 200  # of one list
-PAGE_LIMIT: Final = 1000
-ORDER_BODY_MAX: Final = 1024 * 1024  # bytes of an answer to a command
-BREAKER_FAILURES: Final = 5
-BREAKER_WINDOW_S: Final = 30.0
-BREAKER_OPEN_S: Final = 10.0
-AUTH_PAUSE_S: Final = 30.0
-CLOCK_SAMPLES: Final = 9
-CLOCK_SAMPLE_PAUSE_S: Final = 0.11  # spreads nine samples over the second that Date resolves
-LATENCIES_MAX: Final = 512  # samples kept per endpoint
-USER_AGENT: Final = f"kalshi-trader/{VERSION}"
-
 
 class OutcomeKind(Enum):
     """What became of one order command (RELIABILITY §1.1)."""
@@ -7215,95 +7297,6 @@ class Answer:
     body: bytes
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Endpoint:
-    """One kind of request. `signs`: `no`, `may` (when a key is there and accepted) or `must`."""
-
-    name: str
-    method: str
-    template: str  # path below the base path, {…} for its parts
-    signs: str = "must"
-    cost: float = DEFAULT_COST
-
-
-ENDPOINTS: Final[Mapping[str, Endpoint]] = MappingProxyType(
-    {
-        each.name: each
-        for each in (
-            Endpoint(name="status", method="GET", template="/exchange/status", signs="no"),
-            Endpoint(
-                name="as_of", method="GET", template="/exchange/user_data_timestamp", signs="no"
-            ),
-            Endpoint(name="schedule", method="GET", template="/exchange/schedule", signs="no"),
-            Endpoint(name="markets", method="GET", template="/markets", signs="no"),
-            Endpoint(name="market", method="GET", template="/markets/{ticker}", signs="no"),
-            Endpoint(
-                name="orderbook", method="GET", template="/markets/{ticker}/orderbook", signs="may"
-            ),
-            Endpoint(name="orderbooks", method="GET", template="/markets/orderbooks", signs="may"),
-            Endpoint(name="event", method="GET", template="/events/{event_ticker}", signs="no"),
-            Endpoint(name="series", method="GET", template="/series/{series_ticker}", signs="no"),
-            Endpoint(name="series_list", method="GET", template="/series", signs="no"),
-            Endpoint(name="balance", method="GET", template="/portfolio/balance", cost=0.0),
-            Endpoint(name="positions", method="GET", template="/portfolio/positions"),
-            Endpoint(name="orders", method="GET", template="/portfolio/orders"),
-            Endpoint(name="historical_orders", method="GET", template="/historical/orders"),
-            Endpoint(name="fills", method="GET", template="/portfolio/fills"),
-            Endpoint(name="settlements", method="GET", template="/portfolio/settlements"),
-            Endpoint(name="limits", method="GET", template="/account/limits"),
-            Endpoint(name="costs", method="GET", template="/account/endpoint_costs", signs="no"),
-            Endpoint(name="api_keys", method="GET", template="/api_keys"),
-            Endpoint(name="create", method="POST", template="/portfolio/events/orders"),
-            Endpoint(
-                name="create_batch", method="POST", template="/portfolio/events/orders/batched"
-            ),
-            Endpoint(
-                name="cancel",
-                method="DELETE",
-                template="/portfolio/events/orders/{order_id}",
-                cost=2.0,
-            ),
-            Endpoint(
-                name="cancel_batch",
-                method="DELETE",
-                template="/portfolio/events/orders/batched",
-                cost=2.0,
-            ),
-            Endpoint(
-                name="amend", method="POST", template="/portfolio/events/orders/{order_id}/amend"
-            ),
-            Endpoint(
-                name="decrease",
-                method="POST",
-                template="/portfolio/events/orders/{order_id}/decrease",
-            ),
-            Endpoint(
-                name="group_create", method="POST", template="/portfolio/order_groups/create"
-            ),
-            Endpoint(
-                name="group_trigger",
-                method="PUT",
-                template="/portfolio/order_groups/{order_group_id}/trigger",
-            ),
-            Endpoint(
-                name="group_delete",
-                method="DELETE",
-                template="/portfolio/order_groups/{order_group_id}",
-            ),
-        )
-    }
-)
-_COMMAND_ENDPOINTS: Final = {
-    CommandKind.CREATE: "create",
-    CommandKind.AMEND: "amend",
-    CommandKind.DECREASE: "decrease",
-    CommandKind.CANCEL: "cancel",
-}
-
-
-# ---- what an answer to a command means: RELIABILITY §1.1, row by row ------------------
-
-
 def _refusal(answer: Answer) -> tuple[str, str] | None:
     """Code and message of an error body that can be read; None for HTML, garbage or silence."""
     if answer.content_type == "text/html":
@@ -7312,7 +7305,8 @@ def _refusal(answer: Answer) -> tuple[str, str] | None:
         obj = load_json(answer.body)
     except WireError:
         return None
-    if not any(isinstance(obj.get(key), (str, dict)) for key in ("error", "code", "msg", "message")):
+    words = ("error", "code", "msg", "message")
+    if not any(isinstance(obj.get(word), (str, dict)) for word in words):
         return None
     return decode_error(answer.status, answer.content_type, answer.body)
 
@@ -7347,11 +7341,11 @@ def _success_object(answer: Answer) -> Json:
 
 
 def _created(intent: Intent, ack: CreateAck, status: int) -> OrderOutcome:
-    """Outcome of a create whose answer could be read; WireError when it is not about this intent."""
+    """Outcome of a create whose answer can be read; WireError when it is about something else."""
     if ack.client_order_id != intent.client_order_id:
         raise WireError(f"answer for client id {ack.client_order_id!r:.80}")
     if not 0 <= ack.filled_h <= ack.filled_h + ack.remaining_h <= intent.count_h:
-        raise WireError(f"filled {ack.filled_h} and remaining {ack.remaining_h} of {intent.count_h}")
+        raise WireError(f"filled {ack.filled_h}, remaining {ack.remaining_h} of {intent.count_h}")
     return OrderOutcome(
         kind=OutcomeKind.ACCEPTED,
         status=status,
@@ -7481,12 +7475,108 @@ def judge_cancel_batch(order_ids: Sequence[str], answer: Answer) -> list[OrderOu
         )
     return outcomes
 
+# ======================================================================================
+# §15c LINKS
+# Purpose:   What a request needs on its way: endpoints, breaker, clock, session, order line.
+# Position:  Uses §01, §02, §11, §15b. Used by §15d; §23 and §24 make the session through it.
+# Principle: A request leaves once; TLS is verified; no proxy, cookie or redirect takes part.
+# ======================================================================================
 
-# ---- breaker, clock, transport --------------------------------------------------------
+log_rest = logging.getLogger("trader.rest")
+
+DEFAULT_COST: Final = 10.0  # tokens of a request that the exchange does not list
+BREAKER_FAILURES: Final = 5
+BREAKER_WINDOW_S: Final = 30.0
+BREAKER_OPEN_S: Final = 10.0
+CLOCK_SAMPLES: Final = 9
+CLOCK_BOUNDS: Final = 64  # older samples that still bound the offset
+CLOCK_DRIFT: Final = 0.001  # seconds by which a bound loosens per second of its age
+USER_AGENT: Final = f"kalshi-trader/{VERSION}"
+_NO_TIMEOUT: Final = aiohttp.ClientTimeout(total=None)  # every request has its own asyncio.timeout
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Endpoint:
+    """One kind of request. `signs`: `no`, `may` (when a key is there and accepted) or `must`."""
+
+    name: str
+    method: str
+    template: str  # path below the base path, {…} for its parts
+    signs: str = "must"
+    cost: float = DEFAULT_COST
+
+
+ENDPOINTS: Final[Mapping[str, Endpoint]] = MappingProxyType(
+    {
+        each.name: each
+        for each in (
+            Endpoint(name="status", method="GET", template="/exchange/status", signs="no"),
+            Endpoint(
+                name="as_of", method="GET", template="/exchange/user_data_timestamp", signs="no"
+            ),
+            Endpoint(name="schedule", method="GET", template="/exchange/schedule", signs="no"),
+            Endpoint(name="markets", method="GET", template="/markets", signs="no"),
+            Endpoint(name="market", method="GET", template="/markets/{ticker}", signs="no"),
+            Endpoint(
+                name="orderbook", method="GET", template="/markets/{ticker}/orderbook", signs="may"
+            ),
+            Endpoint(name="orderbooks", method="GET", template="/markets/orderbooks", signs="may"),
+            Endpoint(name="event", method="GET", template="/events/{event_ticker}", signs="no"),
+            Endpoint(name="series", method="GET", template="/series/{series_ticker}", signs="no"),
+            Endpoint(name="series_list", method="GET", template="/series", signs="no"),
+            Endpoint(name="balance", method="GET", template="/portfolio/balance", cost=0.0),
+            Endpoint(name="positions", method="GET", template="/portfolio/positions"),
+            Endpoint(name="orders", method="GET", template="/portfolio/orders"),
+            Endpoint(name="historical_orders", method="GET", template="/historical/orders"),
+            Endpoint(name="fills", method="GET", template="/portfolio/fills"),
+            Endpoint(name="settlements", method="GET", template="/portfolio/settlements"),
+            Endpoint(name="limits", method="GET", template="/account/limits"),
+            Endpoint(name="costs", method="GET", template="/account/endpoint_costs", signs="no"),
+            Endpoint(name="api_keys", method="GET", template="/api_keys"),
+            Endpoint(name="create", method="POST", template="/portfolio/events/orders"),
+            Endpoint(
+                name="create_batch", method="POST", template="/portfolio/events/orders/batched"
+            ),
+            Endpoint(
+                name="cancel",
+                method="DELETE",
+                template="/portfolio/events/orders/{order_id}",
+                cost=2.0,
+            ),
+            Endpoint(
+                name="cancel_batch",
+                method="DELETE",
+                template="/portfolio/events/orders/batched",
+                cost=2.0,
+            ),
+            Endpoint(
+                name="amend", method="POST", template="/portfolio/events/orders/{order_id}/amend"
+            ),
+            Endpoint(
+                name="decrease",
+                method="POST",
+                template="/portfolio/events/orders/{order_id}/decrease",
+            ),
+            Endpoint(
+                name="group_create", method="POST", template="/portfolio/order_groups/create"
+            ),
+            Endpoint(
+                name="group_trigger",
+                method="PUT",
+                template="/portfolio/order_groups/{order_group_id}/trigger",
+            ),
+            Endpoint(
+                name="group_delete",
+                method="DELETE",
+                template="/portfolio/order_groups/{order_group_id}",
+            ),
+        )
+    }
+)
 
 
 class CircuitBreaker:
-    """Opens after BREAKER_FAILURES in BREAKER_WINDOW_S, lets one probe through after BREAKER_OPEN_S."""
+    """Opens after BREAKER_FAILURES in BREAKER_WINDOW_S; one probe passes each BREAKER_OPEN_S."""
 
     def __init__(self, clock: Clock) -> None:
         self._clock = clock
@@ -7500,7 +7590,7 @@ class CircuitBreaker:
         return self._opened_at_s is not None
 
     def may_pass(self) -> bool:
-        """Whether a request may go now. While open, True once per BREAKER_OPEN_S: that is the probe."""
+        """Whether a request may go now. While open, True once per BREAKER_OPEN_S: the probe."""
         if self._opened_at_s is None:
             return True
         now_s = self._clock.real_s()
@@ -7530,47 +7620,51 @@ class CircuitBreaker:
 
 
 class ClockSamples:
-    """How far our wall clock is from the exchange's: the median of the last nine samples.
+    """How far our wall clock is from the exchange's, from `Date` headers and stream time stamps.
 
     Samples are kept against the monotonic clock, so a step of our wall clock is seen at once and
-    spoils none. `Date` has whole seconds: a sample says the server's time lay in [Date, Date + 1)
-    while the request was under way; the median of the middles is held inside what all allow.
+    spoils none. `Date` has whole seconds: it says the server's time lay in [Date, Date + 1) while
+    the request was under way. A stream time stamp may be old when it is heard: it only says that
+    the server's time is not before it. The offset is the median of the middles of the last nine
+    Date samples, held inside what all samples allow as long as they agree: nine polls at the same
+    part of a second would otherwise be wrong by half of one.
     """
 
     def __init__(self, clock: Clock) -> None:
         self._clock = clock
-        self._samples: deque[tuple[float, float, float]] = deque(maxlen=CLOCK_SAMPLES)
+        self._dates: deque[tuple[float, float, float]] = deque(maxlen=CLOCK_BOUNDS)
+        self._floors: deque[float] = deque(maxlen=CLOCK_SAMPLES)
 
     def add_date(self, date: str, sent_s: float, heard_s: float) -> None:
-        """Note a `Date` header; times are `Clock.monotonic` before sending and after the head came."""
+        """Note a `Date` header; times are `Clock.monotonic` before sending and after the head."""
         try:
             server_s = parsedate_to_datetime(date).timestamp()
         except (ValueError, TypeError):
             return
-        self._add(server_s - heard_s, server_s + 1.0 - sent_s)
+        self._dates.append((heard_s, server_s - heard_s, server_s + 1.0 - sent_s))
 
-    def add_ms(self, ts_ms: int, heard_s: float, *, delay_max_s: float = 0.5) -> None:
-        """Note a time stamp of the stream, which is between 0 and `delay_max_s` old when heard."""
-        self._add(ts_ms / 1000 - heard_s, ts_ms / 1000 + delay_max_s - heard_s)
-
-    def _add(self, low_s: float, high_s: float) -> None:
-        self._samples.append((low_s, (low_s + high_s) / 2, high_s))
+    def add_ms(self, ts_ms: int, heard_s: float) -> None:
+        """Note a time stamp of the stream, heard at `heard_s` of `Clock.monotonic`."""
+        self._floors.append(ts_ms / 1000 - heard_s)
 
     @property
     def count(self) -> int:
-        """Samples held, at most CLOCK_SAMPLES."""
-        return len(self._samples)
+        """Date samples of the median, at most CLOCK_SAMPLES."""
+        return min(len(self._dates), CLOCK_SAMPLES)
 
     def offset_s(self) -> float | None:
-        """Exchange time minus our uncorrected wall time now, in seconds; None before any sample."""
-        if not self._samples:
+        """Exchange time minus our uncorrected wall time now, in seconds; None without samples."""
+        if not self._dates:
             return None
-        lows, middles, highs = zip(*self._samples, strict=True)
-        middle_s = statistics.median(middles)
-        low_s, high_s = max(lows), min(highs)
+        now_s = self._clock.monotonic()
+        recent = list(self._dates)[-CLOCK_SAMPLES:]
+        middle_s = statistics.median((low_s + high_s) / 2 for _, low_s, high_s in recent)
+        low_s = max(low - (now_s - heard_s) * CLOCK_DRIFT for heard_s, low, _ in self._dates)
+        high_s = min(high + (now_s - heard_s) * CLOCK_DRIFT for heard_s, _, high in self._dates)
+        low_s = max(low_s, *(floor for floor in self._floors if floor <= high_s), low_s)
         if low_s <= high_s:
             middle_s = min(max(middle_s, low_s), high_s)
-        return float(middle_s) + self._clock.monotonic() - self._clock.wall_s()
+        return middle_s + now_s - self._clock.wall_s()
 
 
 def secure_tls() -> ssl.SSLContext:
@@ -7586,7 +7680,7 @@ def make_session(connector: aiohttp.BaseConnector) -> aiohttp.ClientSession:
         connector=connector,
         trust_env=False,
         cookie_jar=aiohttp.DummyCookieJar(),
-        timeout=aiohttp.ClientTimeout(total=None),
+        timeout=_NO_TIMEOUT,
         headers={"User-Agent": USER_AGENT, "Accept": "application/json"},
     )
 
@@ -7594,7 +7688,7 @@ def make_session(connector: aiohttp.BaseConnector) -> aiohttp.ClientSession:
 async def _send_once(
     request: aiohttp.ClientRequest, handler: aiohttp.ClientHandlerType
 ) -> aiohttp.ClientResponse:
-    """Middleware that keeps aiohttp from sending a request again when a kept connection was dead."""
+    """Middleware that keeps aiohttp from repeating a request when a kept connection was dead."""
     try:
         return await handler(request)
     except aiohttp.ClientConnectorError:
@@ -7614,12 +7708,98 @@ class _Request:
     body_max: int
 
 
-class KalshiRest:
-    """Typed access to the exchange. Owned by §23; used by §17, §18, §20 and the commands of §24.
+class _OrderLine:
+    """Writes a create on a kept connection of the session's own pool, in the caller's turn.
 
-    `may_open` is asked as the last thing before a create or an amend leaves (the kill latch).
-    With `threads=False` no worker signs ahead (virtual time).
+    `session.post` spends about a hundred microseconds and, on Python 3.11, a task switch before
+    its bytes leave. Here the request is one prepared head, one body, one write. A connection is
+    taken only when one is waiting in the pool; else there is none, and `session.post` opens it.
+    Rests on aiohttp's connector, `Connection` and `ResponseHandler` (version pinned, shape tested).
     """
+
+    def __init__(self, session: aiohttp.ClientSession, origin: str, path: str) -> None:
+        self._session, self._url = session, origin + path
+        self._key: aiohttp.client_reqrep.ConnectionKey | None = None
+        self._head = (
+            f"POST {path} HTTP/1.1\r\nHost: {urlsplit(origin).netloc}\r\n"
+            f"User-Agent: {USER_AGENT}\r\nAccept: application/json\r\n"
+        )
+        self.used = 0
+
+    def take(self) -> aiohttp.connector.Connection | None:
+        """A warm connection of the pool, or None; never waits and opens none."""
+        connector = self._session.connector
+        if connector is None or connector.closed:
+            return None
+        if self._key is None:
+            url = aiohttp.ClientRequest.url.__class__(self._url)  # aiohttp's own URL type
+            loop = asyncio.get_running_loop()
+            self._key = aiohttp.ClientRequest("POST", url, loop=loop).connection_key
+        try:
+            connector._get(self._key, []).send(None)  # without traces it never suspends
+        except StopIteration as done:
+            connection: aiohttp.connector.Connection | None = done.value
+            return connection
+        raise AssertionError("taking a pooled connection must not wait")
+
+    def write(
+        self, connection: aiohttp.connector.Connection, headers: Mapping[str, str], body: bytes
+    ) -> bool:
+        """Hand the whole request to the transport; False when nothing was written."""
+        protocol, transport = connection.protocol, connection.transport
+        if protocol is None or transport is None or transport.is_closing():
+            connection.close()
+            return False
+        protocol.set_response_params(read_until_eof=True, auto_decompress=True)
+        lines = "".join(f"{name}: {value}\r\n" for name, value in headers.items())
+        head = f"{self._head}{lines}Content-Length: {len(body)}\r\n\r\n"
+        transport.write(head.encode("ascii") + body)
+        self.used += 1
+        return True
+
+    async def read(self, connection: aiohttp.connector.Connection, body_max: int) -> Answer:
+        """The answer to what was written; the connection goes back to the pool if it is whole."""
+        payload: aiohttp.StreamReader | None = None
+        try:
+            protocol = connection.protocol
+            if protocol is None:
+                raise ExchangeError(0, "connection_lost", "closed before the answer")
+            message, payload = await protocol.read()
+            while message.code < 200:
+                message, payload = await protocol.read()
+            chunks, size = [], 0
+            while not payload.at_eof():
+                chunks.append(await payload.readany())
+                size += len(chunks[-1])
+                if size > body_max:
+                    raise ExchangeError(message.code, "too_large", f"more than {body_max} bytes")
+        except (aiohttp.http.HttpProcessingError, aiohttp.EofStream) as error:
+            raise ExchangeError(0, "broken_answer", repr(error)) from error
+        finally:
+            # Only an answer read to its end leaves a connection that may be used again.
+            is_whole = payload is not None and payload.at_eof()
+            (connection.release if is_whole else connection.close)()
+        content_type = message.headers.get("Content-Type", "").partition(";")[0].strip().lower()
+        return Answer(message.code, content_type, b"".join(chunks))
+
+# ======================================================================================
+# §15d TRANSPORT
+# Purpose:   Send one signed request and hear the whole answer; note what every answer teaches.
+# Position:  Uses §01, §05, §11, §15a to §15c. Used by §15e and §15f.
+# Principle: No retry lives here; no answer is an error with `was_sent`, never a guess.
+#
+#   _prepare ─ sign ─► _transport ─► session or order line ─► Answer ─► _note: breaker, key, budget
+# ======================================================================================
+
+BASIC_READ: Final = (200.0, 600.0)  # refill per second and capacity until the account's are read
+BASIC_WRITE: Final = (100.0, 100.0)
+BALANCE_PER_S: Final = 0.8  # the exchange grants one a second and counts arrivals, not sends
+AUTH_PAUSE_S: Final = 30.0
+LATENCIES_MAX: Final = 512  # samples kept per endpoint
+
+
+class RestTransport:
+    """One host, one key: signs, sends, times out, counts. The base of the REST client."""
 
     def __init__(
         self,
@@ -7640,9 +7820,12 @@ class KalshiRest:
         self.may_open = may_open
         self._threads = threads
         self._stock = self._new_stock()
+        self._line = _OrderLine(
+            session, self._origin, self._base_path + ENDPOINTS["create"].template
+        )
         self.reads = self._bucket(*BASIC_READ)
         self.writes = self._bucket(*BASIC_WRITE)
-        self._balance_bucket = TokenBucket(clock, capacity=BALANCE_PER_S, refill_per_s=BALANCE_PER_S)
+        self._balances = TokenBucket(clock, capacity=1.0, refill_per_s=BALANCE_PER_S)
         self._costs: dict[str, float] = {each.name: each.cost for each in ENDPOINTS.values()}
         self._read_backoff = Backoff(clock)
         self.breaker = CircuitBreaker(clock)
@@ -7679,16 +7862,7 @@ class KalshiRest:
         if self._stock is not None:
             self._stock.close()
 
-    # ---- budget and readiness --------------------------------------------------------
-
-    def try_budget(self, kind: CommandKind, items: int = 1) -> bool:
-        """Take the tokens of `items` commands now; False takes nothing.
-
-        A fifth of the write budget is kept for cancels.
-        """
-        cost = self._costs[_COMMAND_ENDPOINTS[kind]] * items
-        keep = 0.0 if kind is CommandKind.CANCEL else self.writes.capacity * CANCEL_RESERVE
-        return self.writes.try_take(cost, keep=keep)
+    # ---- readiness -------------------------------------------------------------------
 
     @property
     def is_key_refused(self) -> bool:
@@ -7751,17 +7925,22 @@ class KalshiRest:
             return self._stock.take()
         return self._signer.headers(endpoint.method, path, self._clock.now_ms())
 
-    async def _transport(self, request: _Request) -> Answer:
+    async def _transport(
+        self, request: _Request, written: aiohttp.connector.Connection | None = None
+    ) -> Answer:
         """Send once and read the whole answer, whatever its status.
 
-        Raises ExchangeError with status 0 when there is none; `was_sent` is False only when no
-        connection was opened.
+        `written` is the connection on which the request has left already. Raises ExchangeError with
+        status 0 when there is no answer; `was_sent` is False only when no connection was opened.
         """
         name, sent_s = request.endpoint.name, self._clock.monotonic()
         real_s = self._clock.real_s()
         try:
             async with asyncio.timeout(self._timeout_s):
-                answer = await self._talk(request, sent_s)
+                if written is not None:
+                    answer = await self._line.read(written, request.body_max)
+                else:
+                    answer = await self._talk(request, sent_s)
         except TimeoutError as error:
             raise self._no_answer(name, "timeout", error, was_sent=True) from error
         except aiohttp.ClientConnectorError as error:
@@ -7813,7 +7992,7 @@ class KalshiRest:
     def _note(self, endpoint: Endpoint, answer: Answer) -> None:
         """Draw the conclusions that every answer allows: breaker, key, budget, counters."""
         self.requests[endpoint.name, answer.status] += 1
-        if answer.status >= 500:
+        if answer.status >= 500 and not self._tells_status(endpoint, answer):
             self._count_error(f"{endpoint.name}: {answer.status}")
             self.breaker.failed()
             return
@@ -7828,6 +8007,12 @@ class KalshiRest:
         if answer.status < 400:
             self.errors_in_row = 0
 
+    @staticmethod
+    def _tells_status(endpoint: Endpoint, answer: Answer) -> bool:
+        """Whether a 503 or 504 is the exchange's own word that it is closed, and no failure."""
+        is_closed = endpoint.name == "status" and answer.status in (503, 504)
+        return is_closed and b'"exchange_active"' in answer.body
+
     def _key_refused(self, answer: Answer) -> None:
         code, message = decode_error(answer.status, answer.content_type, answer.body)
         self._refused_at_s = self._clock.real_s()
@@ -7841,10 +8026,30 @@ class KalshiRest:
         self.errors_in_row += 1
         self.last_error = what
 
-    # ---- reads -----------------------------------------------------------------------
+# ======================================================================================
+# §15e READS
+# Purpose:   Everything that can be asked of the exchange, typed, paged and within the read budget.
+# Position:  Uses §05, §11, §15d. Used by §17, §18, §20 through §15f.
+# Principle: A read is repeated only for reasons that pass; a list is whole or an error.
+# ======================================================================================
+
+READ_TRIES: Final = 3
+READ_WAIT_MAX_S: Final = 10.0  # longest wait for read budget before giving up
+PAGES_MAX: Final = 200  # of one list
+PAGE_LIMIT: Final = 1000
+CLOCK_STEP_MIN_S: Final = 0.3
+CLOCK_SAMPLE_PAUSE_S: Final = 0.11  # spreads nine samples over the second that Date resolves
+
+
+class RestReads(RestTransport):
+    """Typed reads. ExchangeError for an error status or no answer, WireError for nonsense."""
 
     async def _get(
-        self, name: str, *parts: str, query: Iterable[tuple[str, object]] = (), tries: int = READ_TRIES
+        self,
+        name: str,
+        *parts: str,
+        query: Iterable[tuple[str, object]] = (),
+        tries: int = READ_TRIES,
     ) -> Json:
         """One read, repeated only for reasons that pass. ExchangeError or WireError otherwise."""
         pairs = [(key, str(value)) for key, value in query if value is not None and value != ""]
@@ -7867,7 +8072,7 @@ class KalshiRest:
             raise ExchangeError(0, "breaker_open", self.last_error or "", was_sent=False)
         await self._wait_budget(name)
         answer = await self._transport(self._prepare(name, *parts, query=query))
-        if answer.status == 200:
+        if answer.status == 200 or self._tells_status(endpoint, answer):
             self._read_backoff.worked()
             return _success_object(answer)
         code, message = decode_error(answer.status, answer.content_type, answer.body)
@@ -7877,7 +8082,7 @@ class KalshiRest:
     async def _wait_budget(self, name: str) -> None:
         bucket, cost = (self.reads, self._costs[name])
         if name == "balance":
-            bucket, cost = self._balance_bucket, 1.0
+            bucket, cost = self._balances, 1.0
         if bucket.left() - cost < -READ_WAIT_MAX_S * bucket.refill_per_s:
             raise ExchangeError(0, "rate_budget", "read budget used up", was_sent=False)
         await bucket.wait(cost)
@@ -7957,7 +8162,8 @@ class KalshiRest:
     async def series_of_category(self, category: str) -> set[str]:
         """Tickers of all series of a category, as the exchange spells it."""
         page = await self._get("series_list", query=[("category", category)])
-        return {row.ticker for row in decode_page(page, "series", decode_series_row, strict=False)[0]}
+        rows, _, _ = decode_page(page, "series", decode_series_row, strict=False)
+        return {row.ticker for row in rows}
 
     async def balance(self) -> Balance:
         """Cash of the account; at most one call a second."""
@@ -8044,25 +8250,90 @@ class KalshiRest:
     def apply_clock(self) -> float | None:
         """Correct the clock by the samples at hand; its offset in seconds, None without samples.
 
-        Every read adds a sample, so calling this now and then is enough to follow a drift.
+        Every read adds a sample, so calling this now and then is enough to follow a drift. A
+        correction finer than whole seconds can prove is left out: our time should not jitter.
         """
         offset_s = self.clock_samples.offset_s()
         if offset_s is not None:
-            self._clock.offset_s = offset_s
+            if abs(offset_s - self._clock.offset_s) > CLOCK_STEP_MIN_S:
+                self._clock.offset_s = offset_s
             self._clock_was_set()
         return offset_s
 
-    # ---- order commands --------------------------------------------------------------
+
+def _shape(path: str) -> str:
+    """A path template with its variable parts made equal: `{id}`, `:id`, `{order_id}` are one."""
+    return re.sub(r"\{[^/]*\}|:[^/]+", "{}", path)
+
+# ======================================================================================
+# §15f REST CLIENT
+# Purpose:   Order commands: budget, last look at the latch, one send, a named outcome.
+# Position:  Uses §01, §03, §05, §11, §15b to §15e. Used by §17 and §18; made by §23.
+# Principle: A command is sent once and its outcome is named; doubt is an outcome, never an error.
+#
+#   create() ─ encode, sign, latch ─► warm line: bytes leave in the call ─► task hears ─► judge
+#                                └─► no warm line: session.post in the task
+# ======================================================================================
+
+CANCEL_RESERVE: Final = 0.2  # part of the write budget that only cancels and kill may use
+ORDER_BODY_MAX: Final = 1024 * 1024  # bytes of an answer to a command
+_COMMAND_ENDPOINTS: Final = {
+    CommandKind.CREATE: "create",
+    CommandKind.AMEND: "amend",
+    CommandKind.DECREASE: "decrease",
+    CommandKind.CANCEL: "cancel",
+}
+
+
+class KalshiRest(RestReads):
+    """Typed access to the exchange. Owned by §23; used by §17, §18, §20 and the commands of §24.
+
+    `may_open` is asked as the last thing before a create or an amend leaves (the kill latch).
+    With `threads=False` no worker signs ahead (virtual time).
+    """
+
+    def try_budget(self, kind: CommandKind, items: int = 1) -> bool:
+        """Take the tokens of `items` commands now; False takes nothing.
+
+        A fifth of the write budget is kept for cancels.
+        """
+        cost = self._costs[_COMMAND_ENDPOINTS[kind]] * items
+        keep = 0.0 if kind is CommandKind.CANCEL else self.writes.capacity * CANCEL_RESERVE
+        return self.writes.try_take(cost, keep=keep)
 
     def create(self, intent: Intent, group_id: str | None) -> Coroutine[Any, Any, OrderOutcome]:
-        """Send one new order, once. Encoded and signed in this call; await the rest.
+        """Send one new order, once; await what becomes of it.
 
-        The budget must have been taken with try_budget, the intent journaled.
+        On a warm connection the bytes leave in this call, without a task switch; else the returned
+        coroutine opens one. The budget must have been taken with try_budget, the intent journaled.
         """
         assert intent.kind is CommandKind.CREATE, f"a create of kind {intent.kind}"
         body = encode_create(intent, group_id=group_id)
         prepare = partial(self._prepare, "create", body=body, body_max=ORDER_BODY_MAX)
-        return self._command(prepare, partial(judge_create, intent), opens=True)
+        judge = partial(judge_create, intent)
+        if self._signer is not None and self.is_healthy:
+            request = prepare()
+            connection = self._line.take()
+            # Nothing may come between this last look at the latch and the write.
+            is_stopped = self._stopped(opens=True) is not None
+            if connection is not None and is_stopped:
+                connection.release()
+            elif connection is not None and self._line.write(connection, request.headers, body):
+                return self._outcome(request, connection, judge)
+            return self._command(lambda: request, judge, opens=True)
+        return self._command(prepare, judge, opens=True)
+
+    async def _outcome(
+        self,
+        request: _Request,
+        connection: aiohttp.connector.Connection,
+        judge: Callable[[Answer], OrderOutcome],
+    ) -> OrderOutcome:
+        """Outcome of a create that has left on the order line."""
+        try:
+            return judge(await self._transport(request, connection))
+        except ExchangeError as error:
+            return OrderOutcome(kind=OutcomeKind.UNKNOWN, code=error.code, message=error.message)
 
     def amend(self, intent: Intent) -> Coroutine[Any, Any, OrderOutcome]:
         """Change price, size or expiry of a resting order, once."""
@@ -8106,7 +8377,8 @@ class KalshiRest:
         Takes its tokens itself, ahead of everybody else, and does not wait for them.
         """
         ids = [order.order_id for order in orders if order.order_id is not None]
-        assert ids and len(ids) == len(orders), "a batch cancel needs order ids"
+        assert ids, "a batch cancel of nothing"
+        assert len(ids) == len(orders), "a batch cancel needs order ids"
         self.writes.reserve(self._costs["cancel_batch"] * len(ids))
         body = encode_batch_cancel((str(each.order_id), each.ticker) for each in orders)
         prepare = partial(self._prepare, "cancel_batch", body=body)
@@ -8193,15 +8465,10 @@ class KalshiRest:
             raise ExchangeError(answer.status, code, message)
         return _success_object(answer)
 
-
-def _shape(path: str) -> str:
-    """A path template with its variable parts made equal: `{id}`, `:id` and `{order_id}` are one."""
-    return re.sub(r"\{[^/]*\}|:[^/]+", "{}", path)
-
 # ======================================================================================
 # §16a SUBSCRIPTIONS
 # Purpose:   What is wanted of the stream against what the exchange has acknowledged.
-# Position:  Uses §01, §03, §05, §11. Owned by KalshiStream (§16b), which carries the bytes.
+# Position:  Uses §01, §03, §05, §11. Owned by KalshiStream (§16c), which carries the bytes.
 # Principle: One command in flight per channel; every command is answered, or something is done.
 # ======================================================================================
 
@@ -8213,6 +8480,7 @@ WS_SNAPSHOT_S: Final = 3.0  # an unanswered get_snapshot leads to a new subscrip
 
 BOOK_CHANNEL: Final = "orderbook_delta"
 PRIVATE_CHANNELS: Final = ("user_orders", "fill", "market_positions", "order_group_updates")
+_REPLY_KINDS: Final = frozenset({"subscribed", "ok", "unsubscribed", "error"})
 _TERMINAL_CODES: Final = frozenset({10, 25})
 _UNKNOWN_SID: Final = 7
 
@@ -8357,16 +8625,22 @@ class Subscriptions:
         for channel in self.channels.values():
             self._sync(channel)
 
-    def is_next(self, channel: Channel, seq: object) -> bool:
-        """Whether a frame with an unexpected number may be used: an old one not, a gap is told."""
+    def may_use(self, channel: Channel | None, seq: object, kind: object) -> bool:
+        """Whether a frame with an unexpected number may be used; tells of a gap.
+
+        Data of a subscription that has ended, and data with an old number, are not used. A reply is
+        found by its id, so it counts whatever its number.
+        """
         if type(seq) is not int:
             raise WireError(f"seq: no whole number but {seq!r:.60}")
-        if seq <= channel.seq:
-            self.ignored += 1
-            return False
+        if channel is None or seq <= channel.seq:
+            is_reply = kind in _REPLY_KINDS
+            self.ignored += not is_reply
+            return is_reply
         self.gaps += 1
         why = f"sequence gap on sid {channel.sid}: {channel.seq}, then {seq}"
         log_stream.debug("gap channel=%s why=%s", channel.name, why)
+        channel.seq = seq
         self.on_gap(channel.name, why)
         return True
 
@@ -8506,10 +8780,10 @@ def hear_nothing(*_: object) -> None:
 
 
 # ======================================================================================
-# §16b WS CLIENT
-# Purpose:   Keep one signed socket alive and in sequence; hand each frame on in the same call.
-# Position:  Uses §01–§05, §11, §12, §16a. §17 and §18 register handlers; §23 runs it.
-# Principle: One reader, no waiting in the receive call, silence is a fault; it never gives up.
+# §16b SOCKET
+# Purpose:   Open, close and wait: the few awaits of the stream, each with its limit.
+# Position:  Uses §05, §11. Used by §16c.
+# Principle: Nothing here decides anything; a peer that does not answer costs a known time.
 # ======================================================================================
 
 WS_CONNECT_S: Final = 10.0
@@ -8528,7 +8802,6 @@ STALE_FLOOR_S: Final = 0.25  # real seconds; below it the noise of the loop prov
 PUBLIC_KINDS: Final = frozenset(
     {"orderbook_snapshot", "orderbook_delta", "trade", "ticker", "market_lifecycle_v2"}
 )
-REPLY_KINDS: Final = frozenset({"subscribed", "ok", "unsubscribed", "error"})
 PRIVATE_KINDS: Final = frozenset({"user_order", "fill", "market_position", "order_group_updates"})
 _SOCKET_ERRORS: Final = (aiohttp.ClientError, OSError, TimeoutError)
 _FRAME_ERRORS: Final = (WireError, KeyError, TypeError, ValueError, AttributeError, OverflowError)
@@ -8542,6 +8815,50 @@ class HandshakeSigner(Protocol):
 
     def headers(self, method: str, path: str, ts_ms: int) -> dict[str, str]:
         """Key id, timestamp and signature."""
+
+
+async def _open_link(
+    session: aiohttp.ClientSession, url: str, signer: HandshakeSigner, now_ms: int
+) -> Link:
+    """Signed handshake; the caller holds the timeout."""
+    return await session.ws_connect(
+        url,
+        headers=signer.headers("GET", urlsplit(url).path, now_ms),
+        autoping=False,  # pings and pongs are proof of life, so the reader must see them
+        max_msg_size=JSON_BYTES_MAX,
+        decode_text=False,
+        timeout=aiohttp.ClientWSTimeout(ws_close=WS_CLOSE_S),
+    )
+
+
+async def _close_link(link: Link) -> None:
+    try:
+        async with asyncio.timeout(WS_CLOSE_S):
+            await link.close()
+    except _SOCKET_ERRORS as error:
+        log_stream.debug("close failed error=%r", error)
+
+
+def _count_kind(kinds: Counter[str], kind: object) -> None:
+    """Count a frame type nobody handles; beyond the bound as `other`."""
+    name = kind[:40] if isinstance(kind, str) else type(kind).__name__
+    kinds[name if name in kinds or len(kinds) < WS_KINDS_MAX else "other"] += 1
+
+
+async def _wait_for(event: asyncio.Event, limit_s: float) -> None:
+    """Until the event or the limit, in seconds of the loop; the event is cleared."""
+    with contextlib.suppress(TimeoutError):
+        async with asyncio.timeout(limit_s):
+            await event.wait()
+    event.clear()
+
+
+# ======================================================================================
+# §16c WS CLIENT
+# Purpose:   Keep one signed socket alive and in sequence; hand each frame on in the same call.
+# Position:  Uses §01–§05, §11, §12, §16a, §16b. §17 and §18 register handlers; §23 runs it.
+# Principle: One reader, no waiting in the receive call, silence is a fault; it never gives up.
+# ======================================================================================
 
 
 class KalshiStream:
@@ -8653,12 +8970,14 @@ class KalshiStream:
             self.last_error = await self._one_connection()
             delay_s = WS_KEY_REFUSED_S if self.key_refused else self._backoff.next_s()
             log_stream.warning("stream down why=%s retry_s=%.1f", self.last_error, delay_s)
-            await self._wait(self._retry, delay_s / self._clock.rate)
+            await _wait_for(self._retry, delay_s / self._clock.rate)
 
     async def _one_connection(self) -> str:
         try:
             async with asyncio.timeout(WS_CONNECT_S):
-                link = await self._connect()
+                link = await _open_link(
+                    self._session, self._url, self._signer, self._clock.now_ms()
+                )
         except aiohttp.WSServerHandshakeError as error:
             return self._handshake_failed(error.status)
         except _SOCKET_ERRORS as error:
@@ -8670,18 +8989,7 @@ class KalshiStream:
         finally:
             tender.cancel()
             self._closed(self._why or "stopped")
-            await self._close(link)
-
-    async def _connect(self) -> Link:
-        path = urlsplit(self._url).path
-        return await self._session.ws_connect(
-            self._url,
-            headers=self._signer.headers("GET", path, self._clock.now_ms()),
-            autoping=False,  # pings and pongs are proof of life, so the reader must see them
-            max_msg_size=JSON_BYTES_MAX,
-            decode_text=False,
-            timeout=aiohttp.ClientWSTimeout(ws_close=WS_CLOSE_S),
-        )
+            await _close_link(link)
 
     def _handshake_failed(self, status: int) -> str:
         self.key_refused = status in (401, 403)
@@ -8690,13 +8998,6 @@ class KalshiStream:
             why += ": the exchange refuses the key; check key id, key file and the clock"
             self._alert("error", "key_refused", why)
         return why
-
-    async def _close(self, link: Link) -> None:
-        try:
-            async with asyncio.timeout(WS_CLOSE_S):
-                await link.close()
-        except _SOCKET_ERRORS as error:
-            log_stream.debug("close failed error=%r", error)
 
     def _opened(self) -> None:
         self.is_connected, self.key_refused, self._why = True, False, ""
@@ -8773,14 +9074,10 @@ class KalshiStream:
             seq = frame.get("seq")
             if seq is not None:
                 channel = self._by_sid.get(frame["sid"])
-                if channel is None:
-                    if frame["type"] not in REPLY_KINDS:  # of a subscription that has ended
-                        self.subscriptions.ignored += 1
-                        return
-                elif seq != channel.seq + 1 and not self.subscriptions.is_next(channel, seq):
-                    return
-                else:
+                if channel is not None and seq == channel.seq + 1:
                     channel.seq = seq
+                elif not self.subscriptions.may_use(channel, seq, frame["type"]):
+                    return
             kind = frame["type"]
             if self.on_public is not None and kind in PUBLIC_KINDS:
                 self.on_public(data)
@@ -8788,15 +9085,9 @@ class KalshiStream:
             if handler is not None:
                 handler(frame)
             else:
-                self._skip(kind)
+                _count_kind(self.unknown_types, kind)
         except _FRAME_ERRORS as error:
             self._unreadable(data, frame, error)
-
-    def _skip(self, kind: object) -> None:
-        name = kind[:40] if isinstance(kind, str) else type(kind).__name__
-        if name not in self.unknown_types and len(self.unknown_types) >= WS_KINDS_MAX:
-            name = "other"
-        self.unknown_types[name] += 1
 
     def _unreadable(self, data: bytes | str, frame: object, error: Exception) -> None:
         self.parse_failures += 1
@@ -8832,7 +9123,7 @@ class KalshiStream:
         """Write commands, prove life by pings while nothing else does, watch the deadlines."""
         try:
             while True:
-                await self._wait(self._work, self._ping_every_s)
+                await _wait_for(self._work, self._ping_every_s)
                 while self._outbox:
                     async with asyncio.timeout(WS_SEND_S):
                         await link.send_frame(self._outbox.popleft(), aiohttp.WSMsgType.TEXT)
@@ -8841,13 +9132,6 @@ class KalshiStream:
                 self.subscriptions.tend()
         except _SOCKET_ERRORS as error:
             self.reconnect(f"write failed: {error!r:.160}")
-
-    @staticmethod
-    async def _wait(event: asyncio.Event, limit_s: float) -> None:
-        with contextlib.suppress(TimeoutError):
-            async with asyncio.timeout(limit_s):
-                await event.wait()
-        event.clear()
 
     async def _ping_if_quiet(self, link: Link) -> None:
         now_s = self._clock.real_s()
@@ -8878,10 +9162,10 @@ class KalshiStream:
         self._bus.publish(alert)
 
 # ======================================================================================
-# §17a MARKET SELECTION
-# Purpose:   Choose which markets to follow, and count why each other one was passed over.
-# Position:  Uses §01–§03, §05, §11, §15. Called by §23 at start and at every refresh.
-# Principle: Gates decide, the score only ranks; the counts add up to what was seen.
+# §17a SELECTION GATES
+# Purpose:   The gates a market must pass to be followed, each with its distance, and the score.
+# Position:  Uses §01–§03, §05. Used by §17b.
+# Principle: A gate is a function of one market and the settings; the table is their order.
 # ======================================================================================
 
 log_market = logging.getLogger("trader.market")
@@ -8891,6 +9175,7 @@ SCAN_LIMIT_S: Final = 10.0
 SCAN_PAGE_ROWS: Final = 1000
 SCAN_MARGIN_S: Final = 86_400  # markets that close later than allowed are seen, to be counted
 BOOKS_PER_READ: Final = 100
+GATES_PER_TURN: Final = 1000
 EVENTS_KEPT_MAX: Final = 2000
 SELECTION_LIFE_S: Final = 900.0
 _ENDED_STATUSES: Final = frozenset({"closed", "determined", "disputed", "amended", "finalized"})
@@ -9050,6 +9335,14 @@ def score_market(market: Market) -> float:
     return math.log1p(volume) + 0.5 * math.log1p(size) - 0.2 * abs(ticks - 2)
 
 
+# ======================================================================================
+# §17b MARKET SELECTION
+# Purpose:   Choose which markets to follow, and count why each other one was passed over.
+# Position:  Uses §01–§03, §05, §15, §17a. Called by §23 at start and at every refresh.
+# Principle: Gates decide, the score only ranks; the counts add up to what was seen.
+# ======================================================================================
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Selection:
     """One scan's answer. `seen` = sum of `lost` + `followed`.
@@ -9147,11 +9440,10 @@ class MarketSelection:
         found: list[Market] = []
         unknown: list[str] = []
         for ticker in dict.fromkeys((*config.tickers, *sorted(keep))):
-            try:
-                found.append(await rest.market(ticker))
-            except ExchangeError as error:
-                if error.status != 404:
-                    raise
+            market = await _market_or_none(rest, ticker)
+            if market is not None:
+                found.append(market)
+            elif ticker in config.tickers:
                 unknown.append(ticker)
         return Selection(
             at_ms=now_ms,
@@ -9169,7 +9461,9 @@ class MarketSelection:
             allowed = await self._allowed_series(rest, config)
         seen, refused, is_partial = await self._walk(rest, config, now_ms)
         for ticker in sorted(keep - seen.keys()):
-            seen[ticker] = await rest.market(ticker)
+            market = await _market_or_none(rest, ticker)
+            if market is not None:
+                seen[ticker] = market
         funnel = _Funnel(_Rules(config, now_ms, allowed))
         funnel.lost["unreadable"] += refused
         if config.sim_tape:
@@ -9234,7 +9528,12 @@ class MarketSelection:
         self, rest: MarketReader, seen: dict[str, Market], keep: set[str], funnel: _Funnel
     ) -> list[Market]:
         """Survivors of the gates, judged again on real books for the best 3 x limit, best first."""
-        alive = [one for one in seen.values() if one.ticker not in keep and funnel.passes(one)]
+        alive: list[Market] = []
+        for number, market in enumerate(seen.values()):
+            if number % GATES_PER_TURN == 0:
+                await asyncio.sleep(0)  # tens of thousands of markets must not hold up the loop
+            if market.ticker not in keep and funnel.passes(market):
+                alive.append(market)
         alive.sort(key=lambda market: (-score_market(market), market.ticker))
         config = funnel.rules.config
         candidates: list[Market] = []
@@ -9266,7 +9565,7 @@ class MarketSelection:
     ) -> list[Market]:
         """The first N: kept ones, then those followed already, then the best; at most one swap."""
         config = funnel.rules.config
-        followed = [seen[ticker] for ticker in sorted(keep)]
+        followed = [seen[ticker] for ticker in sorted(keep) if ticker in seen]
         per_event = Counter(market.event_ticker for market in followed)
         place = {market.ticker: rank for rank, market in enumerate(ranked)}
         pending = [market for market in ranked if market.ticker not in keep]
@@ -9314,6 +9613,21 @@ class MarketSelection:
         return replace(market, series=series_ticker, title=market.title or title, category=category)
 
 
+async def _market_or_none(rest: MarketReader, ticker: str) -> Market | None:
+    """One market by name; None when the exchange does not have it."""
+    try:
+        check_path_part(ticker)
+    except WireError as error:
+        log_market.warning("no market error=%s", error)
+        return None
+    try:
+        return await rest.market(ticker)
+    except ExchangeError as error:
+        if error.status != 404:
+            raise
+        return None
+
+
 def _with_book(market: Market, book: BookSides | None) -> Market:
     """The market with the best prices of its real book; without a book it is one-sided."""
     yes, no = book or ({}, {})
@@ -9328,9 +9642,9 @@ def _with_book(market: Market, book: BookSides | None) -> Market:
 
 
 # ======================================================================================
-# §17b MARKET FACTS
+# §17c MARKET FACTS
 # Purpose:   Status, close, grid and result of followed markets: by the clock, by events, by REST.
-# Position:  Uses §01–§05, §11, §12, §17a. Owned by OrderbookIntegration (§17c).
+# Position:  Uses §01–§05, §11, §12, §17b. Owned by OrderbookIntegration (§17e).
 # Principle: Opening and closing have no event, so the clock rules; news never goes backwards.
 # ======================================================================================
 
@@ -9487,12 +9801,13 @@ def _is_older_news(new: Market, old: Market, now_ms: int) -> bool:
 
 
 # ======================================================================================
-# §17c MARKET DATA
-# Purpose:   Stream frames → books → BookChanged; prove each book, or say why it is not proven.
-# Position:  Uses §01–§06, §11, §12, §16, §17b. §19 and §21 listen; §23 hands in markets.
+# §17d BOOK PROOF
+# Purpose:   How far each book may be believed: lag of messages, life of the feed, word of REST.
+# Position:  Uses §01–§06, §11, §12, §16. The base of §17e.
 # Principle: A book is believed only while its sequence is whole and the feed is known to live.
 # ======================================================================================
 
+CLOCK_STEP_S: Final = 0.5  # a correction of our clock that ends a lag it had caused
 TIME_STEP_S: Final = 0.02  # how long the order path may work with one reading of the wall clock
 LATE_GROWTH_S: Final = 5.0  # a lag grown by so much on one connection calls for another
 SNAPSHOT_WAIT_S: Final = 2.0  # real seconds a followed market may wait before it is asked for
@@ -9501,95 +9816,117 @@ SPOT_MARKETS_MAX: Final = 10
 SPOT_REPEAT_S: Final = 2.0
 SPOT_SETTLE_S: Final = 0.5
 CHECK_EVERY_S: Final = 1.0
+FAR_FUTURE_MS: Final = 1 << 62
 LONG_AGO_S: Final = 1e9  # stands for "never" where a finite number is needed
 
 Suspects = dict[str, set[tuple[str, int]]]  # ticker → levels (leg, price_cc) that differ
 
 
-class OrderbookIntegration:
-    """Owner of the books (and, through MarketFacts, of the facts) of followed markets.
+class MessageLag:
+    """How late messages arrive on one connection; `why` is set while they are too late to believe.
 
-    `run` watches time (staleness, overdue snapshots, open, close); `run_checks` reads REST.
+    Bursts up to 3 s late have been recorded on healthy connections and pass by themselves; an age
+    that keeps growing (4 to 21 s was seen) calls for another connection.
+    """
+
+    __slots__ = ("_least_ms", "age_ms", "offset_s", "why")
+
+    def __init__(self) -> None:
+        self.age_ms: int | None = None
+        self.why = ""
+        self.offset_s = 0.0  # of our clock when the lag began: a later correction may end it
+        self._least_ms = math.inf
+
+    def note(self, age_ms: int, *, limit_ms: float, offset_s: float) -> None:
+        """Take in the age of one message."""
+        self.age_ms = age_ms
+        self._least_ms = min(self._least_ms, age_ms)
+        if age_ms <= limit_ms:
+            self.why = ""
+        elif not self.why:
+            self.why, self.offset_s = f"messages arrive {age_ms / 1000:.1f} s old", offset_s
+
+    @property
+    def has_grown(self) -> bool:
+        """Whether this connection became slower than it was, beyond any burst."""
+        return self.age_ms is not None and self.age_ms - self._least_ms > LATE_GROWTH_S * 1000
+
+
+class SpotCheck:
+    """Compares proven books with REST, level by level; owned by OrderbookIntegration.
+
+    A level counts as different only if nothing was heard of it from before the reading until after
+    it, and only if a second reading says the same: REST and stream are never at the same moment.
+    `heard` is filled by the owner while it has keys; `changed()` tells him when that changes.
     """
 
     def __init__(
         self,
         *,
-        stream: KalshiStream,
         rest: MarketReader,
         clock: Clock,
-        bus: EventBus,
-        config: Config,
+        books: dict[str, OrderBook],
+        changed: Callable[[], None],
     ) -> None:
-        self._stream, self._rest, self._clock, self._bus = stream, rest, clock, bus
-        self._config = config
-        self._throttle = Throttle(clock, interval_s=60.0)
-        self.facts = MarketFacts(rest=rest, clock=clock, bus=bus)
-        self.markets = self.facts.markets
+        self._rest, self._clock, self._books, self._changed = rest, clock, books, changed
+        self.heard: Suspects = {}
+        self.checks = self.suspicions = self.mismatches = 0
+
+    async def check(self, proven: list[str]) -> list[str]:
+        """Look at some of these markets; answers those that REST contradicted twice."""
+        chosen = self._clock.rng.sample(sorted(proven), min(len(proven), SPOT_MARKETS_MAX))
+        first = await self._compare(chosen)
+        if not first:
+            return []
+        await self._clock.sleep(SPOT_REPEAT_S)
+        second = await self._compare(sorted(first))
+        wrong = sorted(one for one, levels in first.items() if levels & second.get(one, set()))
+        self.mismatches += len(wrong)
+        for ticker in wrong:
+            self._books[ticker].rest_differences += 1
+        return wrong
+
+    async def _compare(self, tickers: list[str]) -> Suspects:
+        """One reading: levels that differ although nothing was heard of them around it."""
+        found: Suspects = {}
+        self.heard = {ticker: set() for ticker in tickers if ticker in self._books}
+        bases = {ticker: self._books[ticker].snapshots for ticker in self.heard}
+        self._changed()
+        try:
+            theirs = await self._rest.orderbooks(sorted(bases)) if bases else {}
+            await self._clock.sleep(max(SPOT_SETTLE_S, STALE_FLOOR_S * self._clock.rate))
+            for ticker in bases.keys() & theirs.keys() & self._books.keys():
+                book = self._books[ticker]
+                if book.has_base and book.snapshots == bases[ticker]:
+                    self.checks += 1
+                    book.rest_checks += 1
+                    found[ticker] = book.differences(*theirs[ticker]) - self.heard[ticker]
+        finally:
+            self.heard = {}
+            self._changed()
+        suspects = {ticker: levels for ticker, levels in found.items() if levels}
+        self.suspicions += len(suspects)
+        return suspects
+
+
+class BookShelf:
+    """The books, and how far each may be believed. Owned, as its base, by OrderbookIntegration."""
+
+    def __init__(
+        self, *, stream: KalshiStream, clock: Clock, bus: EventBus, config: Config
+    ) -> None:
+        self.stream, self._clock, self._bus, self._config = stream, clock, bus, config
         self.books: dict[str, OrderBook] = {}
         self._told: dict[str, Proof] = {}  # what listeners last heard of each book
-        self._followed_at_s: dict[str, float] = {}
-        self._asked_at_s = self._spot_at_s = -math.inf
-        self._late_why = ""
-        self._late_offset_s = 0.0
-        self._least_age_ms = math.inf
-        self._time_until_s = -math.inf
-        self._oldest_ms = 0
-        self.on_time: Callable[[int], None] = (
-            hear_nothing  # exchange time (ms) of a frame just heard
-        )
-        self.message_age_ms: int | None = None
-        self.snapshot_at_s = -math.inf
-        self.snapshots = self.deltas = self.prints = self.early_deltas = self.foreign_frames = 0
-        self.errors = self.resyncs = self.rest_checks = self.rest_mismatches = 0
-        self.stale_episodes = self.rest_errors = self.trade_gaps = 0
-        self._listen()
-
-    def _listen(self) -> None:
-        stream = self._stream
-        stream.handle("orderbook_delta", self._on_delta)
-        stream.handle("orderbook_snapshot", self._on_snapshot)
-        stream.handle("trade", self._on_trade)
-        stream.handle("market_lifecycle_v2", self.facts.on_lifecycle)
-        stream.handle("event_fee_update", self.facts.on_fee_update)
-        stream.handle("event_lifecycle", hear_nothing)
-        stream.on_unreadable = self._on_unreadable
-        stream.subscriptions.on_gap = self._on_gap
-        stream.subscriptions.on_refused = self._on_refused
-        self._bus.subscribe(StreamLost, self._on_lost)
-        self._bus.subscribe(StreamRestored, self._on_restored)
-        stream.want("market_lifecycle_v2", None)
-
-    # -- what others ask for ----------------------------------------------------------
-
-    def follow(self, markets: Iterable[Market]) -> None:
-        """Follow exactly these markets; books of those that stay are not touched."""
-        wanted = {market.ticker: market for market in markets}
-        for ticker in self.books.keys() - wanted.keys():
-            for table in (self.books, self._told, self._followed_at_s):
-                cast(dict[str, Any], table).pop(ticker, None)
-            self.facts.forget(ticker)
-        for ticker, market in wanted.items():
-            self.facts.adopt(market)
-            if ticker not in self.books:
-                self.books[ticker] = OrderBook(ticker)
-                self._followed_at_s[ticker] = self._clock.real_s()
-        self._stream.want(BOOK_CHANNEL, self.books)
-        self._stream.want("trade", self.books)
-        tickers = tuple(sorted(self.books))
-        self._bus.publish(MarketsChanged(at_ms=self._clock.now_ms(), tickers=tickers))
-
-    def unfollow(self, tickers: Iterable[str]) -> None:
-        """Follow these no longer."""
-        gone = set(tickers)
-        self.follow([one for ticker, one in self.markets.items() if ticker not in gone])
+        self._lag = MessageLag()
+        self.stale_episodes = 0
 
     def proof(self, ticker: str) -> Proof:
         """How far this book may be believed at this very moment."""
         book = self.books.get(ticker)
         if book is None:
             return Proof.NEVER
-        if book.proof is Proof.PROVEN and self._stream.alive_age_s > self.stale_limit_s:
+        if book.proof is Proof.PROVEN and self.stream.alive_age_s > self.stale_limit_s:
             return Proof.STALE
         return book.proof
 
@@ -9605,11 +9942,18 @@ class OrderbookIntegration:
         book = self.books.get(ticker)
         if book is None or book.changed_at_s == -math.inf:
             return 0
-        return self._clock.now_ms() - int(self._passed_s(book.changed_at_s) * 1000)
+        return self._clock.now_ms() - int(self.passed_s(book.changed_at_s) * 1000)
 
     def age_ms(self, ticker: str) -> int:
         """Milliseconds since this book was last known true; huge when it never was."""
         return self._clock.now_ms() - self.verified_at_ms(ticker)
+
+    def passed_s(self, real_s: float) -> float:
+        """Seconds of the trader's clock since a real second; kept finite."""
+        return min((self._clock.real_s() - real_s) * self._clock.rate, LONG_AGO_S)
+
+    def _alive_at_ms(self) -> int:
+        return self._clock.now_ms() - int(self.passed_s(self.stream.alive_at_s) * 1000)
 
     @property
     def stale_limit_s(self) -> float:
@@ -9621,89 +9965,6 @@ class OrderbookIntegration:
         """How many books are proven now."""
         return sum(book.proof is Proof.PROVEN for book in self.books.values())
 
-    @property
-    def is_alive(self) -> bool:
-        """Whether the feed is connected, subscribed and known to live."""
-        return self._stream.is_ready and self._stream.alive_age_s <= self.stale_limit_s
-
-    def counters(self) -> dict[str, JsonValue]:
-        """The component's row of /v3/status."""
-        stream, subs = self._stream, self._stream.subscriptions
-        newest_s = max((book.changed_at_s for book in self.books.values()), default=-math.inf)
-        return {
-            "healthy": self.is_alive and self.proven == len(self.books),
-            "markets_connected": self.proven,
-            "snapshots_received": self.snapshots,
-            "deltas_received": self.deltas,
-            "trades_received": self.prints,
-            "errors": self.errors,
-            "time_since_snapshot": self._since_s(self.snapshot_at_s),
-            "time_since_delta": self._since_s(newest_s),
-            "ping_health": "healthy" if self.is_alive else "lost",
-            "last_ping_age_seconds": self._since_s(stream.ponged_at_s),
-            "connection_established": stream.is_connected,
-            "first_snapshot_received": self.snapshots > 0,
-            "connects": stream.connects,
-            "attempts": stream.attempts,
-            "losses": stream.losses,
-            "last_error": stream.last_error,
-            "key_refused": stream.key_refused,
-            "gaps": subs.gaps,
-            "ignored_frames": subs.ignored,
-            "parse_failures": stream.parse_failures,
-            "unknown_types": dict(stream.unknown_types),
-            "error_replies": {str(code): count for code, count in subs.error_codes.items()},
-            "acks_missed": subs.acks_missed,
-            "resyncs": self.resyncs,
-            "resubscribes": subs.resubscribes,
-            "stale_episodes": self.stale_episodes,
-            "rest_checks": self.rest_checks,
-            "rest_differences": self.rest_mismatches,
-            "rest_errors": self.rest_errors,
-            "message_age_ms": self.message_age_ms,
-            "feed_age_s": self._since_s(stream.alive_at_s) if stream.is_connected else None,
-        }
-
-    def _passed_s(self, real_s: float) -> float:
-        """Seconds of the trader's clock since a real second; kept finite."""
-        return min((self._clock.real_s() - real_s) * self._clock.rate, LONG_AGO_S)
-
-    def _since_s(self, real_s: float) -> float | None:
-        return None if real_s == -math.inf else round(self._passed_s(real_s), 3)
-
-    def _alive_at_ms(self) -> int:
-        return self._clock.now_ms() - int(self._passed_s(self._stream.alive_at_s) * 1000)
-
-    # -- frames (order path) --------------------------------------------------------------
-
-    def _set_time(self) -> None:
-        """Renew the oldest exchange time that counts as fresh."""
-        self._time_until_s = self._clock.real_s() + TIME_STEP_S
-        self._oldest_ms = self._clock.now_ms() - int(self.stale_limit_s * 1000)
-
-    def _on_delta(self, frame: Json) -> None:
-        msg = frame["msg"]
-        book = self.books.get(msg["market_ticker"])
-        if book is None:
-            self.foreign_frames += 1
-            return
-        self.deltas += 1
-        if not book.has_base:
-            self.early_deltas += 1  # its snapshot will contain it
-            return
-        at_s = book.changed_at_s = self._stream.alive_at_s
-        if at_s > self._time_until_s:
-            self._set_time()
-        has_moved = book.apply(
-            msg["side"], LEVEL_PRICES[msg["price_dollars"]], COUNTS[msg["delta_fp"]]
-        )
-        book.seq = frame["seq"]
-        ts_ms = msg.get("ts_ms")
-        if ts_ms is not None and (ts_ms < self._oldest_ms or self._late_why):
-            self._judge_age(ts_ms)
-        if has_moved:
-            self._publish_bests(book)
-
     def _publish_bests(self, book: OrderBook) -> None:
         self._bus.publish(
             BookChanged(
@@ -9713,37 +9974,6 @@ class OrderbookIntegration:
                 ask_cc=book.ask_cc,
             )
         )
-
-    def _on_snapshot(self, frame: Json) -> None:
-        ticker, sides = decode_book_frame(frame["msg"])
-        self._stream.subscriptions.snapshot_came(ticker)
-        book = self.books.get(ticker)
-        if book is None:
-            self.foreign_frames += 1
-            return
-        self.snapshots += 1
-        book.replace(*sides)
-        book.seq = frame["seq"]
-        book.changed_at_s = self.snapshot_at_s = self._stream.alive_at_s
-        if self._late_why:
-            self._set_proof(book, Proof.STALE, self._late_why)
-        else:
-            self._set_proof(book, Proof.PROVEN, "snapshot")
-            self._publish_bests(book)
-
-    def _on_trade(self, frame: Json) -> None:
-        ticker, one, _ = decode_trade(frame["msg"])
-        if ticker not in self.books:
-            self.foreign_frames += 1
-            return
-        self.prints += 1
-        sent_at_ms = frame.get("sending_ts_ms")
-        if type(sent_at_ms) is int:
-            self.on_time(sent_at_ms)
-        self._judge_age(one.at_ms)
-        self._bus.publish(TradePrinted(at_ms=self._clock.now_ms(), ticker=ticker, print=one))
-
-    # -- proof ----------------------------------------------------------------------------
 
     def _set_proof(self, book: OrderBook, proof: Proof, why: str) -> None:
         before = self._told.get(book.ticker, Proof.NEVER)  # the book may have lost itself already
@@ -9762,49 +9992,219 @@ class OrderbookIntegration:
         book.has_base = False
         self._set_proof(book, proof if book.snapshots else Proof.NEVER, why)
 
-    def _judge_age(self, ts_ms: int) -> None:
-        """Messages that come late: believe nothing; a lag that grew needs another connection.
-
-        Bursts on a healthy connection have been recorded up to 3 s late; they pass by themselves.
-        """
-        age_ms = self.message_age_ms = self._clock.now_ms() - ts_ms
-        self._least_age_ms = min(self._least_age_ms, age_ms)
-        limit_ms = self.stale_limit_s * 1000
-        if age_ms <= limit_ms:
-            if self._late_why:
-                self._late_why = ""
-                self._judge_liveness()
-            return
-        why = f"messages arrive {age_ms / 1000:.1f} s old"
-        if not self._late_why:
-            self._late_why, self._late_offset_s = why, self._clock.offset_s
-            self._all_stale(why)
-        if age_ms - self._least_age_ms > LATE_GROWTH_S * 1000:
-            self._stream.reconnect(why)
-
     def _all_stale(self, why: str) -> None:
         self.stale_episodes += 1
-        for book in self.books.values():
+        for book in list(self.books.values()):
             if book.proof is Proof.PROVEN:
                 self._set_proof(book, Proof.STALE, why)
 
     def _judge_liveness(self) -> None:
         """Stale after silence, proven again once the feed speaks and no sequence was broken."""
-        age_s = self._stream.alive_age_s
+        age_s = self.stream.alive_age_s
         if age_s > self.stale_limit_s:
             if self.proven:
                 self._all_stale(f"nothing heard for {age_s:.1f} s")
             return
-        if self._late_why:
+        if self._lag.why:
             return
-        for book in self.books.values():
+        for book in list(self.books.values()):
             if book.proof is Proof.STALE and book.has_base:
                 self._set_proof(book, Proof.PROVEN, "the feed lives again")
                 self._publish_bests(book)
 
+
+# ======================================================================================
+# §17e MARKET DATA
+# Purpose:   Stream frames → books → BookChanged, in the receive call; gaps → snapshots.
+# Position:  Uses §01–§06, §11, §12, §16, §17c, §17d. §19, §21 listen; §23 hands in markets.
+# Principle: One frame, one pass; what was lost is asked for again, never guessed.
+# ======================================================================================
+
+
+class OrderbookIntegration(BookShelf):
+    """Feeds the books from the stream; keeps them, and the facts of their markets, true.
+
+    `run` watches time (staleness, overdue snapshots, open, close); `run_checks` reads REST.
+    """
+
+    def __init__(
+        self,
+        *,
+        stream: KalshiStream,
+        rest: MarketReader,
+        clock: Clock,
+        bus: EventBus,
+        config: Config,
+    ) -> None:
+        super().__init__(stream=stream, clock=clock, bus=bus, config=config)
+        self._throttle = Throttle(clock, interval_s=60.0)
+        self.facts = MarketFacts(rest=rest, clock=clock, bus=bus)
+        self.markets = self.facts.markets
+        self.spot = SpotCheck(rest=rest, clock=clock, books=self.books, changed=self._set_time)
+        self._followed_at_s: dict[str, float] = {}
+        self._asked_at_s = self._spot_at_s = self._time_until_s = -math.inf
+        self._oldest_ms = 0
+        self.on_time: Callable[[int], None] = hear_nothing  # exchange time (ms) of a fresh frame
+        self.snapshot_at_s = -math.inf
+        self.snapshots = self.deltas = self.prints = self.early_deltas = self.foreign_frames = 0
+        self.errors = self.resyncs = self.rest_errors = self.trade_gaps = 0
+        self._listen()
+
+    def _listen(self) -> None:
+        stream = self.stream
+        stream.handle("orderbook_delta", self._on_delta)
+        stream.handle("orderbook_snapshot", self._on_snapshot)
+        stream.handle("trade", self._on_trade)
+        stream.handle("market_lifecycle_v2", self.facts.on_lifecycle)
+        stream.handle("event_fee_update", self.facts.on_fee_update)
+        stream.handle("event_lifecycle", hear_nothing)
+        stream.on_unreadable = self._on_unreadable
+        stream.subscriptions.on_gap = self._on_gap
+        stream.subscriptions.on_refused = self._on_refused
+        self._bus.subscribe(StreamLost, self._on_lost)
+        self._bus.subscribe(StreamRestored, self._on_restored)
+        stream.want("market_lifecycle_v2", None)
+
+    # -- what others ask for -----------------------------------------------------------------------
+
+    def follow(self, markets: Iterable[Market]) -> None:
+        """Follow exactly these markets; books of those that stay are not touched."""
+        wanted = {market.ticker: market for market in markets}
+        for ticker in self.books.keys() - wanted.keys():
+            for table in (self.books, self._told, self._followed_at_s):
+                cast(dict[str, Any], table).pop(ticker, None)
+            self.facts.forget(ticker)
+        for ticker, market in wanted.items():
+            self.facts.adopt(market)
+            if ticker not in self.books:
+                self.books[ticker] = OrderBook(ticker)
+                self._followed_at_s[ticker] = self._clock.real_s()
+        self.stream.want(BOOK_CHANNEL, self.books)
+        self.stream.want("trade", self.books)
+        tickers = tuple(sorted(self.books))
+        self._bus.publish(MarketsChanged(at_ms=self._clock.now_ms(), tickers=tickers))
+
+    def unfollow(self, tickers: Iterable[str]) -> None:
+        """Follow these no longer."""
+        gone = set(tickers)
+        self.follow([one for ticker, one in self.markets.items() if ticker not in gone])
+
+    @property
+    def is_alive(self) -> bool:
+        """Whether the feed is connected, subscribed and known to live."""
+        return self.stream.is_ready and self.stream.alive_age_s <= self.stale_limit_s
+
+    @property
+    def message_age_ms(self) -> int | None:
+        """Age of the last message whose time was looked at, by exchange time; None before."""
+        return self._lag.age_ms
+
+    @property
+    def rest_checks(self) -> int:
+        """Books compared with REST so far."""
+        return self.spot.checks
+
+    @property
+    def rest_mismatches(self) -> int:
+        """Books that REST contradicted twice in a row."""
+        return self.spot.mismatches
+
+    def counters(self) -> dict[str, JsonValue]:
+        """The component's row of /v3/status."""
+        return feed_counters(self)
+
+    # -- frames (order path) -----------------------------------------------------------------------
+
+    def _set_time(self) -> None:
+        """Renew the oldest exchange time that passes without a closer look."""
+        self._time_until_s = self._clock.real_s() + TIME_STEP_S
+        if self._lag.why or self.spot.heard:
+            self._oldest_ms = FAR_FUTURE_MS
+        else:
+            self._oldest_ms = self._clock.now_ms() - int(self.stale_limit_s * 1000)
+
+    def _on_delta(self, frame: Json) -> None:
+        msg = frame["msg"]
+        book = self.books.get(msg["market_ticker"])
+        if book is None:
+            self.foreign_frames += 1
+            return
+        self.deltas += 1
+        if not book.has_base:
+            self.early_deltas += 1  # its snapshot will contain it
+            return
+        at_s = book.changed_at_s = self.stream.alive_at_s
+        if at_s > self._time_until_s:
+            self._set_time()
+        has_moved = book.apply(
+            msg["side"], LEVEL_PRICES[msg["price_dollars"]], COUNTS[msg["delta_fp"]]
+        )
+        book.seq = frame["seq"]
+        if (msg.get("ts_ms") or 0) < self._oldest_ms:
+            self._look_closer(msg)
+        if has_moved:
+            self._publish_bests(book)
+
+    def _on_snapshot(self, frame: Json) -> None:
+        ticker, sides = decode_book_frame(frame["msg"])
+        self.stream.subscriptions.snapshot_came(ticker)
+        book = self.books.get(ticker)
+        if book is None:
+            self.foreign_frames += 1
+            return
+        self.snapshots += 1
+        book.replace(*sides)
+        book.seq = frame["seq"]
+        book.changed_at_s = self.snapshot_at_s = self.stream.alive_at_s
+        if self._lag.why:
+            self._set_proof(book, Proof.STALE, self._lag.why)
+        else:
+            self._set_proof(book, Proof.PROVEN, "snapshot")
+            self._publish_bests(book)
+
+    def _on_trade(self, frame: Json) -> None:
+        ticker, one, _ = decode_trade(frame["msg"])
+        if ticker not in self.books:
+            self.foreign_frames += 1
+            return
+        self.prints += 1
+        sent_at_ms = frame.get("sending_ts_ms")
+        if type(sent_at_ms) is int:
+            self.on_time(sent_at_ms)
+        self._judge_age(one.at_ms)
+        self._bus.publish(TradePrinted(at_ms=self._clock.now_ms(), ticker=ticker, print=one))
+
+    # -- trouble -----------------------------------------------------------------------------------
+
+    def _look_closer(self, msg: Json) -> None:
+        """A change that is old, or any change while we are in doubt or compare with REST."""
+        heard = self.spot.heard.get(msg["market_ticker"])
+        if heard is not None:
+            heard.add((msg["side"], LEVEL_PRICES[msg["price_dollars"]]))
+        ts_ms = _read_optional_int(msg, "ts_ms")
+        if ts_ms is not None:
+            self._judge_age(ts_ms)
+
+    def _judge_age(self, ts_ms: int) -> None:
+        """Look at the age of a message by exchange time: late ones end the proof of every book."""
+        lag, was_late = self._lag, self._lag.why
+        lag.note(
+            self._clock.now_ms() - ts_ms,
+            limit_ms=self.stale_limit_s * 1000,
+            offset_s=self._clock.offset_s,
+        )
+        if lag.why and not was_late:
+            self._set_time()
+            self._all_stale(lag.why)
+        elif was_late and not lag.why:
+            self._set_time()
+            self._judge_liveness()
+        if lag.has_grown:
+            self.stream.reconnect(f"messages arrive {(lag.age_ms or 0) / 1000:.1f} s old")
+
     def _on_lost(self, event: StreamLost) -> None:
-        self._late_why, self._least_age_ms = "", math.inf
-        for book in self.books.values():
+        self._lag = MessageLag()
+        for book in list(self.books.values()):
             self._break(book, Proof.STALE, f"stream lost: {event.why}")
 
     def _on_restored(self, _: StreamRestored) -> None:
@@ -9812,7 +10212,7 @@ class OrderbookIntegration:
 
     def _on_gap(self, channel: str, why: str) -> None:
         if channel == BOOK_CHANNEL:
-            for book in self.books.values():
+            for book in list(self.books.values()):
                 self._break(book, Proof.RESYNCING, why)
             self._ask_snapshots()
         elif channel == "trade":
@@ -9845,16 +10245,16 @@ class OrderbookIntegration:
         if now_s - self._asked_at_s < RESYNC_PAUSE_S:
             return
         missing = [ticker for ticker, book in self.books.items() if self._is_overdue(book, now_s)]
-        if missing and self._stream.subscriptions.get_snapshot(missing):
+        if missing and self.stream.subscriptions.get_snapshot(missing):
             self._asked_at_s = now_s
             self.resyncs += 1
 
     def _is_overdue(self, book: OrderBook, now_s: float) -> bool:
-        since_s = max(self._followed_at_s[book.ticker], self._stream.connected_at_s)
+        since_s = max(self._followed_at_s[book.ticker], self.stream.connected_at_s)
         is_due = book.proof is Proof.RESYNCING or now_s - since_s >= SNAPSHOT_WAIT_S
         return is_due and not book.has_base
 
-    # -- time and REST ----------------------------------------------------------------------
+    # -- time and REST -----------------------------------------------------------------------------
 
     async def run(self) -> None:
         """Watch the clock until cancelled."""
@@ -9864,8 +10264,8 @@ class OrderbookIntegration:
 
     def tick(self) -> None:
         """One look at the clock: proof of life, overdue snapshots, opening and closing."""
-        if self._late_why and abs(self._clock.offset_s - self._late_offset_s) > 0.5:
-            self._late_why, self._least_age_ms = "", math.inf  # it was our clock that was wrong
+        if self._lag.why and abs(self._clock.offset_s - self._lag.offset_s) > CLOCK_STEP_S:
+            self._lag = MessageLag()  # it was our own clock that was wrong
         self._judge_liveness()
         self._ask_snapshots()
         self.facts.tick()
@@ -9879,55 +10279,22 @@ class OrderbookIntegration:
                 now_s = self._clock.monotonic()
                 if now_s - self._spot_at_s >= self._config.rest_check_s:
                     self._spot_at_s = now_s
-                    await self.spot_check()
+                    proven = [one for one in self.books if self.proof(one) is Proof.PROVEN]
+                    self._contradicted(await self.spot.check(proven))
             except (ExchangeError, WireError, TimeoutError) as error:
                 self.rest_errors += 1
                 if self._throttle.admit("rest") is not None:
                     log_market.warning("check failed error=%s", error)
 
-    async def spot_check(self) -> None:
-        """Compare some proven books with REST; a level that differs twice breaks its book."""
-        pool = sorted(ticker for ticker in self.books if self.proof(ticker) is Proof.PROVEN)
-        chosen = self._clock.rng.sample(pool, min(len(pool), SPOT_MARKETS_MAX))
-        first = await self._compare(chosen)
-        if not first:
-            return
-        await self._clock.sleep(SPOT_REPEAT_S)
-        second = await self._compare(sorted(first))
-        wrong = sorted(one for one, levels in first.items() if levels & second.get(one, set()))
-        if wrong:
-            self._contradicted(wrong)
-
-    async def _compare(self, tickers: list[str]) -> Suspects:
-        """Levels that differ from REST although they stood still before and after the reading."""
-        before = {
-            one: (dict(self.books[one].counts["yes"]), dict(self.books[one].counts["no"]))
-            for one in tickers
-            if one in self.books
-        }
-        theirs = await self._rest.orderbooks(sorted(before)) if before else {}
-        await self._clock.sleep(SPOT_SETTLE_S)
-        suspects: Suspects = {}
-        for ticker in before.keys() & theirs.keys() & self.books.keys():
-            book = self.books[ticker]
-            if not book.has_base:
-                continue
-            self.rest_checks += 1
-            book.rest_checks += 1
-            found = book.differences(*theirs[ticker]) - book.differences(*before[ticker])
-            if found:
-                self.rest_mismatches += 1
-                book.rest_differences += 1
-                suspects[ticker] = found
-        return suspects
-
     def _contradicted(self, tickers: list[str]) -> None:
         """Twice REST said otherwise: the feed fell silent about something. Begin anew, say so."""
+        if not tickers:
+            return
         why = f"REST contradicts the book of {', '.join(tickers[:3])}"
         for book in [self.books[one] for one in tickers if one in self.books]:
             self._break(book, Proof.RESYNCING, why)
         self._alert("book_contradicted", why, tickers[0])
-        self._stream.subscriptions.resubscribe(BOOK_CHANNEL, why)
+        self.stream.subscriptions.resubscribe(BOOK_CHANNEL, why)
 
     def _alert(self, kind: str, text: str, ticker: str) -> None:
         log_market.warning("%s text=%s", kind, text)
@@ -9935,6 +10302,49 @@ class OrderbookIntegration:
         self._bus.publish(
             AlertRaised(at_ms=now_ms, severity="error", kind=kind, text=text, ticker=ticker)
         )
+
+
+def feed_counters(data: OrderbookIntegration) -> dict[str, JsonValue]:
+    """Row `orderbook_integration` of /v3/status: how the feed lives, in counters and ages."""
+    stream, subs = data.stream, data.stream.subscriptions
+    newest_s = max((book.changed_at_s for book in data.books.values()), default=-math.inf)
+
+    def since_s(real_s: float) -> float | None:
+        return None if real_s == -math.inf else round(data.passed_s(real_s), 3)
+
+    return {
+        "healthy": data.is_alive and data.proven == len(data.books),
+        "markets_connected": data.proven,
+        "snapshots_received": data.snapshots,
+        "deltas_received": data.deltas,
+        "trades_received": data.prints,
+        "errors": data.errors,
+        "time_since_snapshot": since_s(data.snapshot_at_s),
+        "time_since_delta": since_s(newest_s),
+        "ping_health": "healthy" if data.is_alive else "lost",
+        "last_ping_age_seconds": since_s(stream.ponged_at_s),
+        "connection_established": stream.is_connected,
+        "first_snapshot_received": data.snapshots > 0,
+        "connects": stream.connects,
+        "attempts": stream.attempts,
+        "losses": stream.losses,
+        "last_error": stream.last_error,
+        "key_refused": stream.key_refused,
+        "gaps": subs.gaps,
+        "ignored_frames": subs.ignored,
+        "parse_failures": stream.parse_failures,
+        "unknown_types": dict(stream.unknown_types),
+        "error_replies": {str(code): count for code, count in subs.error_codes.items()},
+        "acks_missed": subs.acks_missed,
+        "resyncs": data.resyncs,
+        "resubscribes": subs.resubscribes,
+        "stale_episodes": data.stale_episodes,
+        "rest_checks": data.spot.checks,
+        "rest_differences": data.spot.mismatches,
+        "rest_errors": data.rest_errors,
+        "message_age_ms": data.message_age_ms,
+        "feed_age_s": since_s(stream.alive_at_s) if stream.is_connected else None,
+    }
 
 # ======================================================================================
 # §18 EXECUTION
@@ -10107,8 +10517,10 @@ class OrderStore:
         slots = self._slots.setdefault((order.strategy, order.ticker), {})
         live = self._live.setdefault(order.ticker, {})
         if order.status.is_live and not order.is_foreign:
-            slots[order.slot] = key
             live[key] = order
+            # A late accept must not push a living order out of its slot, or there would be two.
+            if slots.get(order.slot) not in live:
+                slots[order.slot] = key
         else:
             live.pop(key, None)
             if slots.get(order.slot) == key:
@@ -10119,8 +10531,11 @@ class OrderStore:
 
     def _forget_oldest(self) -> None:
         while len(self._ended) > ENDED_ORDERS_MAX:
-            order = self.orders.pop(self._ended.popleft(), None)
-            if order is not None and order.order_id is not None:
+            order = self.orders.get(self._ended.popleft())
+            if order is None or order.status.is_live:
+                continue  # forgotten before, or alive again after a late accept
+            del self.orders[order.client_order_id]
+            if order.order_id is not None:
                 self.by_order_id.pop(order.order_id, None)
 
     def slots(self, strategy: str, ticker: str) -> dict[str, Order]:
@@ -10189,6 +10604,9 @@ class ExecutionService:
         `is_exit` (flatten) looks at the slots wanted only and marks creates reduce-only.
         """
         live = self.store.slots(strategy, ticker)
+        refused: Verdict | None = None
+        if self._container.now.gate is Gate.REDUCE_ONLY:
+            wants, refused = self._cut_to_reduce(ticker, wants)
         if is_exit:
             live = {want.slot: live[want.slot] for want in wants if want.slot in live}
         commands = plan(
@@ -10197,8 +10615,9 @@ class ExecutionService:
         )
         touched: list[str] = []
         rows: list[Mapping[str, JsonValue]] = []
-        refused: Verdict | None = None
         for command in commands:
+            if command.order is not None and command.order.client_order_id in self.in_flight:
+                continue  # the stream was faster than the answer; one command at a time
             verdict, key = self._carry_out(
                 command, ticker, strategy, decision_id, is_exit=is_exit
             )
@@ -10216,6 +10635,20 @@ class ExecutionService:
             )
         is_unknown = any(order.status is OrderStatus.UNKNOWN for order in live.values())
         return Convergence(reason=Reason.ORDER_UNKNOWN if is_unknown else Reason.KEPT)
+
+    def _cut_to_reduce(
+        self, ticker: str, wants: Sequence[Want]
+    ) -> tuple[list[Want], Verdict | None]:
+        """While the gate is reduce-only: only what shrinks the position, and only as a taker."""
+        cut = []
+        for want in wants:
+            held_h = want.side.other.signed(self.exposure.held_h(ticker))
+            if held_h > 0:
+                cut.append(replace(want, count_h=min(want.count_h, held_h), take=True))
+        if len(cut) == len(wants):
+            return cut, None
+        value, limit = f"{len(wants) - len(cut)} wants would open", "only what shrinks the position"
+        return cut, Verdict(is_ok=False, reason=Reason.REDUCE_ONLY, value=value, limit=limit)
 
     def _carry_out(
         self, command: Command, ticker: str, strategy: str, decision_id: str, *, is_exit: bool
@@ -10251,7 +10684,9 @@ class ExecutionService:
 
     def _event_of(self, ticker: str) -> str:
         market = self._quote(ticker).market
-        return market.event_ticker if market is not None else ticker.rpartition("-")[0] or ticker
+        if market is not None:
+            return market.event_ticker
+        return self.exposure.event_of(ticker) or ticker.rpartition("-")[0] or ticker
 
     # -- create and amend ---------------------------------------------------------------
 
@@ -10259,6 +10694,7 @@ class ExecutionService:
         """Gate, limits, budget, journal, bytes: in one go, no await between them."""
         verdict = self._refuse_early(intent)
         if verdict is None:
+            self.exposure.attribute(intent.ticker, intent.event_ticker)
             verdict = check_intent(intent, self._risk_view(intent), self.exposure, self.limits)
         if not verdict.is_ok:
             return verdict
@@ -10537,6 +10973,10 @@ class ExecutionService:
             )
         if not order.status.is_live:
             order = replace(order, pending=None, worst_h=0, worst_cc=0)
+        # Fills heard before the exchange's id was known are in the ledger already.
+        booked_h = max(order.booked_h, self.ledger.filled[order.order_id or ""])
+        if booked_h > order.booked_h:
+            order = replace(order, booked_h=booked_h, filled_h=max(order.filled_h, booked_h))
         self.store.put(order)
         self.exposure.put_order(order)
         self.write_fact("order", order.client_order_id, order_row(order))
@@ -10573,11 +11013,11 @@ class ExecutionService:
         order = self.store.find(client_order_id=report.client_order_id, order_id=report.order_id)
         if order is None:
             return self._adopt(report)
+        is_old = (report.updated_at_ms or 0) < order.updated_at_ms
         if order.is_foreign:
-            return self._keep(_foreign(report, order.event_ticker), "foreign order moved")
+            return order if is_old else self._foreign_moved(order, report)
         if not order.status.is_live:
             return self._late(order, report)
-        is_old = (report.updated_at_ms or 0) < order.updated_at_ms
         if is_old and report.status is OrderStatus.RESTING:
             return order  # reads lag writes; an older picture proves nothing about a live order
         if not _is_same_order(order, report):
@@ -10585,20 +11025,29 @@ class ExecutionService:
             return order
         return self._merge(order, report)
 
+    def _foreign_moved(self, order: Order, report: OrderReport) -> Order:
+        if report.status is OrderStatus.UNKNOWN or not order.status.is_live:
+            return order  # a word we do not know, or an end we have heard of
+        return self._keep(_foreign(report, order.event_ticker), "foreign order moved")
+
     def _merge(self, order: Order, report: OrderReport) -> Order:
         filled_h = max(order.filled_h, report.filled_h)
-        status = report.status
-        if status is OrderStatus.CANCELED and filled_h >= order.count_h:
-            status = OrderStatus.EXECUTED
+        # A word for the status that we do not know proves nothing new.
+        status = order.status if report.status is OrderStatus.UNKNOWN else report.status
+        # Fills are facts, the picture may be older: what it tells of size holds as a whole.
+        is_resting = status is OrderStatus.RESTING and order.pending is None
+        count_h = report.filled_h + report.remaining_h if is_resting else order.count_h
+        if status in (OrderStatus.CANCELED, OrderStatus.RESTING) and filled_h >= count_h:
+            status = OrderStatus.EXECUTED if order.pending is None else status
         merged = replace(
             order, order_id=report.order_id, status=status, filled_h=filled_h,
             acked_at_ms=order.acked_at_ms or self._clock.now_ms(),
             updated_at_ms=max(order.updated_at_ms, report.updated_at_ms or 0),
             why=report.why if status is OrderStatus.CANCELED else order.why,
         )
-        if status is OrderStatus.RESTING and order.pending is None:
+        if is_resting:
             merged = replace(
-                merged, price_cc=report.price_cc, count_h=filled_h + report.remaining_h,
+                merged, price_cc=report.price_cc, count_h=max(count_h, filled_h),
                 expires_at_ms=report.expires_at_ms or order.expires_at_ms,
             )
         return order if merged == order else self._keep(merged, report.why or "reported")
@@ -10614,7 +11063,11 @@ class ExecutionService:
     def after_batch_cancel(self, order: Order, outcome: OrderOutcome) -> None:
         """One entry of a batch cancel, judged like a cancel of its own."""
         fresh = self.store.orders.get(order.client_order_id)
-        if fresh is not None and fresh.status.is_live:
+        if fresh is None or not fresh.status.is_live:
+            return
+        is_open = outcome.kind in (OutcomeKind.ACCEPTED, OutcomeKind.GONE, OutcomeKind.UNKNOWN)
+        # A refused cancel proves nothing about another command that has no answer yet.
+        if is_open or fresh.pending is None:
             pending = replace(fresh, pending=CommandKind.CANCEL, pending_since_ms=self._clock.now_ms())
             self.store.put(pending)
             self._after_change(CommandKind.CANCEL, pending, outcome, None, None)
@@ -10648,23 +11101,32 @@ class ExecutionService:
     def _late(self, order: Order, report: OrderReport) -> Order:
         """News of an order that has ended here: more fills are facts, a new life is an alarm."""
         is_alive = report.status is OrderStatus.RESTING
-        if is_alive and order.status in (OrderStatus.NEVER_ACCEPTED, OrderStatus.REJECTED):
-            self._bus.publish(
-                AlertRaised(at_ms=self._clock.now_ms(), severity="error", kind="late_accept",
-                            text=f"{order.client_order_id} rests although it was given up; cancelling",
-                            ticker=order.ticker)
+        is_more = report.filled_h > order.filled_h
+        is_given_up = order.status in (OrderStatus.NEVER_ACCEPTED, OrderStatus.REJECTED)
+        if is_given_up and (is_alive or is_more):
+            self._alarm_late(order, "rests" if is_alive else "was filled")
+        if is_given_up and is_alive:
+            revived = replace(
+                order, status=OrderStatus.RESTING, order_id=report.order_id, why="late accept",
+                filled_h=max(order.filled_h, report.filled_h), updated_at_ms=report.updated_at_ms or 0,
             )
-            self.write_fact("late_accept", order.client_order_id, order_row(order))
-            revived = replace(order, status=OrderStatus.RESTING, order_id=report.order_id, why="late accept")
             self.store.put(revived)
             self.exposure.put_order(revived)
             self.cancel(revived)
             return revived
-        if report.filled_h > order.filled_h:
+        if is_more:
             return self._keep(
                 replace(order, filled_h=report.filled_h, order_id=report.order_id), "late fill"
             )
         return order
+
+    def _alarm_late(self, order: Order, what: str) -> None:
+        self._bus.publish(
+            AlertRaised(at_ms=self._clock.now_ms(), severity="error", kind="late_accept",
+                        text=f"{order.client_order_id} {what} although it was given up",
+                        ticker=order.ticker)
+        )
+        self.write_fact("late_accept", order.client_order_id, order_row(order))
 
     def _collision(self, order: Order, report: OrderReport) -> None:
         self._bus.publish(
@@ -10680,6 +11142,7 @@ class ExecutionService:
         if self.ledger.has_fill(report.trade_id, report.order_id):
             return False
         order = self.store.find(client_order_id=report.client_order_id, order_id=report.order_id)
+        order = order or self._recall(report.client_order_id)
         is_ours = order is not None and not order.is_foreign
         fill = Fill(
             trade_id=report.trade_id, order_id=report.order_id, ticker=report.ticker,
@@ -10694,6 +11157,18 @@ class ExecutionService:
         self.write_fact("fill", f"{fill.trade_id}|{fill.order_id}", fill_row(fill))
         self._book(fill, order)
         return True
+
+    def _recall(self, client_order_id: str | None) -> Order | None:
+        """An own order that memory has let go; the journal never does."""
+        if client_order_id is None or not self.ids.is_ours(client_order_id):
+            return None
+        fact = self._journal.newest("order", client_order_id)
+        return order_of_row(fact.body) if fact is not None else None
+
+    def is_known(self, report: FillReport) -> bool:
+        """Whether this fill is booked, or belongs to an order we know."""
+        order = self.store.find(client_order_id=report.client_order_id, order_id=report.order_id)
+        return order is not None or self.ledger.has_fill(report.trade_id, report.order_id)
 
     def _book(self, fill: Fill, order: Order | None) -> None:
         fees = self._quote(fill.ticker).fees
@@ -10714,9 +11189,8 @@ class ExecutionService:
     def _book_on_order(self, order: Order, fill: Fill) -> None:
         booked_h = order.booked_h + fill.count_h
         filled_h = max(order.filled_h, booked_h)
-        assert filled_h <= max(order.count_h, order.filled_h + order.worst_h), (
-            f"{order.client_order_id} filled {filled_h} of {order.count_h}"
-        )
+        if filled_h > max(order.count_h, order.filled_h + order.worst_h):
+            self._overfilled(order, filled_h)
         status = order.status
         if filled_h >= order.count_h and order.status.is_live and order.pending is None:
             status = OrderStatus.EXECUTED
@@ -10726,6 +11200,16 @@ class ExecutionService:
             replace(order, booked_h=booked_h, filled_h=filled_h, status=status,
                     order_id=order.order_id or fill.order_id),
             "filled",
+        )
+
+    def _overfilled(self, order: Order, filled_h: int) -> None:
+        """More filled than was asked for: a fill is a fact all the same, and somebody must look."""
+        self._bus.publish(
+            AlertRaised(
+                at_ms=self._clock.now_ms(), severity="error", kind="invariant_failed",
+                text=f"{order.client_order_id} filled {format_count(filled_h)} of "
+                f"{format_count(order.count_h)}", ticker=order.ticker,
+            )
         )
 
     def _compare_fee(self, fill: Fill, expected_ud: int | None) -> None:
@@ -10765,7 +11249,7 @@ class ExecutionService:
         return self._fee_streak[ticker] < 3
 
     def on_settled(self, ticker: str, result: str, settlement_cc: int) -> None:
-        """Pay out a market once; an amended result is booked as the difference."""
+        """Pay out a market once, at its final value; later calls for it change nothing."""
         position = self.ledger.positions.get(ticker)
         if position is None or position.position_h == 0 or self._journal.has("settlement", ticker):
             return
@@ -10786,6 +11270,7 @@ class ExecutionService:
 
     def replay(self) -> None:
         """Rebuild orders, ledger and exposures from the journal; nothing is sent or published."""
+        booked: Counter[str] = Counter()
         for fact in self._journal.facts():
             match fact.kind:
                 case "order":
@@ -10794,6 +11279,7 @@ class ExecutionService:
                     self._replay_intent(fact.body)
                 case "fill":
                     self._replay_fill(fact.body)
+                    booked[str(fact.body["client_order_id"])] += int(str(fact.body["count_h"]))
                 case "settlement":
                     self.ledger.settle(str(fact.body["ticker"]), int(str(fact.body["settlement_cc"])))
                 case "adjust":
@@ -10802,6 +11288,12 @@ class ExecutionService:
                     pass  # other facts explain; they hold no money
         for position in self.ledger.positions.values():
             self.exposure.put_position(position, self._event_of(position.ticker))
+        for order in list(self.store.orders.values()):
+            # A crash between a fill's row and its order's row leaves the order behind the ledger.
+            booked_h = max(order.booked_h, booked[order.client_order_id])
+            if booked_h > order.booked_h:
+                filled_h = max(order.filled_h, booked_h)
+                self._replay_order(replace(order, booked_h=booked_h, filled_h=filled_h))
 
     def _replay_order(self, order: Order) -> None:
         self.store.put(order)
@@ -11001,8 +11493,10 @@ class TradingClientIntegration:
             differences, cash_difference_ud = self._compare(held, balance)
             orders, positions = len(resting), sum(1 for row in held if row.position_h)
             if not differences and not cash_difference_ud:
+                self._suspects = ()
                 break
-            if changes == self._execution.changes and self._is_proven(as_of_ms, differences):
+            suspects = (*differences, f"cash {cash_difference_ud}", str(changes))
+            if changes == self._execution.changes and self._is_proven(as_of_ms, suspects):
                 self._adjust(held, balance, differences, cash_difference_ud)
                 break
         is_clean = not differences and not cash_difference_ud
@@ -11028,26 +11522,31 @@ class TradingClientIntegration:
         if not result.is_clean:
             self.ask()
 
-    def _is_proven(self, as_of_ms: int, differences: tuple[str, ...]) -> bool:
+    def _is_proven(self, as_of_ms: int, suspects: tuple[str, ...]) -> bool:
         """A difference is believed when seen twice, by reads newer than our last own movement."""
-        is_fresh = as_of_ms > self._execution.changed_at_ms + ABSENCE_MARGIN_S * 1000
-        is_same = self._suspects == (*differences, str(self._execution.changes))
-        self._suspects = (*differences, str(self._execution.changes))
-        return is_fresh and is_same
+        if as_of_ms <= self._execution.changed_at_ms + ABSENCE_MARGIN_S * 1000:
+            return False
+        is_same, self._suspects = self._suspects == suspects, suspects
+        return is_same
 
     async def _baseline(self, as_of_ms: int) -> None:
         """First pass ever for this journal: the account as it stands is where counting begins."""
         if any(True for _ in self._execution.adjustments()):
             self._has_baseline = True
             return
-        since_s = as_of_ms // 1000 - _FILL_MARGIN_S
-        seen = await self._rest.fills(min_ts_s=since_s)
-        if seen and max(fill.at_ms for fill in seen) > as_of_ms - _QUIET_MS:
-            await self._clock.sleep(ABSENCE_MARGIN_S)
+        # Twice the margin of later reads: no fill of before may be found by them and booked again.
+        since_s = as_of_ms // 1000 - 2 * _FILL_MARGIN_S
+        for _ in range(RECONCILE_ROUNDS_MAX):
             seen = await self._rest.fills(min_ts_s=since_s)
-        held, balance = await self._rest.positions(), await self._rest.balance()
-        self._write_adjust("baseline", held, balance, seen)
-        self._has_baseline = True
+            if seen and max(fill.at_ms for fill in seen) > as_of_ms - _QUIET_MS:
+                await self._clock.sleep(ABSENCE_MARGIN_S)
+            held, balance = await self._rest.positions(), await self._rest.balance()
+            again = await self._rest.fills(min_ts_s=since_s)
+            if len(again) == len(seen):
+                self._write_adjust("baseline", held, balance, again)
+                self._has_baseline = True
+                return
+        raise WireError("the account trades too fast for a baseline; it is tried again")
 
     def _write_adjust(
         self, why: str, held: Sequence[PositionReport], balance: Balance,
@@ -11067,6 +11566,11 @@ class TradingClientIntegration:
     async def _read_fills(self) -> None:
         since_ms = self._execution.newest_fill_ms or self._clock.now_ms()
         fills = await self._rest.fills(min_ts_s=since_ms // 1000 - _FILL_MARGIN_S)
+        # A fill tells no client id here: whose it is must be known before it is booked.
+        strange = {fill.ticker for fill in fills if not self._execution.is_known(fill)}
+        for ticker in sorted(strange):
+            for order in await self._rest.orders(ticker=ticker):
+                self._execution.on_report(order)
         for report in sorted(fills, key=lambda fill: fill.at_ms):
             self._execution.on_fill(report)
 
@@ -11136,10 +11640,13 @@ class TradingClientIntegration:
                 self._bus.publish(BreakerTripped(at_ms=now_ms, kind="position_difference", text=text))
 
     def _resume_open_questions(self) -> None:
-        for order in self._execution.store.live():
-            if order.status in (OrderStatus.UNKNOWN, OrderStatus.SENT) or order.pending is not None:
-                if order.client_order_id not in self._execution.in_flight:
-                    self.resolve(order)
+        for order in list(self._execution.store.orders.values()):
+            is_open = order.status in (OrderStatus.UNKNOWN, OrderStatus.SENT)
+            is_open = is_open or (order.status.is_live and order.pending is not None)
+            if is_open and order.client_order_id not in self._execution.in_flight:
+                self.resolve(order)
+            if order.filled_h > order.booked_h and not order.is_foreign:
+                self._chase(order)
 
     def _cancel_strangers(self) -> None:
         """Own orders of earlier runs belong to no strategy of this one: cancelled, never forgotten."""
@@ -11173,6 +11680,7 @@ class TradingClientIntegration:
                     await self._clock.sleep(UNKNOWN_SCAN_S)
         finally:
             self._resolving.discard(key)
+            self._missing.discard(key)
 
     def _open_question(self, key: str) -> Order | None:
         order = self._execution.store.orders.get(key)
@@ -11259,36 +11767,42 @@ class TradingClientIntegration:
 
     # -- cancel and verify --------------------------------------------------------------
 
-    def own_live(self, ticker: str | None = None, key: str | None = None) -> list[Order]:
-        """Own orders that are, or may be, live, of one market or one id if given."""
+    def own_live(
+        self, ticker: str | None = None, key: str | None = None, strategy: str | None = None
+    ) -> list[Order]:
+        """Own orders that are, or may be, live, of one market, one id or one strategy if given."""
         return [
             order
             for order in self._execution.store.live(ticker=ticker)
-            if key in (None, order.client_order_id)
+            if key in (None, order.client_order_id) and strategy in (None, order.strategy)
         ]
 
     async def cancel_all(
-        self, *, ticker: str | None = None, key: str | None = None, limit_s: float = STOP_LIMIT_S
+        self, *, ticker: str | None = None, key: str | None = None, strategy: str | None = None,
+        limit_s: float = STOP_LIMIT_S,
     ) -> CancelReport:
         """Cancel own orders and prove them gone by the exchange's own list, within `limit_s` real s."""
-        targets = {order.client_order_id for order in self.own_live(ticker, key)}
+        targets = {order.client_order_id for order in self.own_live(ticker, key, strategy)}
         asked = len(targets)
         deadline_s = self._clock.real_s() + limit_s
         while True:
             try:
                 async with asyncio.timeout(max(0.05, deadline_s - self._clock.real_s())):
-                    await self._cancel_round(ticker, key)
+                    await self._cancel_round(ticker, key, strategy)
             except (ExchangeError, WireError, TimeoutError) as error:
                 log_sync.warning("cancel round failed error=%r", error)
-            left = tuple(order.client_order_id for order in self.own_live(ticker, key))
+            left = tuple(o.client_order_id for o in self.own_live(ticker, key, strategy))
             if not left or self._clock.real_s() >= deadline_s:
                 return CancelReport(
                     sent=asked, confirmed=len(targets - set(left)), remaining=left
                 )
             await asyncio.sleep(0.2)
 
-    async def _cancel_round(self, ticker: str | None, key: str | None) -> None:
-        ready = [order for order in self.own_live(ticker, key) if order.order_id is not None]
+    async def _cancel_round(
+        self, ticker: str | None, key: str | None, strategy: str | None
+    ) -> None:
+        living = self.own_live(ticker, key, strategy)
+        ready = [order for order in living if order.order_id is not None]
         for start in range(0, len(ready), _BATCH_CANCEL_MAX):
             part = ready[start : start + _BATCH_CANCEL_MAX]
             for order, outcome in zip(part, await self._rest.cancel_batch(part), strict=True):
@@ -11370,6 +11884,7 @@ class FeeReader:
 
 EQUITY_ROW_S: Final = 10.0
 PEAK_ROWS_READ: Final = 20_000
+PEAK_DAYS_READ: Final = 1_000
 
 
 def new_york_day(at_ms: int) -> str:
@@ -11398,10 +11913,21 @@ class EquityKeeper:
         if known is not None:
             self._day = day
             self._container.update(day_start_ud=int(str(known.body["equity_ud"])))
-        rows = self._journal.rows_of("equity", limit=PEAK_ROWS_READ)
-        peaks = [int(str(row.body["equity_ud"])) for row in rows]
+        days = self._journal.rows_of("day", limit=PEAK_DAYS_READ)
+        rebased_ms = max((row.at_ms for row in days if row.body.get("rebased")), default=0)
+        rows = self._journal.rows_of("equity", since_ms=rebased_ms, limit=PEAK_ROWS_READ)
+        rows += [row for row in days if row.at_ms >= rebased_ms]
+        peaks = [int(str(row.body["equity_ud"])) for row in rows if row.body["equity_ud"] is not None]
         if peaks:
             self._container.update(peak_ud=max(peaks))
+        self._load_marks()
+
+    def _load_marks(self) -> None:
+        """Marks of what is held, as they were last seen: a market closed since has no other."""
+        for row in self._journal.rows_of("equity", limit=1):
+            marks = row.body.get("marks_cc")
+            if isinstance(marks, dict):
+                self._marks = {ticker: int(str(cc)) for ticker, cc in marks.items()}
 
     def mark_cc(self, ticker: str) -> int | None:
         """Value of one held contract: the settlement, the bid that can be hit, or the last such bid.
@@ -11458,11 +11984,16 @@ class EquityKeeper:
             self._trip("drawdown", now.drawdown_ud, self._config.max_drawdown_ud)
         if self._clock.monotonic() - self._row_at_s >= EQUITY_ROW_S:
             self._row_at_s = self._clock.monotonic()
-            self._journal.explain("equity", now_ms, str(now_ms), self.equity_row())
+            row = {**self.equity_row(), "marks_cc": self._held_marks()}
+            self._journal.explain("equity", now_ms, str(now_ms), row)
 
     def _trip(self, kind: str, value_ud: int, limit_ud: int) -> None:
-        text = f"{kind}: {show_dollars(value_ud)} dollars, limit {show_dollars(limit_ud)} dollars"
+        text = f"{show_dollars(value_ud)} dollars, limit {show_dollars(limit_ud)} dollars"
         self._bus.publish(BreakerTripped(at_ms=self._clock.now_ms(), kind=kind, text=text))
+
+    def _held_marks(self) -> dict[str, JsonValue]:
+        held = self._execution.ledger.positions
+        return {t: cc for t, cc in self._marks.items() if t in held and held[t].position_h}
 
     def equity_row(self) -> dict[str, JsonValue]:
         """One point of the equity curve, as the topic `equity` shows it."""
@@ -11512,26 +12043,6 @@ PROOF_REASONS: Final = {
 }
 
 
-class DecisionTimeoutError(Exception):
-    """A strategy thought for longer than DECISION_LIMIT_S and was interrupted."""
-
-
-@contextlib.contextmanager
-def time_limit(seconds: float) -> Iterator[None]:
-    """Interrupt the body after `seconds` of real time (interval-timer signal, main thread only)."""
-
-    def interrupt(signum: int, frame: object) -> None:
-        raise DecisionTimeoutError(f"no answer within {seconds * 1000:.0f} ms")
-
-    before = signal.signal(signal.SIGALRM, interrupt)
-    signal.setitimer(signal.ITIMER_REAL, seconds)
-    try:
-        yield
-    finally:
-        signal.setitimer(signal.ITIMER_REAL, 0.0)
-        signal.signal(signal.SIGALRM, before)
-
-
 @dataclass(slots=True)
 class Seat:
     """One strategy on one market: what it remembers and how its evaluations ended."""
@@ -11540,7 +12051,7 @@ class Seat:
     ticker: str
     evaluations: int = 0
     memory: Memory = field(default_factory=lambda: EMPTY)
-    opened_at_ms: int | None = None
+    kept_memory: Memory = field(default_factory=lambda: EMPTY)  # as the journal has it
     told_s: float = -math.inf
     told_reason: str = ""
     fair_cc: int | None = None
@@ -11552,6 +12063,7 @@ class Bench:
     """One strategy over all its markets: counters, faults, whether it still plays."""
 
     strategy: Strategy
+    slots: frozenset[str] | None = None
     is_on: bool = True
     is_paused: bool = False
     why_off: str | None = None
@@ -11576,9 +12088,10 @@ class TradingDecisionService:
         self._market_data, self._execution = market_data, execution
         self._container, self._permit = container, permit
         self._run_seed, self._has_time_limit = run_seed, has_time_limit
-        self.benches = {strategy.name: Bench(strategy) for strategy in strategies}
+        self.benches = {each.name: Bench(each, slots=slots_of(each)) for each in strategies}
         self.seats: dict[tuple[str, str], Seat] = {}
         self.tapes: dict[str, MarketTape] = {}
+        self._opened_ms: dict[tuple[str, str], int] = {}  # when a position last left zero
         self.funnel: Counter[tuple[str, str]] = Counter()
         self.nearest: OrderedDict[tuple[str, str, str], tuple[int, str, str]] = OrderedDict()
         self.latency_us: deque[int] = deque(maxlen=1000)
@@ -11616,29 +12129,61 @@ class TradingDecisionService:
     def _on_fill(self, event: FillBooked) -> None:
         fill = event.fill
         bench = self.benches.get(fill.strategy)
-        seat = self.seats.get((fill.strategy, fill.ticker))
-        if bench is not None:
-            bench.fills += 1
+        if bench is None:
+            return
+        bench.fills += 1
+        key = (fill.strategy, fill.ticker)
+        if self._execution.ledger.position_h(fill.ticker, fill.strategy) == 0:
+            self._opened_ms.pop(key, None)
+        else:
+            self._opened_ms.setdefault(key, fill.at_ms)
+
+    def load(self) -> None:
+        """Take over from the journal what was known before: number of decisions, ages of positions."""
+        for row in self._journal.rows_of("decision", limit=1):
+            self.decision_count = int(row.key.removeprefix("d-"))
+        held: Counter[tuple[str, str]] = Counter()
+        for fact in self._journal.facts("fill"):
+            key = (str(fact.body["strategy"]), str(fact.body["ticker"]))
+            held[key] += Side(fact.body["side"]).signed(int(str(fact.body["count_h"])))
+            if held[key] == 0:
+                self._opened_ms.pop(key, None)
+            else:
+                self._opened_ms.setdefault(key, int(str(fact.body["at_ms"])))
+        for name, ticker in list(self._opened_ms):
+            if self._execution.ledger.position_h(ticker, name) == 0:  # settled since
+                del self._opened_ms[name, ticker]
+
+    def _seat(self, name: str, ticker: str) -> Seat:
+        """Seat of one strategy on one market, with what it remembered when it was last left."""
+        seat = self.seats.get((name, ticker))
         if seat is not None:
-            is_flat = self._execution.ledger.position_h(fill.ticker, fill.strategy) == 0
-            seat.opened_at_ms = None if is_flat else seat.opened_at_ms or fill.at_ms
+            return seat
+        seat = self.seats[name, ticker] = Seat(self.benches[name].strategy, ticker)
+        try:
+            row = self._journal.explained("memory", f"{name}|{ticker}")
+        except JournalError as error:
+            log_decision.warning("memory not read strategy=%s ticker=%s %s", name, ticker, error)
+            return seat
+        if row is not None:
+            seat.memory = seat.kept_memory = row.body
+        return seat
 
     def forget(self, ticker: str) -> None:
         """The market is no longer followed."""
         self.tapes.pop(ticker, None)
         for name in self.benches:
             self.seats.pop((name, ticker), None)
+            if self._execution.ledger.position_h(ticker, name) == 0:
+                self._opened_ms.pop((name, ticker), None)
 
     # -- one evaluation -----------------------------------------------------------------
 
     def evaluate(self, ticker: str, *, is_forced: bool = False) -> None:
         """Ask every strategy about one market; each answer is counted under one reason."""
         for name, bench in self.benches.items():
-            seat = self.seats.get((name, ticker))
-            if seat is None:
-                seat = self.seats[name, ticker] = Seat(bench.strategy, ticker)
+            seat = self._seat(name, ticker)
             seat.evaluations += 1
-            bench.evaluations += 1
             self._count(seat, *self._evaluate(bench, seat, is_forced=is_forced))
 
     def _evaluate(
@@ -11717,13 +12262,14 @@ class TradingDecisionService:
         execution, name = self._execution, seat.strategy.name
         position = execution.ledger.by_strategy.get((name, seat.ticker))
         held_h = position.position_h if position is not None else 0
-        average_cc = abs(position.cost_ud // held_h) if position is not None and held_h else None
+        average_cc = position.cost_ud // abs(held_h) if position is not None and held_h else None
         orders = tuple(
             OwnOrder(slot=slot, side=o.side, price_cc=o.price_cc, count_h=o.remaining_h, is_take=o.is_take)
             for slot, o in execution.store.slots(name, seat.ticker).items()
         )
         return Holding(
-            position_h=held_h, average_cc=average_cc, opened_at_ms=seat.opened_at_ms,
+            position_h=held_h, average_cc=average_cc,
+            opened_at_ms=self._opened_ms.get((name, seat.ticker)),
             orders=orders, cash_ud=execution.ledger.cash_ud or 0,
             headroom_ud=execution.headroom_ud(seat.ticker),
             equity_ud=self._container.now.equity_ud or 0,
@@ -11736,11 +12282,11 @@ class TradingDecisionService:
         begun_s = self._clock.real_s()
         try:
             if self._has_time_limit:
-                with time_limit(DECISION_LIMIT_S):
+                with cpu_limit(DECISION_LIMIT_S):
                     decision = seat.strategy.decide(view)
             else:
                 decision = seat.strategy.decide(view)
-            fault = validate_decision(decision, view)
+            fault = validate_decision(decision, view, slots=bench.slots)
         except Exception as error:
             decision, fault = None, f"raised {error!r:.200}"
         took_us = int((self._clock.real_s() - begun_s) * 1_000_000)
@@ -11771,7 +12317,7 @@ class TradingDecisionService:
     def _converge(self, seat: Seat, decision: Decision, *, is_forced: bool) -> Convergence:
         came = self._execution.converge(
             ticker=seat.ticker, strategy=seat.strategy.name, wants=decision.wants,
-            decision_id=f"d-{self.decision_count + 1:06d}", is_forced=is_forced,
+            decision_id=self._decision_id(self.decision_count + 1), is_forced=is_forced,
         )
         return came if decision.wants else replace(came, value=decision.value, limit=decision.limit)
 
@@ -11784,6 +12330,7 @@ class TradingDecisionService:
         if decision is not None and not decision.wants:
             reason = str(decision.reason)
         name = seat.strategy.name
+        self.benches[name].evaluations += 1
         self.funnel[name, reason] += 1
         seat.reason = reason
         value = came.value or (decision.value if decision else "")
@@ -11794,6 +12341,9 @@ class TradingDecisionService:
         if came.order_ids or is_news:
             seat.told_s, seat.told_reason = now_s, reason
             self._record(seat, reason, value, limit, came, decision, view)
+
+    def _decision_id(self, number: int) -> str:
+        return f"d-{self._execution.ids.run}-{number:06d}"
 
     def _note_nearest(self, key: tuple[str, str, str], value: str, limit: str) -> None:
         self.nearest[key] = (self._clock.now_ms(), value, limit)
@@ -11808,10 +12358,14 @@ class TradingDecisionService:
         """Keep the decision for `explain`: whole when it acted, else the newest of its kind."""
         self.decision_count += 1
         self.trade_count += bool(came.order_ids)
-        decision_id = f"d-{self.decision_count:06d}"
+        decision_id = self._decision_id(self.decision_count)
         self.last_decision = f"{seat.ticker}: {reason}"
         now_ms = self._clock.now_ms()
         self.benches[seat.strategy.name].orders += len(came.order_ids)
+        if seat.memory != seat.kept_memory:
+            seat.kept_memory = seat.memory
+            key = f"{seat.strategy.name}|{seat.ticker}"
+            self._journal.explain("memory", now_ms, key, dict(seat.memory))
         if came.order_ids:
             body = self._decision_body(decision_id, seat, reason, value, limit, came, decision, view)
             self._journal.explain("decision", now_ms, decision_id, body)
@@ -11850,7 +12404,11 @@ class TradingDecisionService:
     def _edges(decision: Decision, view: MarketView | None) -> list[dict[str, JsonValue]]:
         if decision.fair_cc is None or view is None:
             return []
-        edges = (edge_of(view, want, fair_cc=decision.fair_cc) for want in decision.wants)
+        margin_cc = int(dict(decision.features).get("margin_cc", 0))
+        edges = (
+            edge_of(view, want, fair_cc=decision.fair_cc, margin_cc=margin_cc)
+            for want in decision.wants
+        )
         return [{**dataclasses.asdict(edge), "edge_cc": edge.edge_cc} for edge in edges]
 
 
@@ -11888,8 +12446,9 @@ class TradingFlowOrchestrator:
         self.touch(event.ticker, is_forced=event.proof is not Proof.PROVEN)
 
     def touch(self, ticker: str, *, is_forced: bool = False) -> None:
-        """Look at this market as soon as its minimum pause allows."""
-        self._dirty[ticker] = self._dirty.get(ticker, False) or is_forced
+        """Look at this market, if it is followed, as soon as its minimum pause allows."""
+        if ticker in self._market_data.markets:
+            self._dirty[ticker] = self._dirty.get(ticker, False) or is_forced
 
     def touch_all(self, *, is_forced: bool = False) -> None:
         """Look at every followed market soon."""
@@ -12043,103 +12602,17 @@ class HealthMonitor:
 
 # ======================================================================================
 # §21 STATUS
-# §21a ROWS
-# Purpose:   The rows people see: markets, books, orders, positions, limits, strategies.
-# Position:  Uses §02 to §20, read only. §21c decides when; §22 carries them.
-# Principle: Each number has one source; what is not known is None, never 0.
+# §21a MEASURES
+# Purpose:   What must be reckoned before it can be shown: markouts, queues, the split of profit.
+# Position:  Uses §01, §03, §04. Owned by §21b; fed by §21e and §21f. Pure.
+# Principle: A value at a moment is what held at that moment, however late it is worked out.
 # ======================================================================================
 
-log_status = logging.getLogger("trader.status")
-
-BOOK_ROWS_MAX: Final = 15  # levels a side shown
-PRINTS_SHOWN_MAX: Final = 20
 MARKOUT_HORIZONS_S: Final = (1, 5, 30, 300)
 MARKOUTS_PENDING_MAX: Final = 4000
 QUEUES_MAX: Final = 2000  # orders whose place in the queue is estimated
-EQUITY_KEPT: Final = 2880  # points of 10 s: 8 h
-_EDGE_TEXT: Final = re.compile(r"edge (-?[0-9]{1,6}) cc")
 
 StatusRow = dict[str, object]
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class RunFacts:
-    """Who runs. `account` is a tail that names no one; `origins` says where a setting is from."""
-
-    run_id: str
-    file_sha256: str = ""
-    account: str = ""
-    origins: Mapping[str, str] = field(default_factory=dict)
-
-
-class TapePlayer(Protocol):
-    """A tape that is being played."""
-
-    def replay_status(self) -> Mapping[str, Any]:
-        """The row of topic `replay`."""
-
-
-class Board(Protocol):
-    """Where rows are shown; `WebSocketManager` of §22 is one."""
-
-    @property
-    def wanted_books(self) -> set[str]:
-        """Tickers whose book somebody looks at."""
-
-    @property
-    def active_connections(self) -> int:
-        """Pages open now."""
-
-    def pull(self, topic: str, build: Callable[[str | int], Mapping[str, object] | None]) -> None:
-        """Build touched rows of a topic at the moment they are sent."""
-
-    def put(self, topic: str, row: Mapping[str, object]) -> None:
-        """Show the newest content of a row."""
-
-    def touch(self, topic: str, key: str | int) -> None:
-        """Ask for a row to be built."""
-
-    def touch_book(self, ticker: str) -> None:
-        """A book moved."""
-
-    def remove(self, topic: str, key: str | int) -> None:
-        """A row is gone."""
-
-    def replace(self, topic: str, rows: Iterable[Mapping[str, object]]) -> None:
-        """All rows of a topic."""
-
-    def broadcast(self, kind: str, data: Mapping[str, object]) -> None:
-        """Send a message of the earlier system's types."""
-
-    def status(self) -> dict[str, object]:
-        """Counters of the sockets."""
-
-
-@dataclass(slots=True, kw_only=True)
-class Services:
-    """The services that are shown; §23 fills in what it has built. None: not there (yet)."""
-
-    clock: Clock
-    bus: EventBus
-    config: Config
-    container: StateContainer
-    supervisor: Supervisor
-    health: HealthMonitor
-    machine: StateMachine
-    run: RunFacts
-    journal: Journal | None = None
-    rest: KalshiRest | None = None
-    stream: KalshiStream | None = None
-    market_data: OrderbookIntegration | None = None
-    selection: MarketSelection | None = None
-    execution: ExecutionService | None = None
-    trading: TradingClientIntegration | None = None
-    equity: EquityKeeper | None = None
-    decisions: TradingDecisionService | None = None
-    orchestrator: TradingFlowOrchestrator | None = None
-    recorder: Recorder | None = None
-    data_dir: DataDir | None = None
-    replay: TapePlayer | None = None
 
 
 def percentiles(values: Iterable[float]) -> tuple[float, float, float] | None:
@@ -12345,6 +12818,98 @@ def _worst_drawdown(rows: Sequence[Mapping[str, Any]]) -> tuple[int, int]:
         elif peak_ud - value_ud > fall_ud:
             fall_ud, worst = peak_ud - value_ud, (peak, place)
     return worst
+
+# ======================================================================================
+# §21b ROWS
+# Purpose:   Single rows people see: markets, books, orders, positions, settings.
+# Position:  Uses §02 to §20 and §21a, read only. §21f decides when; §22 carries them.
+# Principle: Each number has one source; what is not known is None, never 0.
+# ======================================================================================
+
+BOOK_ROWS_MAX: Final = 15  # levels a side shown
+PRINTS_SHOWN_MAX: Final = 20
+EQUITY_KEPT: Final = 2880  # points of 10 s: 8 h
+_EDGE_TEXT: Final = re.compile(r"edge (-?[0-9]{1,6}) cc")
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class RunFacts:
+    """Who runs. `account` is a tail that names no one; `origins` says where a setting is from."""
+
+    run_id: str
+    file_sha256: str = ""
+    account: str = ""
+    origins: Mapping[str, str] = field(default_factory=dict)
+
+
+class TapePlayer(Protocol):
+    """A tape that is being played."""
+
+    def replay_status(self) -> Mapping[str, Any]:
+        """The row of topic `replay`."""
+
+
+class Board(Protocol):
+    """Where rows are shown; `WebSocketManager` of §22 is one."""
+
+    @property
+    def wanted_books(self) -> set[str]:
+        """Tickers whose book somebody looks at."""
+
+    @property
+    def active_connections(self) -> int:
+        """Pages open now."""
+
+    def pull(self, topic: str, build: Callable[[str | int], Mapping[str, object] | None]) -> None:
+        """Build touched rows of a topic at the moment they are sent."""
+
+    def put(self, topic: str, row: Mapping[str, object]) -> None:
+        """Show the newest content of a row."""
+
+    def touch(self, topic: str, key: str | int) -> None:
+        """Ask for a row to be built."""
+
+    def touch_book(self, ticker: str) -> None:
+        """A book moved."""
+
+    def remove(self, topic: str, key: str | int) -> None:
+        """A row is gone."""
+
+    def replace(self, topic: str, rows: Iterable[Mapping[str, object]]) -> None:
+        """All rows of a topic."""
+
+    def broadcast(self, kind: str, data: Mapping[str, object]) -> None:
+        """Send a message of the earlier system's types."""
+
+    def status(self) -> dict[str, object]:
+        """Counters of the sockets."""
+
+
+@dataclass(slots=True, kw_only=True)
+class Services:
+    """The services that are shown; §23 fills in what it has built. None: not there (yet)."""
+
+    clock: Clock
+    bus: EventBus
+    config: Config
+    container: StateContainer
+    supervisor: Supervisor
+    health: HealthMonitor
+    machine: StateMachine
+    run: RunFacts
+    journal: Journal | None = None
+    rest: KalshiRest | None = None
+    stream: KalshiStream | None = None
+    market_data: OrderbookIntegration | None = None
+    selection: MarketSelection | None = None
+    execution: ExecutionService | None = None
+    trading: TradingClientIntegration | None = None
+    equity: EquityKeeper | None = None
+    decisions: TradingDecisionService | None = None
+    orchestrator: TradingFlowOrchestrator | None = None
+    recorder: Recorder | None = None
+    data_dir: DataDir | None = None
+    replay: TapePlayer | None = None
 
 
 def setting_rows(config: Config, origins: Mapping[str, str]) -> list[StatusRow]:
@@ -12640,9 +13205,9 @@ class RowMaker:
         return None
 
 # ======================================================================================
-# §21b TABLES
+# §21c TABLES
 # Purpose:   The small tables people see: limits, funnel, strategies, latency, overview, health.
-# Position:  Uses §02 to §20 and §21a, read only.
+# Position:  Uses §02 to §20, §21a and §21b, read only.
 # Principle: One definition of healthy, one of each limit; page, status and metrics read these.
 # ======================================================================================
 
@@ -12710,52 +13275,14 @@ def rss_bytes() -> int:
     return pages * resource.getpagesize()
 
 
-class TableMaker:
-    """Builds whole tables; called about once a second."""
+class LimitTable:
+    """Every limit of the settings with what is used of it."""
 
-    def __init__(self, rows: RowMaker) -> None:
-        self.rows = rows
-        self.services = rows.services
-        self.is_stopping = False
-        self._began_s = rows.services.clock.real_s()
-        self._frames = (0, self._began_s)
-        self._disk: tuple[float, int | None] = (-math.inf, None)
+    def __init__(self, services: Services) -> None:
+        self.services = services
 
-    @property
-    def uptime_s(self) -> float:
-        """Real seconds since this object was made, which is the start of the run."""
-        return round(self.services.clock.real_s() - self._began_s, 3)
-
-    def verdict(self) -> HealthVerdict:
-        """How the trader is, by the one definition."""
-        now = self.services.container.now
-        return judge_health(
-            state=self.services.machine.state,
-            is_stopping=self.is_stopping,
-            has_been_ready=self.services.machine.has_been_ready,
-            is_halted=now.halt is not None or now.gate is Gate.HALTED,
-            degraded=[str(row.reason) for row in now.degraded],
-            sick=self.services.health.sick,
-        )
-
-    def health(self) -> list[StatusRow]:
-        """Rows of topic `health`."""
-        return [
-            {
-                "component": finding.name,
-                "healthy": finding.is_healthy,
-                "critical": finding.is_critical,
-                "why": finding.why,
-                "since_at_ms": finding.since_at_ms,
-                "checked_at_ms": finding.checked_at_ms,
-            }
-            for finding in self.services.health.findings.values()
-        ]
-
-    # -- limits -----------------------------------------------------------------------
-
-    def risk(self) -> list[StatusRow]:
-        """Rows of topic `risk`: every limit with what is used of it."""
+    def rows(self) -> list[StatusRow]:
+        """Rows of topic `risk`."""
         now, config, execution = (
             self.services.container.now, self.services.config, self.services.execution
         )  # fmt: skip
@@ -12832,6 +13359,54 @@ class TableMaker:
         row = self._limit("min_cash", "account", ratio, "no opening order when cash is below this")
         return {**row, "used_ud": cash_ud, "max_ud": floor_ud}
 
+
+class TableMaker:
+    """Builds whole tables; called about once a second."""
+
+    def __init__(self, rows: RowMaker) -> None:
+        self.rows = rows
+        self.services = rows.services
+        self.limits = LimitTable(rows.services)
+        self.is_stopping = False
+        self._began_s = rows.services.clock.real_s()
+        self._frames = (0, self._began_s)
+        self._disk: tuple[float, int | None] = (-math.inf, None)
+
+    @property
+    def uptime_s(self) -> float:
+        """Real seconds since this object was made, which is the start of the run."""
+        return round(self.services.clock.real_s() - self._began_s, 3)
+
+    def verdict(self) -> HealthVerdict:
+        """How the trader is, by the one definition."""
+        now = self.services.container.now
+        return judge_health(
+            state=self.services.machine.state,
+            is_stopping=self.is_stopping,
+            has_been_ready=self.services.machine.has_been_ready,
+            is_halted=now.halt is not None or now.gate is Gate.HALTED,
+            degraded=[str(row.reason) for row in now.degraded],
+            sick=self.services.health.sick,
+        )
+
+    def health(self) -> list[StatusRow]:
+        """Rows of topic `health`."""
+        return [
+            {
+                "component": finding.name,
+                "healthy": finding.is_healthy,
+                "critical": finding.is_critical,
+                "why": finding.why,
+                "since_at_ms": finding.since_at_ms,
+                "checked_at_ms": finding.checked_at_ms,
+            }
+            for finding in self.services.health.findings.values()
+        ]
+
+    def risk(self) -> list[StatusRow]:
+        """Rows of topic `risk`."""
+        return self.limits.rows()
+
     # -- decisions --------------------------------------------------------------------
 
     def funnel(self) -> list[StatusRow]:
@@ -12883,8 +13458,8 @@ class TableMaker:
         ]
 
     def _params(self, strategy: Strategy) -> list[StatusRow]:
-        params = getattr(strategy, "params", None)
-        if params is None or not dataclasses.is_dataclass(params):
+        params = getattr(strategy, "p", None) or getattr(strategy, "params", None)
+        if not dataclasses.is_dataclass(params) or isinstance(params, type):
             return []
         given = self.services.config.strategy_params
         return [
@@ -12919,15 +13494,16 @@ class TableMaker:
         """Row of topic `latency`."""
         services = self.services
         stream, data, rest = services.stream, services.market_data, services.rest
+        feed = data.counters() if data is not None else {}
         return {
             "frames_per_s": self._frames_per_s(),
-            "gaps": stream.subscriptions.gaps if stream is not None else None,
-            "resyncs": data.resyncs if data is not None else None,
-            "rest_checks": data.rest_checks if data is not None else None,
-            "rest_differences": data.rest_mismatches if data is not None else None,
+            "gaps": feed.get("gaps"),
+            "resyncs": feed.get("resyncs"),
+            "rest_checks": feed.get("rest_checks"),
+            "rest_differences": feed.get("rest_differences"),
             "reconnects": max(0, stream.connects - 1) if stream is not None else None,
             "http_429": rest.count_429 if rest is not None else None,
-            "parse_failures": stream.parse_failures if stream is not None else None,
+            "parse_failures": feed.get("parse_failures"),
             "latency_us": self.latency_us(),
             "rss_bytes": rss_bytes(),
             "tasks": len(services.supervisor.names),
@@ -13060,7 +13636,7 @@ class TableMaker:
         }
 
 # ======================================================================================
-# §21c ALERTS
+# §21d ALERTS
 # Purpose:   What a person should know: shown once, counted when repeated, sent to one webhook.
 # Position:  Uses §02, §04, §11, §12. Owned by the StatusReporter; §23 hands in how to post.
 # Principle: A dead webhook delays nothing and hides nothing.
@@ -13191,9 +13767,9 @@ class Alerts:
         log_alerts.warning("webhook does not answer kind=%s tries=%d", row["kind"], ALERT_TRIES)
 
 # ======================================================================================
-# §21d CHRONICLE
+# §21e CHRONICLE
 # Purpose:   Keep what people look back at: activity, transitions, fills, decisions, controls.
-# Position:  Uses §02 to §20, §21a to §21c. Owned by the StatusReporter of §21e.
+# Position:  Uses §02 to §20, §21a to §21c. Owned by the StatusReporter of §21f.
 # Principle: Facts are heard at leisure, from a queue; nothing here delays an order.
 # ======================================================================================
 
@@ -13491,11 +14067,13 @@ class Chronicle:
         return sum(int(str(r["count_h"])) for r in recent if int(str(r["at_ms"])) >= since_ms)
 
 # ======================================================================================
-# §21e REPORTER
+# §21f REPORTER
 # Purpose:   Show rows at a human pace, and answer what §22 asks.
-# Position:  Uses §02 to §20, §21a to §21d. Built by §23; satisfies the StatusSource of §22.
+# Position:  Uses §02 to §20, §21a to §21e. Built by §23; satisfies the StatusSource of §22.
 # Principle: On the order path it only notes what moved; rows are built when they are sent.
 # ======================================================================================
+
+log_status = logging.getLogger("trader.status")
 
 STATUS_TICK_S: Final = 0.25
 TABLES_S: Final = 1.0
@@ -13504,6 +14082,7 @@ EVIDENCE_S: Final = 60.0
 BOOKS_TICK_S: Final = 0.1
 EQUITY_EVERY_S: Final = 10.0
 LIMIT_NEAR_RATIO: Final = 0.8
+_UNKNOWN_CURVES: Final = dict.fromkeys(("hold_ud", "random_ud", "pessimistic_ud", "optimistic_ud"))
 
 
 class StatusReporter:
@@ -13525,6 +14104,8 @@ class StatusReporter:
         self._equity: deque[StatusRow] = deque(maxlen=EQUITY_KEPT)
         self._hold_ud: int | None = None
         self._near: set[str] = set()
+        self.failures: Counter[str] = Counter()  # pictures that could not be made, by name
+        self._throttle = Throttle(services.clock)
         self._told_state: StatusRow = {}
         self._next_s = {"tables": 0.0, "status": 0.0, "evidence": 0.0, "equity": -math.inf}
 
@@ -13549,7 +14130,7 @@ class StatusReporter:
         for kind in (StateChanged, GateChanged, DegradedChanged, Reconciled, UnknownOrdersChanged):
             bus.subscribe(kind, lambda _: self.show_overview())
         self.services.supervisor.spawn(self.alerts.run(), name="alerts")
-        self.show_tables()
+        self._try("tables", self.show_tables)
 
     def load(self) -> None:
         """Take the last eight hours of the equity curve over from the journal."""
@@ -13574,20 +14155,37 @@ class StatusReporter:
             await asyncio.sleep(BOOKS_TICK_S)
 
     def tick(self) -> None:
-        """One look at the clock; safe at any time."""
+        """One look at the clock; safe at any time. A picture that fails costs only itself."""
         now_s, now_ms = self.services.clock.real_s(), self.services.clock.now_ms()
         self.chronicle.note_markouts(self.rows.markouts.settle_all(now_ms))
+        self._try("replay", self._show_replay)
+        if self._is_due("tables", now_s, TABLES_S):
+            self._try("tables", self.show_tables)
+            self._try("trading_state", self._show_state)
+        if self._is_due("status", now_s, TRADER_STATUS_S):
+            self._try("trader_status", self._show_status)
+        if self._is_due("evidence", now_s, EVIDENCE_S):
+            self._try("evidence", lambda: self._hub.replace("evidence", self.evidence()))
+        if self._is_due("equity", self.services.clock.monotonic(), EQUITY_EVERY_S):
+            self._try("equity", self._note_equity)
+
+    def _try(self, what: str, show: Callable[[], None]) -> None:
+        try:
+            show()
+        except Exception as error:  # what people see must not take what they see next with it
+            self.failures[what] += 1
+            held = self._throttle.admit(what)
+            if held is not None:
+                log_status.exception("picture failed what=%s repeats=%d", what, held)
+            if isinstance(error, AssertionError):
+                now_ms = self.services.clock.now_ms()
+                self.services.bus.publish(
+                    AssertionBroke(at_ms=now_ms, where=f"status {what}", what=str(error))
+                )
+
+    def _show_replay(self) -> None:
         if self.services.replay is not None:
             self._hub.put("replay", dict(self.services.replay.replay_status()))
-        if self._is_due("tables", now_s, TABLES_S):
-            self.show_tables()
-            self._show_state()
-        if self._is_due("status", now_s, TRADER_STATUS_S):
-            self._show_status()
-        if self._is_due("evidence", now_s, EVIDENCE_S):
-            self._hub.replace("evidence", self.evidence())
-        if self._is_due("equity", self.services.clock.monotonic(), EQUITY_EVERY_S):
-            self._note_equity()
 
     def _is_due(self, what: str, now_s: float, every_s: float) -> bool:
         if now_s < self._next_s[what]:
@@ -13673,8 +14271,7 @@ class StatusReporter:
         self._put_equity(dict(equity.equity_row()))
 
     def _put_equity(self, row: StatusRow) -> None:
-        unknown = {"random_ud": None, "pessimistic_ud": None, "optimistic_ud": None}
-        whole = {**unknown, "hold_ud": self._hold_ud, **row}
+        whole = {**_UNKNOWN_CURVES, "hold_ud": self._hold_ud, **row}
         self._equity.append(whole)
         self._hub.put("equity", whole)
 
@@ -13740,7 +14337,7 @@ class StatusReporter:
                 older = journal.rows_of(
                     "equity", since_ms=from_ms, until_ms=oldest_ms, limit=EQUITY_KEPT * 4
                 )
-                series = [fact.body for fact in reversed(older)] + series
+                series = [{**_UNKNOWN_CURVES, **fact.body} for fact in reversed(older)] + series
         return reduce_extremes(series, points)
 
     def explain(self, some_id: str) -> StatusRow | None:
@@ -13793,9 +14390,9 @@ class StatusReporter:
         return self._hub.status()
 
 # ======================================================================================
-# §21f DOCUMENTS
+# §21g DOCUMENTS
 # Purpose:   The longer pictures: /v3/status, trader_status, trading_state, metrics.
-# Position:  Uses §21a to §21e, read only.
+# Position:  Uses §21a to §21f, read only.
 # Principle: They repeat what the rows say, from the same numbers; keys of the earlier system stay.
 # ======================================================================================
 
@@ -13822,6 +14419,7 @@ def trader_status_data(reporter: StatusReporter) -> StatusRow:
     proven = data.proven if data is not None else 0
     total = len(data.books) if data is not None else 0
     is_up = stream is not None and stream.is_connected
+    urls = DEFAULT_URLS.get(services.config.environment, (None, None))
     pong_s = services.clock.real_s() - stream.ponged_at_s if stream is not None else math.inf
     return {
         "timestamp": _clock_text(now_ms),
@@ -13840,8 +14438,8 @@ def trader_status_data(reporter: StatusReporter) -> StatusRow:
             "ping_health": "healthy" if data is not None and data.is_alive else "lost",
             "last_ping_age": round(pong_s, 1) if math.isfinite(pong_s) else None,
             "api_connected": services.rest is not None and services.rest.is_healthy,
-            "api_url": services.config.api_url,
-            "ws_url": services.config.ws_url,
+            "api_url": services.config.api_url or urls[0],
+            "ws_url": services.config.ws_url or urls[1],
             "connection_established": _moment(_ago_ms(services, stream.connected_at_s))
             if stream is not None and is_up
             else None,
@@ -13970,6 +14568,7 @@ def _components(reporter: StatusReporter) -> StatusRow:
             "trading_state_interval": TABLES_S,
             "alerts_sent": reporter.alerts.sent,
             "alerts_failed": reporter.alerts.failed,
+            "failures": dict(reporter.failures),
         },
         "trading_service": _service_part(services),
         "trading_orchestrator": _orchestrator_part(services),
@@ -14122,9 +14721,9 @@ def _budget_part(services: Services) -> StatusRow:
     }
 
 # ======================================================================================
-# §21g METRICS
+# §21h METRICS
 # Purpose:   Prometheus text of OPERATIONS §10, from the numbers the page shows.
-# Position:  Uses §21a to §21f, read only.
+# Position:  Uses §21a to §21g, read only.
 # Principle: Base units; what is unknown is left out, never written as 0.
 # ======================================================================================
 
@@ -14331,16 +14930,22 @@ def _write_feed(page: MetricsPage, reporter: StatusReporter) -> None:
     if stream is not None:
         page.counter("ws_frames_total", stream.frames)
         page.counter("ws_reconnects_total", max(0, stream.connects - 1))
-        page.counter("ws_gaps_total", stream.subscriptions.gaps)
-        page.counter("ws_parse_failures_total", stream.parse_failures)
         age_s = stream.alive_age_s
         page.gauge("ws_last_frame_age_seconds", age_s if math.isfinite(age_s) else None)
-    if data is not None:
-        page.gauge("books_proven", data.proven)
-        page.gauge("books_followed", len(data.books))
-        page.counter("book_resyncs_total", data.resyncs)
-        page.counter("book_rest_checks_total", data.rest_checks)
-        page.counter("book_rest_differences_total", data.rest_mismatches)
+    if data is None:
+        return
+    page.gauge("books_proven", data.proven)
+    page.gauge("books_followed", len(data.books))
+    feed = data.counters()
+    for name, key in (
+        ("ws_gaps_total", "gaps"),
+        ("ws_parse_failures_total", "parse_failures"),
+        ("book_resyncs_total", "resyncs"),
+        ("book_rest_checks_total", "rest_checks"),
+        ("book_rest_differences_total", "rest_differences"),
+    ):
+        value = feed.get(key)
+        page.counter(name, value if isinstance(value, int) else None)
 
 
 def _write_rest(page: MetricsPage, reporter: StatusReporter) -> None:
@@ -14380,52 +14985,31 @@ def _write_house(page: MetricsPage, reporter: StatusReporter) -> None:
 
 # ======================================================================================
 # §22 API
-# Purpose:   What browsers and curl see: topics, sockets, routes, the guarded controls, the page.
-# Position:  Uses §04, §11, §12. Made and started by §23; §21 feeds it rows.
-# Principle: Nothing here waits for a client, and nothing a client does reaches the trader but
-#            a guarded POST.
+# §22a TOPICS
+# Purpose:   Rows in, numbered changes out: what a page must hear to know what we know.
+# Position:  Uses §02, §11. Owned by the manager of §22b. Pure but for the log of a bad row.
+# Principle: A change has a number; a number without a change is never sent.
 # ======================================================================================
 
 log_api = logging.getLogger("trader.api")
 
 FIRST_CHANGE_S: Final = 0.03  # a change after a quiet time is sent after this
-SOCKETS_MAX: Final = 64  # browser sockets at once
-CONNECTIONS_MAX: Final = 64  # other connections at once, counted apart
-BACKLOG_SKIP_BYTES: Final = 256 * 1024  # a client this far behind gets full messages later
-BACKLOG_CLOSE_BYTES: Final = 1024 * 1024
-BEHIND_MAX_S: Final = 5.0
-CATCH_UP_S: Final = 0.05  # pause between two looks at clients that are behind
-SOCKET_PING_S: Final = 30.0
-SWEEP_S: Final = 0.5
-INBOUND_FRAME_MAX_BYTES: Final = 16 * 1024
-INBOUND_PER_S_MAX: Final = 20  # messages of one client; more closes it
-FAREWELL_S: Final = 1.0  # between a close frame and the abort
-BOOKS_PER_CLIENT_MAX: Final = 8
-BOOK_STREAMS_MAX: Final = 128
-BODY_MAX_BYTES: Final = 64 * 1024
-HEAD_MAX_BYTES: Final = 8 * 1024
-UNREAD_MAX_BYTES: Final = 320 * 1024  # of one connection before its request is understood
-READ_TIMEOUT_S: Final = 5.0  # for a request to arrive
-EXCHANGE_TIMEOUT_S: Final = 15.0  # for a request to be answered and the answer to be taken
-CONTROL_WAIT_S: Final = 10.0
-CONTROLS_PER_MINUTE_MAX: Final = 5  # per action, kill exempt
-REPLAYS_PER_MINUTE_MAX: Final = 120
-CONTROL_KEYS_MAX: Final = 256  # idempotency keys remembered
-BAD_TOKENS_MAX: Final = 10  # in a minute; then the door is locked
-DOOR_LOCK_S: Final = 60.0
-UNLOCK_CODES_MAX: Final = 8
-UNLOCK_CODE_LIFE_S: Final = 60.0
-EQUITY_POINTS_MAX: Final = 4000
-TOPIC_LIMIT_MAX: Final = 10_000
-STATIC_FILE_MAX_BYTES: Final = 1024 * 1024
 
 Row = Mapping[str, object]
 RowKey = str | int
 
 
-# --------------------------------------------------------------------------------------
-# §22a TOPICS AND SOCKETS
-# --------------------------------------------------------------------------------------
+class ApiRefused(TraderError):
+    """A request that is not served: HTTP status, a word for programs, a sentence for people."""
+
+    def __init__(self, status: int, code: str, message: str) -> None:
+        super().__init__(f"{status} {code}: {message}")
+        self.status, self.code, self.message = status, code, message
+
+    @property
+    def body(self) -> dict[str, object]:
+        """The JSON body of the answer."""
+        return {"error": {"code": self.code, "message": self.message}}
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -14495,26 +15079,6 @@ def encode_json(value: object) -> bytes:
     return orjson.dumps(value, default=_json_default, option=orjson.OPT_NON_STR_KEYS)
 
 
-def text_frame(payload: bytes) -> bytes:
-    """A whole WebSocket text frame as a server sends it (RFC 6455 §5.2), the same for everyone."""
-    return _ws_frame(0x1, payload)
-
-
-def _ws_frame(opcode: int, payload: bytes) -> bytes:
-    size = len(payload)
-    if size < 126:
-        head = bytes((0x80 | opcode, size))
-    elif size < 65536:
-        head = bytes((0x80 | opcode, 126)) + size.to_bytes(2, "big")
-    else:
-        head = bytes((0x80 | opcode, 127)) + size.to_bytes(8, "big")
-    return head + payload
-
-
-def _close_frame(code: int, why: str) -> bytes:
-    return _ws_frame(0x8, code.to_bytes(2, "big") + why.encode()[:100])
-
-
 @dataclass(frozen=True, slots=True)
 class Change:
     """What one flush tells: the new number of the stream, encoded rows, keys that went."""
@@ -14564,6 +15128,11 @@ class Topic:
             return False
         self._pending[key] = None
         return True
+
+    @property
+    def waiting(self) -> int:
+        """Rows that the next flush would look at."""
+        return len(self._pending) + len(self._touched)
 
     @property
     def keys(self) -> list[RowKey]:
@@ -14641,12 +15210,52 @@ def topic_data(change: Change, *, is_full: bool) -> dict[str, object]:
         "gone": list(change.gone),
     }
 
+# ======================================================================================
+# §22b SOCKETS
+# Purpose:   Browser sockets: who listens to what, at which pace, and who is too slow.
+# Position:  Uses §04, §11, §12, §22a. Made by §23; §21 feeds it rows; §22d admits clients.
+# Principle: Nothing here waits for a client; the same bytes go to everyone.
+# ======================================================================================
+
+SOCKETS_MAX: Final = 64  # browser sockets at once
+BACKLOG_SKIP_BYTES: Final = 256 * 1024  # a client this far behind gets full messages later
+BACKLOG_CLOSE_BYTES: Final = 1024 * 1024
+BEHIND_MAX_S: Final = 5.0
+CATCH_UP_S: Final = 0.05  # pause between two looks at clients that are behind
+SOCKET_PING_S: Final = 30.0
+SWEEP_S: Final = 0.5
+INBOUND_PER_S_MAX: Final = 20  # messages of one client; more closes it
+FAREWELL_S: Final = 1.0  # between a close frame and the abort
+BOOKS_PER_CLIENT_MAX: Final = 8
+BOOK_STREAMS_MAX: Final = 128
+
+
+def text_frame(payload: bytes) -> bytes:
+    """A whole WebSocket text frame as a server sends it (RFC 6455 §5.2), the same for everyone."""
+    return _ws_frame(0x1, payload)
+
+
+def _ws_frame(opcode: int, payload: bytes) -> bytes:
+    size = len(payload)
+    if size < 126:
+        head = bytes((0x80 | opcode, size))
+    elif size < 65536:
+        head = bytes((0x80 | opcode, 126)) + size.to_bytes(2, "big")
+    else:
+        head = bytes((0x80 | opcode, 127)) + size.to_bytes(8, "big")
+    return head + payload
+
+
+def _close_frame(code: int, why: str) -> bytes:
+    return _ws_frame(0x8, code.to_bytes(2, "big") + why.encode()[:100])
+
 
 class _Stream:
     """A topic on its way to clients: its pace, and its full message while nothing moves."""
 
     def __init__(self, topic: Topic) -> None:
         self.topic = topic
+        self.listeners = 0
         self.timer: asyncio.TimerHandle | None = None
         self.flushed_at_s = -math.inf
         self.full: bytes | None = None  # a whole frame, valid until the next flush
@@ -14674,6 +15283,119 @@ class WebClient:
             self.window_s, self.heard_in_window = int(now_s), 0
         self.heard_in_window += 1
         return self.heard_in_window > INBOUND_PER_S_MAX
+
+
+class Courier:
+    """Gets frames to clients and never waits: who is behind is skipped, later served in full, or
+    closed. `full` makes a stream's full frame, `greet` tells a client the newest pictures."""
+
+    def __init__(
+        self,
+        clock: Clock,
+        *,
+        full: Callable[[_Stream], bytes | None],
+        greet: Callable[[WebClient], None],
+    ) -> None:
+        self._clock, self._full, self._greet = clock, full, greet
+        self.clients: dict[WebClient, None] = {}
+        self._catch_up: asyncio.TimerHandle | None = None
+        self.messages_sent = self.bytes_sent = self.messages_skipped = 0
+        self.closed: Counter[str] = Counter()  # sockets closed by us, by cause
+
+    def enter(self, client: WebClient) -> None:
+        """A socket has come."""
+        self.clients[client] = None
+        for stream in client.streams:
+            stream.listeners += 1
+
+    def listeners(self, stream: _Stream) -> list[WebClient]:
+        """Clients that asked for a stream."""
+        return [client for client in self.clients if stream in client.streams]
+
+    def offer(self, client: WebClient, frame: bytes | None, *, owed: _Stream | None) -> None:
+        """Send unless the client is behind; then it gets the full picture when it has drained."""
+        backlog = client.backlog
+        if backlog > BACKLOG_CLOSE_BYTES:
+            self.close(client, 1013, "too far behind")
+        elif backlog > BACKLOG_SKIP_BYTES:
+            self.messages_skipped += 1
+            if owed is None:
+                client.is_history_owed = True
+            else:
+                client.owed[owed] = None
+            self._plan_catch_up()
+        elif frame is not None:
+            self.write(client, frame)
+
+    def write(self, client: WebClient, frame: bytes) -> None:
+        """Hand a frame to the transport."""
+        if client.transport.is_closing():
+            return
+        client.transport.write(frame)
+        self.messages_sent += 1
+        self.bytes_sent += len(frame)
+
+    def _plan_catch_up(self) -> None:
+        if self._catch_up is None:
+            loop = asyncio.get_running_loop()
+            self._catch_up = loop.call_later(CATCH_UP_S, self._serve_debts)
+
+    def _serve_debts(self) -> None:
+        self._catch_up = None
+        indebted = [c for c in self.clients if c.owed or c.is_history_owed]
+        for client in indebted:
+            self.serve(client)
+
+    def serve(self, client: WebClient) -> None:
+        """Send what is owed, as far as the backlog allows."""
+        if client.is_history_owed and client.backlog <= BACKLOG_SKIP_BYTES:
+            client.is_history_owed = False
+            self._greet(client)
+        while client.owed and client.backlog <= BACKLOG_SKIP_BYTES:
+            stream = next(iter(client.owed))
+            del client.owed[stream]
+            frame = self._full(stream)
+            if frame is not None:
+                self.write(client, frame)
+        if client.owed or client.is_history_owed:
+            self._plan_catch_up()
+
+    def close(self, client: WebClient, code: int, why: str) -> None:
+        """Say goodbye and abort shortly after; a client that does not read is not waited for."""
+        if client not in self.clients:
+            return
+        self.forget(client)
+        self.closed[why] += 1
+        if not client.transport.is_closing():
+            client.transport.write(_close_frame(code, why))
+        asyncio.get_running_loop().call_later(FAREWELL_S, client.transport.abort)
+
+    def forget(self, client: WebClient) -> None:
+        """The socket has ended."""
+        if client in self.clients:
+            del self.clients[client]
+            for stream in client.streams:
+                stream.listeners -= 1
+
+    def is_known(self, client: WebClient) -> bool:
+        """Whether the client still listens."""
+        return client in self.clients
+
+    def judge(self, client: WebClient, now_s: float) -> None:
+        """Drop a client that is too far or too long behind."""
+        if client.backlog > BACKLOG_CLOSE_BYTES:
+            self.close(client, 1013, "too far behind")
+        elif client.backlog <= BACKLOG_SKIP_BYTES:
+            client.behind_since_s = None
+        elif client.behind_since_s is None:
+            client.behind_since_s = now_s
+        elif now_s - client.behind_since_s >= BEHIND_MAX_S:
+            self.close(client, 1013, "too long behind")
+
+    def close_all(self) -> None:
+        """The trader stops: tell every client."""
+        for client in list(self.clients):
+            self.close(client, 1001, "the trader stops")
 
 
 class LiveSource(Protocol):
@@ -14741,14 +15463,11 @@ class WebSocketManager:
         self._clock, self.bus = clock, bus
         self._streams = {name: _Stream(Topic(spec)) for name, spec in TOPICS.items()}
         self._book_streams: dict[tuple[str, ...], _Stream] = {}
-        self._clients: dict[WebClient, None] = {}
+        self.courier = Courier(clock, full=self._full, greet=self._tell_first)
         self._source: LiveSource | None = None
-        self._catch_up: asyncio.TimerHandle | None = None
         self._reserved = 0
         self._failures = Throttle(clock)
-        self.total_connections = self.messages_sent = self.bytes_sent = 0
-        self.messages_skipped = self.inbound_ignored = self.serialise_failures = 0
-        self.closed: Counter[str] = Counter()  # sockets closed by us, by cause
+        self.total_connections = self.inbound_ignored = self.serialise_failures = 0
 
     # -- rows in -------------------------------------------------------------------
 
@@ -14799,18 +15518,25 @@ class WebSocketManager:
     @property
     def wanted_books(self) -> set[str]:
         """Tickers whose book somebody looks at now."""
-        watched = {stream for client in self._clients for stream in client.streams}
-        return {t for key, stream in self._book_streams.items() if stream in watched for t in key}
+        return {t for key, stream in self._book_streams.items() if stream.listeners for t in key}
 
     # -- pace ----------------------------------------------------------------------
 
     def _plan(self, stream: _Stream) -> None:
+        """Flush at the topic's pace; what nobody listens to waits until it is asked for."""
         if stream.timer is not None:
+            return
+        if stream.listeners == 0 and stream.topic.waiting < stream.topic.spec.kept:
             return
         loop = asyncio.get_running_loop()
         spec = stream.topic.spec
         due_s = max(loop.time() + spec.first_s, stream.flushed_at_s + spec.gap_s)
         stream.timer = loop.call_at(due_s, self._flush, stream)
+
+    def _refresh(self, stream: _Stream) -> None:
+        """Bring a stream that nobody listened to up to date."""
+        if stream.listeners == 0:
+            self._flush(stream)
 
     def _flush(self, stream: _Stream) -> None:
         if stream.timer is not None:
@@ -14821,13 +15547,12 @@ class WebSocketManager:
             return
         stream.flushed_at_s = asyncio.get_running_loop().time()
         stream.full = None
-        listeners = [client for client in self._clients if stream in client.streams]
-        if not listeners:
+        if stream.listeners == 0:
             return
         frame = self._frame(stream.topic.spec.name, topic_data(change, is_full=False))
-        for client in listeners:
+        for client in self.courier.listeners(stream):
             if stream not in client.owed and frame is not None:
-                self._offer(client, frame, owed=stream)
+                self.courier.offer(client, frame, owed=stream)
 
     def _frame(self, kind: str, data: object) -> bytes | None:
         """A whole frame, None when it cannot be encoded (counted, alerted)."""
@@ -14854,56 +15579,9 @@ class WebSocketManager:
 
     def broadcast(self, kind: str, data: Row) -> None:
         """Send a message of the earlier system's types to every client."""
-        frame = self._frame(kind, data) if self._clients else None
-        for client in list(self._clients) if frame is not None else ():
-            self._offer(client, frame, owed=None)
-
-    def _offer(self, client: WebClient, frame: bytes | None, *, owed: _Stream | None) -> None:
-        """Send unless the client is behind; then it gets the full picture when it has drained."""
-        backlog = client.backlog
-        if backlog > BACKLOG_CLOSE_BYTES:
-            self.close(client, 1013, "too far behind")
-        elif backlog > BACKLOG_SKIP_BYTES:
-            self.messages_skipped += 1
-            if owed is None:
-                client.is_history_owed = True
-            else:
-                client.owed[owed] = None
-            self._plan_catch_up()
-        elif frame is not None:
-            self._write(client, frame)
-
-    def _write(self, client: WebClient, frame: bytes) -> None:
-        if client.transport.is_closing():
-            return
-        client.transport.write(frame)
-        self.messages_sent += 1
-        self.bytes_sent += len(frame)
-
-    def _plan_catch_up(self) -> None:
-        if self._catch_up is None:
-            loop = asyncio.get_running_loop()
-            self._catch_up = loop.call_later(CATCH_UP_S, self._serve_debts)
-
-    def _serve_debts(self) -> None:
-        self._catch_up = None
-        indebted = [c for c in self._clients if c.owed or c.is_history_owed]
-        for client in indebted:
-            self._serve(client)
-        if any(client.owed or client.is_history_owed for client in indebted):
-            self._plan_catch_up()
-
-    def _serve(self, client: WebClient) -> None:
-        """Send what is owed, as far as the backlog allows."""
-        if client.is_history_owed and client.backlog <= BACKLOG_SKIP_BYTES:
-            client.is_history_owed = False
-            self._tell_first(client)
-        while client.owed and client.backlog <= BACKLOG_SKIP_BYTES:
-            stream = next(iter(client.owed))
-            del client.owed[stream]
-            frame = self._full(stream)
-            if frame is not None:
-                self._write(client, frame)
+        frame = self._frame(kind, data) if self.courier.clients else None
+        for client in list(self.courier.clients) if frame is not None else ():
+            self.courier.offer(client, frame, owed=None)
 
     def _full(self, stream: _Stream) -> bytes | None:
         if stream.full is None:
@@ -14919,13 +15597,13 @@ class WebSocketManager:
             tell = self._source.history if kind == "history_replay" else getattr(self._source, kind)
             frame = self._frame(kind, tell())
             if frame is not None:
-                self._write(client, frame)
+                self.courier.write(client, frame)
 
     # -- a client's life -------------------------------------------------------------
 
     def reserve(self) -> bool:
         """Take one of the places for sockets; False when all are taken."""
-        if len(self._clients) + self._reserved >= SOCKETS_MAX:
+        if len(self.courier.clients) + self._reserved >= SOCKETS_MAX:
             return False
         self._reserved += 1
         return True
@@ -14939,11 +15617,13 @@ class WebSocketManager:
         self.total_connections += 1
         at_ms = self._clock.now_ms()
         streams = [self._streams[name] for name in wanted.topics]
+        for stream in streams:
+            self._refresh(stream)
         if wanted.books:
             streams.append(self.book_stream(wanted.books))
         client = WebClient(f"client_{self.total_connections}_{at_ms // 1000}", transport, streams)
         transport.set_write_buffer_limits(high=4 * BACKLOG_CLOSE_BYTES)  # so nothing ever drains
-        self._clients[client] = None
+        self.courier.enter(client)
         hello = {
             "client_id": client.name,
             "timestamp": clock_text(at_ms),
@@ -14951,12 +15631,10 @@ class WebSocketManager:
         }
         frame = self._frame("connection", hello)
         if frame is not None:
-            self._write(client, frame)
+            self.courier.write(client, frame)
         client.owed = dict.fromkeys(streams)
         self._tell_first(client)
-        self._serve(client)
-        if client.owed:
-            self._plan_catch_up()
+        self.courier.serve(client)
         return client
 
     def book_stream(self, tickers: tuple[str, ...]) -> _Stream:
@@ -14974,8 +15652,7 @@ class WebSocketManager:
         return None if self._source is None else self._source.book_row(str(key))
 
     def _drop_idle_books(self) -> None:
-        watched = {stream for client in self._clients for stream in client.streams}
-        idle = [key for key, stream in self._book_streams.items() if stream not in watched]
+        idle = [key for key, stream in self._book_streams.items() if stream.listeners == 0]
         for key in idle[: max(0, len(self._book_streams) - BOOK_STREAMS_MAX + 1)]:
             stream = self._book_streams.pop(key)
             if stream.timer is not None:
@@ -14984,38 +15661,20 @@ class WebSocketManager:
     def heard(self, client: WebClient, text: str | bytes | None) -> None:
         """Take one inbound message: `ping` is answered, `pong` welcome, the rest is counted."""
         if client.is_flooding(self._clock.real_s()):
-            self.close(client, 1008, "too many messages")
+            self.courier.close(client, 1008, "too many messages")
             return
         kind = _inbound_kind(text)
         if kind == "ping":
-            self._offer(client, self._frame("pong", {}), owed=None)
+            self.courier.offer(client, self._frame("pong", {}), owed=None)
         elif kind != "pong":
             self.inbound_ignored += 1
 
     def answer_ping(self, client: WebClient, payload: bytes) -> None:
         """Answer a ping frame of the protocol, unless the client floods or does not read."""
         if client.is_flooding(self._clock.real_s()):
-            self.close(client, 1008, "too many messages")
+            self.courier.close(client, 1008, "too many messages")
         elif client.backlog <= BACKLOG_SKIP_BYTES and not client.transport.is_closing():
             client.transport.write(_ws_frame(0xA, payload[:125]))
-
-    def close(self, client: WebClient, code: int, why: str) -> None:
-        """Say goodbye and abort shortly after; a client that does not read is not waited for."""
-        if client not in self._clients:
-            return
-        self.forget(client)
-        self.closed[why] += 1
-        if not client.transport.is_closing():
-            client.transport.write(_close_frame(code, why))
-        asyncio.get_running_loop().call_later(FAREWELL_S, client.transport.abort)
-
-    def forget(self, client: WebClient) -> None:
-        """The socket has ended."""
-        self._clients.pop(client, None)
-
-    def is_known(self, client: WebClient) -> bool:
-        """Whether the client still listens."""
-        return client in self._clients
 
     async def run(self) -> None:
         """Ping everyone and drop who is behind, until cancelled."""
@@ -15026,23 +15685,8 @@ class WebSocketManager:
             if now_s - pinged_s >= SOCKET_PING_S:
                 pinged_s = now_s
                 self.broadcast("ping", {})
-            for client in list(self._clients):
-                self._judge(client, now_s)
-
-    def _judge(self, client: WebClient, now_s: float) -> None:
-        if client.backlog > BACKLOG_CLOSE_BYTES:
-            self.close(client, 1013, "too far behind")
-        elif client.backlog <= BACKLOG_SKIP_BYTES:
-            client.behind_since_s = None
-        elif client.behind_since_s is None:
-            client.behind_since_s = now_s
-        elif now_s - client.behind_since_s >= BEHIND_MAX_S:
-            self.close(client, 1013, "too long behind")
-
-    def close_all(self) -> None:
-        """The trader stops: tell every client."""
-        for client in list(self._clients):
-            self.close(client, 1001, "the trader stops")
+            for client in list(self.courier.clients):
+                self.courier.judge(client, now_s)
 
     # -- reading -------------------------------------------------------------------
 
@@ -15054,6 +15698,7 @@ class WebSocketManager:
                 raise ApiRefused(400, "ticker_missing", "books needs ?ticker=")
             topic, rows = (stream := self.book_stream(tickers)).topic, stream.topic.rows()
         elif name in self._streams:
+            self._refresh(self._streams[name])
             topic = self._streams[name].topic
             rows = topic.rows(ticker)
         else:
@@ -15066,19 +15711,19 @@ class WebSocketManager:
     @property
     def active_connections(self) -> int:
         """Sockets open now."""
-        return len(self._clients)
+        return len(self.courier.clients)
 
     def status(self) -> dict[str, object]:
         """Counters for `/v3/status`, metrics and the page."""
         return {
             "active_connections": self.active_connections,
             "total_connections": self.total_connections,
-            "messages_sent": self.messages_sent,
-            "bytes_sent": self.bytes_sent,
-            "messages_skipped": self.messages_skipped,
+            "messages_sent": self.courier.messages_sent,
+            "bytes_sent": self.courier.bytes_sent,
+            "messages_skipped": self.courier.messages_skipped,
             "inbound_ignored": self.inbound_ignored,
             "serialise_failures": self.serialise_failures,
-            "closed": dict(self.closed),
+            "closed": dict(self.courier.closed),
         }
 
 
@@ -15099,41 +15744,21 @@ def _inbound_kind(text: str | bytes | None) -> str | None:
     kind = message.get("type") if isinstance(message, dict) else None
     return kind if isinstance(kind, str) else None
 
+# ======================================================================================
+# §22c CONTROLS
+# Purpose:   Who may control, in which form, how often: host, token, codes, keys.
+# Position:  Uses §04, §11, §22a. The acts themselves are §23's.
+# Principle: Safe is easy, risky is hard; one key is one action.
+# ======================================================================================
 
-# --------------------------------------------------------------------------------------
-# §22b ROUTES AND GUARDS
-# --------------------------------------------------------------------------------------
-
-SECURITY_HEADERS: Final[Mapping[str, str]] = {
-    "Content-Security-Policy": "default-src 'none'; script-src 'self'; style-src 'self'; "
-    "img-src 'self'; connect-src 'self'; base-uri 'none'; form-action 'none'; "
-    "frame-ancestors 'none'; require-trusted-types-for 'script'",
-    "X-Frame-Options": "DENY",
-    "X-Content-Type-Options": "nosniff",
-    "Cross-Origin-Resource-Policy": "same-origin",
-    "Referrer-Policy": "no-referrer",
-    "Cache-Control": "no-store",
-    "Server": "trader",
-}
-STATIC_TYPES: Final[Mapping[str, str]] = {
-    ".html": "text/html",
-    ".css": "text/css",
-    ".js": "text/javascript",
-    ".svg": "image/svg+xml",
-}
-
-
-class ApiRefused(TraderError):
-    """A request that is not served: HTTP status, a word for programs, a sentence for people."""
-
-    def __init__(self, status: int, code: str, message: str) -> None:
-        super().__init__(f"{status} {code}: {message}")
-        self.status, self.code, self.message = status, code, message
-
-    @property
-    def body(self) -> dict[str, object]:
-        """The JSON body of the answer."""
-        return {"error": {"code": self.code, "message": self.message}}
+CONTROL_WAIT_S: Final = 10.0
+CONTROLS_PER_MINUTE_MAX: Final = 5  # per action, kill exempt
+REPLAYS_PER_MINUTE_MAX: Final = 120
+CONTROL_KEYS_MAX: Final = 256  # idempotency keys remembered
+BAD_TOKENS_MAX: Final = 10  # in a minute; then the door is locked
+DOOR_LOCK_S: Final = 60.0
+UNLOCK_CODES_MAX: Final = 8
+UNLOCK_CODE_LIFE_S: Final = 60.0
 
 
 class ControlRefused(ApiRefused):
@@ -15216,57 +15841,6 @@ class Controls(Protocol):
 
     async def replay(self, ask: ControlAsk) -> ControlAnswer:
         """Tape player; the ask's action is play, pause, speed, settle, step or seek."""
-
-
-class StatusSource(LiveSource, Protocol):
-    """Everything that is shown; §21 satisfies it. Reading never changes anything."""
-
-    def health(self) -> Row:
-        """Body of `/v3/health`: healthy, status, state, uptime, and reasons when degraded."""
-
-    def status(self) -> Row:
-        """Body of `/v3/status`."""
-
-    def explain(self, some_id: str) -> Row | None:
-        """Decision record by decision, order or fill id; None when there is none."""
-
-    def equity(self, from_ms: int, points: int) -> list[Row]:
-        """Rows like topic `equity`, reduced so that extremes survive."""
-
-    def settings(self) -> list[Row]:
-        """Effective settings: name, value (secrets masked), source."""
-
-    def metrics_text(self) -> str:
-        """Prometheus text."""
-
-
-@dataclass(frozen=True, slots=True)
-class StaticFile:
-    """One file of the page, in memory."""
-
-    body: bytes
-    content_type: str
-
-
-def load_static(folder: Path) -> dict[str, StaticFile]:
-    """Read the page once: exact URL path → file. Raises ConfigError when there is no page.
-
-    Hidden files and types the page does not use are left out.
-    """
-    files: dict[str, StaticFile] = {}
-    for path in sorted(folder.rglob("*")):
-        name = path.relative_to(folder).as_posix()
-        is_hidden = any(part.startswith(".") for part in name.split("/"))
-        kind = STATIC_TYPES.get(path.suffix)
-        if kind is None or is_hidden or not path.is_file():
-            continue
-        if path.stat().st_size > STATIC_FILE_MAX_BYTES:
-            raise ConfigError(f"{path}: larger than {STATIC_FILE_MAX_BYTES} bytes; not a page file")
-        files[f"/static/{name}"] = StaticFile(path.read_bytes(), kind)
-    if "/static/index.html" not in files:
-        raise ConfigError(f"{folder}: the page (index.html) is missing; restore the folder")
-    files["/"] = files["/static/index.html"]
-    return files
 
 
 class HostGuard:
@@ -15555,15 +16129,103 @@ class ControlDesk:
             )
         )
 
+# ======================================================================================
+# §22d SERVER
+# Purpose:   Exact routes, guards before them, the same headers on every answer.
+# Position:  Uses §21, §22a to §22c. Built by `build_api`, started by §23.
+# Principle: What a client does reaches the trader only through a guarded POST.
+# ======================================================================================
+
+CONNECTIONS_MAX: Final = 64  # other connections at once, counted apart
+INBOUND_FRAME_MAX_BYTES: Final = 16 * 1024
+BODY_MAX_BYTES: Final = 64 * 1024
+HEAD_MAX_BYTES: Final = 8 * 1024
+UNREAD_MAX_BYTES: Final = 320 * 1024  # of one connection before its request is understood
+READ_TIMEOUT_S: Final = 5.0  # for a request to arrive
+EXCHANGE_TIMEOUT_S: Final = 15.0  # for a request to be answered and the answer to be taken
+EQUITY_POINTS_MAX: Final = 4000
+TOPIC_LIMIT_MAX: Final = 10_000
+STATIC_FILE_MAX_BYTES: Final = 1024 * 1024
+
+
+SECURITY_HEADERS: Final[Mapping[str, str]] = {
+    "Content-Security-Policy": "default-src 'none'; script-src 'self'; style-src 'self'; "
+    "img-src 'self'; connect-src 'self'; base-uri 'none'; form-action 'none'; "
+    "frame-ancestors 'none'; require-trusted-types-for 'script'",
+    "X-Frame-Options": "DENY",
+    "X-Content-Type-Options": "nosniff",
+    "Cross-Origin-Resource-Policy": "same-origin",
+    "Referrer-Policy": "no-referrer",
+    "Cache-Control": "no-store",
+    "Server": "trader",
+}
+STATIC_TYPES: Final[Mapping[str, str]] = {
+    ".html": "text/html",
+    ".css": "text/css",
+    ".js": "text/javascript",
+    ".svg": "image/svg+xml",
+}
+
+
+class StatusSource(LiveSource, Protocol):
+    """Everything that is shown; §21 satisfies it. Reading never changes anything."""
+
+    def health(self) -> Row:
+        """Body of `/v3/health`: healthy, status, state, uptime, and reasons when degraded."""
+
+    def status(self) -> Row:
+        """Body of `/v3/status`."""
+
+    def explain(self, some_id: str) -> Row | None:
+        """Decision record by decision, order or fill id; None when there is none."""
+
+    def equity(self, from_ms: int, points: int) -> list[Row]:
+        """Rows like topic `equity`, reduced so that extremes survive."""
+
+    def settings(self) -> list[Row]:
+        """Effective settings: name, value (secrets masked), source."""
+
+    def metrics_text(self) -> str:
+        """Prometheus text."""
+
+
+@dataclass(frozen=True, slots=True)
+class StaticFile:
+    """One file of the page, in memory."""
+
+    body: bytes
+    content_type: str
+
+
+def load_static(folder: Path) -> dict[str, StaticFile]:
+    """Read the page once: exact URL path → file. Raises ConfigError when there is no page.
+
+    Hidden files and types the page does not use are left out.
+    """
+    files: dict[str, StaticFile] = {}
+    for path in sorted(folder.rglob("*")):
+        name = path.relative_to(folder).as_posix()
+        is_hidden = any(part.startswith(".") for part in name.split("/"))
+        kind = STATIC_TYPES.get(path.suffix)
+        if kind is None or is_hidden or not path.is_file():
+            continue
+        if path.stat().st_size > STATIC_FILE_MAX_BYTES:
+            raise ConfigError(f"{path}: larger than {STATIC_FILE_MAX_BYTES} bytes; not a page file")
+        files[f"/static/{name}"] = StaticFile(path.read_bytes(), kind)
+    if "/static/index.html" not in files:
+        raise ConfigError(f"{folder}: the page (index.html) is missing; restore the folder")
+    files["/"] = files["/static/index.html"]
+    return files
+
 
 class _Connection(web.RequestHandler):
     """One accepted connection: bounded while it is being read, closed after one answer."""
 
-    def __init__(self, server: ApiServer, manager: web.Server, **settings: Any) -> None:
+    def __init__(self, table: ConnectionTable, manager: web.Server, **settings: Any) -> None:
         super().__init__(manager, **settings)
-        self._api = server
+        self._table = table
         self.link: asyncio.Transport | None = None
-        self.is_busy = self.is_control = self.is_upgraded = False
+        self.is_busy = self.is_control = False
         self.since_s = 0.0
         self._head_bytes = 0
 
@@ -15571,11 +16233,11 @@ class _Connection(web.RequestHandler):
         """Take a place among the connections; the longest waiting one makes room."""
         self.link = cast(asyncio.Transport, transport)
         super().connection_made(transport)
-        self._api.opened(self)
+        self._table.opened(self)
 
     def connection_lost(self, exc: BaseException | None) -> None:
         """Give the place back."""
-        self._api.lost(self)
+        self._table.lost(self)
         super().connection_lost(exc)
 
     def data_received(self, data: bytes) -> None:
@@ -15605,6 +16267,48 @@ class _Connection(web.RequestHandler):
         code = "bad_request" if status < 500 else "internal"
         refused = ApiRefused(status, code, "not a request this server reads")
         return _dress(_json_answer(status, refused.body))
+
+
+class ConnectionTable:
+    """Connections that are no sockets: how many there are, and which have had their time."""
+
+    def __init__(self, clock: Clock, refused: Counter[str]) -> None:
+        self._clock, self._refused = clock, refused
+        self._sweeper: asyncio.TimerHandle | None = None
+        self.open: dict[_Connection, None] = {}
+
+    def opened(self, connection: _Connection) -> None:
+        """A connection came; when all places are taken, the one waiting longest goes."""
+        connection.since_s = self._clock.real_s()
+        if len(self.open) >= CONNECTIONS_MAX:
+            waiting = [c for c in self.open if not c.is_busy]
+            idle = waiting or [c for c in self.open if not c.is_control]
+            victim = (idle or list(self.open))[0]
+            self._refused["connections_full"] += 1
+            self.lost(victim)
+            victim.abort()
+        self.open[connection] = None
+
+    def lost(self, connection: _Connection) -> None:
+        """A connection ended, or became a socket, which is counted apart."""
+        self.open.pop(connection, None)
+
+    def sweep(self) -> None:
+        """Cut connections that send too slowly or do not take their answer; again and again."""
+        self._sweeper = asyncio.get_running_loop().call_later(SWEEP_S, self.sweep)
+        now_s = self._clock.real_s()
+        for connection in list(self.open):
+            limit_s = EXCHANGE_TIMEOUT_S if connection.is_busy else READ_TIMEOUT_S
+            if now_s - connection.since_s > limit_s:
+                self._refused["too_slow"] += 1
+                connection.abort()
+
+    def close(self) -> None:
+        """Stop looking and cut what is left."""
+        if self._sweeper is not None:
+            self._sweeper.cancel()
+        for connection in list(self.open):
+            connection.abort()
 
 
 def _json_answer(status: int, body: object) -> web.Response:
@@ -15637,27 +16341,19 @@ class ApiServer:
     """
 
     def __init__(
-        self,
-        *,
-        clock: Clock,
-        hub: WebSocketManager,
-        source: StatusSource,
-        desk: ControlDesk,
-        door: TokenDoor,
-        static: Mapping[str, StaticFile],
-        extra_hosts: Iterable[str] = (),
-    ) -> None:
+        self, *, clock: Clock, hub: WebSocketManager, source: StatusSource, desk: ControlDesk,
+        door: TokenDoor, static: Mapping[str, StaticFile], extra_hosts: Iterable[str] = (),
+    ) -> None:  # fmt: skip
         self._clock, self._hub, self._source = clock, hub, source
         self._desk, self.door, self._static = desk, door, static
         self._extra_hosts = tuple(extra_hosts)
         self._guard = HostGuard(0)
         self._listener: asyncio.Server | None = None
         self._manager: web.Server | None = None
-        self._sweeper: asyncio.TimerHandle | None = None
-        self._connections: dict[_Connection, None] = {}
         self.port = 0
         self.requests = 0
         self.refused: Counter[str] = Counter()
+        self.connections = ConnectionTable(clock, self.refused)
         self._gets: dict[str, _Route] = {
             "/v3-trader": self._old_address,
             "/v3/health": self._health,
@@ -15693,11 +16389,14 @@ class ApiServer:
             "auto_decompress": False,
         }
         self._listener = await loop.create_server(
-            lambda: _Connection(self, manager, **settings), host, port, reuse_address=True
+            lambda: _Connection(self.connections, manager, **settings),
+            host,
+            port,
+            reuse_address=True,
         )
         self.port = int(self._listener.sockets[0].getsockname()[1])
         self._guard = HostGuard(self.port, self._extra_hosts)
-        self._sweeper = loop.call_later(SWEEP_S, self._sweep)
+        self.connections.sweep()
         return self.port
 
     async def stop(self) -> None:
@@ -15705,40 +16404,9 @@ class ApiServer:
         if self._listener is None or self._manager is None:
             return
         self._listener.close()
-        if self._sweeper is not None:
-            self._sweeper.cancel()
-        self._hub.close_all()
+        self._hub.courier.close_all()
         await self._manager.shutdown(1.0)
-        for connection in list(self._connections):
-            connection.abort()
-
-    # -- connections -----------------------------------------------------------------
-
-    def opened(self, connection: _Connection) -> None:
-        """A connection came; when all places are taken, the one waiting longest goes."""
-        connection.since_s = self._clock.real_s()
-        if len(self._connections) >= CONNECTIONS_MAX:
-            waiting = [c for c in self._connections if not c.is_busy]
-            idle = waiting or [c for c in self._connections if not c.is_control]
-            victim = (idle or list(self._connections))[0]
-            self.refused["connections_full"] += 1
-            self.lost(victim)
-            victim.abort()
-        self._connections[connection] = None
-
-    def lost(self, connection: _Connection) -> None:
-        """A connection ended, or became a socket, which is counted apart."""
-        self._connections.pop(connection, None)
-
-    def _sweep(self) -> None:
-        """Cut connections that send their request too slowly or do not take their answer."""
-        self._sweeper = asyncio.get_running_loop().call_later(SWEEP_S, self._sweep)
-        now_s = self._clock.real_s()
-        for connection in list(self._connections):
-            limit_s = EXCHANGE_TIMEOUT_S if connection.is_busy else READ_TIMEOUT_S
-            if now_s - connection.since_s > limit_s:
-                self.refused["too_slow"] += 1
-                connection.abort()
+        self.connections.close()
 
     # -- one request -----------------------------------------------------------------
 
@@ -15870,7 +16538,7 @@ class ApiServer:
         try:
             ws.headers.update(SECURITY_HEADERS)
             await ws.prepare(request)
-            self.lost(connection)
+            self.connections.lost(connection)
         finally:
             self._hub.release()
         if connection.link is None or connection.link.is_closing():
@@ -15879,12 +16547,12 @@ class ApiServer:
         try:
             await self._listen(ws, client)
         finally:
-            self._hub.forget(client)
+            self._hub.courier.forget(client)
         return ws
 
     async def _listen(self, ws: web.WebSocketResponse, client: WebClient) -> None:
         async for message in ws:
-            if not self._hub.is_known(client):
+            if not self._hub.courier.is_known(client):
                 return
             if message.type is aiohttp.WSMsgType.PING:
                 self._hub.answer_ping(client, bytes(message.data))
@@ -15962,7 +16630,7 @@ class ApiServer:
         return {
             "port": self.port,
             "requests": self.requests,
-            "connections": len(self._connections),
+            "connections": len(self.connections.open),
             "refused": dict(self.refused),
         }
 
@@ -16046,15 +16714,13 @@ class Webhook:
 log_guard = logging.getLogger("trader.guard")
 
 # Which reason of the funnel a degraded reason is counted under, in gate order.
-_DEGRADED_REASONS: Final = (
+_UNREADY: Final = ((Degraded.TRADING, Reason.NOT_READY), (Degraded.TASK, Reason.NOT_READY))
+_TROUBLES: Final = (
     (Degraded.PAUSE, Reason.EXCHANGE_PAUSED),
     (Degraded.CLOCK, Reason.CLOCK_SKEW),
     (Degraded.ORDERBOOK, Reason.STREAM_LOST),
     (Degraded.LOOP, Reason.LOOP_LAG),
     (Degraded.JOURNAL, Reason.JOURNAL_UNWRITABLE),
-    (Degraded.TRADING, Reason.NOT_READY),
-    (Degraded.TASK, Reason.NOT_READY),
-    (Degraded.RECONCILE, Reason.RECONCILE_DUE),
 )
 
 
@@ -16072,7 +16738,9 @@ class Guard:
         self._clock, self._bus, self._journal = clock, bus, journal
         self._data_dir, self._container, self._config = data_dir, container, config
         self._degraded: dict[Degraded, DegradedReason] = {}
+        self._quiet = Throttle(clock)
         self.is_latch_durable = True
+        self.is_gate_durable = True
         self.is_stopping = False
 
     # -- latch and gate -----------------------------------------------------------------
@@ -16080,7 +16748,10 @@ class Guard:
     def load(self) -> None:
         """Take over latch and gate from the disk; the KILL file or the journal alone suffices."""
         halt = self._data_dir.read_kill() or self._journaled_halt()
-        state = self._data_dir.read_state()
+        try:
+            state = self._data_dir.read_state()
+        except JournalError as error:
+            state = {"gate": Gate.PAUSED, "why": str(error), "by": "disk"}
         gate = Gate(str(state.get("gate", Gate.OPEN)))
         if halt is not None:
             self._container.update(halt=halt, gate=Gate.HALTED, gate_why=halt.why, gate_by=halt.by,
@@ -16118,34 +16789,61 @@ class Guard:
         return halt
 
     def _store_halt(self, halt: Halt) -> None:
-        self.is_latch_durable = False
+        """Write the latch to both its places; one of them is enough to find it again."""
+        body: dict[str, JsonValue] = {
+            "phase": "latched", "why": halt.why, "by": halt.by, "since_at_ms": halt.since_at_ms
+        }
+        is_in_file = self._try_disk(lambda: self._data_dir.write_kill(halt))
+        is_in_journal = self._try_disk(
+            lambda: self._journal.fact("halt", "latch", body, durable=True)
+        )
+        self.is_latch_durable = is_in_file or is_in_journal
+
+    def _try_disk(self, act: Callable[[], object]) -> bool:
         try:
-            self._data_dir.write_kill(halt)
-            body: dict[str, JsonValue] = {
-                "phase": "latched", "why": halt.why, "by": halt.by, "since_at_ms": halt.since_at_ms
-            }
-            self._journal.fact("halt", "latch", body, durable=True)
-            self.is_latch_durable = True
-        except (OSError, JournalError) as error:
-            log_guard.error("halt latch not durable yet, will retry error=%s", error)
+            act()
+        except JournalError as error:
+            if self._quiet.admit("disk") is not None:
+                log_guard.error("latch or gate not on the disk yet, will retry error=%s", error)
+            return False
+        return True
 
     def retry_latch(self) -> None:
-        """Write the latch again after a disk fault; called once a second while it is not durable."""
+        """Write latch and gate again after a disk fault; called while one is not durable."""
         halt = self._container.now.halt
         if halt is not None and not self.is_latch_durable:
             self._store_halt(halt)
+        if halt is None and not self.is_gate_durable:
+            self.is_gate_durable = self._try_disk(self._store_gate)
+
+    def _store_gate(self) -> None:
+        now = self._container.now
+        self._data_dir.write_state(
+            {"gate": now.gate, "why": now.gate_why, "by": now.gate_by, "since_at_ms": now.gate_since_ms}
+        )
 
     def set_gate(self, gate: Gate, why: str | None, by: str) -> None:
-        """Move the gate (not to halted: that is `halt`) and keep it on the disk."""
+        """Move the gate (not to halted: that is `halt`) and keep it on the disk.
+
+        To open it the disk must know first (JournalError); to close it a disk that fails is no
+        reason to wait: it is written as soon as the disk allows.
+        """
         assert gate is not Gate.HALTED, "the latch is set by halt()"
         now_ms = self._clock.now_ms()
-        self._data_dir.write_state({"gate": gate, "why": why, "by": by, "since_at_ms": now_ms})
+        if gate is Gate.OPEN:
+            self._data_dir.write_state({"gate": gate, "why": why, "by": by, "since_at_ms": now_ms})
         self._container.update(gate=gate, gate_why=why, gate_by=by, gate_since_ms=now_ms, halt=None)
+        self.is_gate_durable = gate is Gate.OPEN or self._try_disk(self._store_gate)
         log_guard.warning("gate gate=%s why=%s by=%s", gate, why, by)
         self._bus.publish(GateChanged(at_ms=now_ms, gate=gate, why=why or "", by=by))
 
     def rearm(self, gate: Gate, why: str, by: str) -> None:
-        """Clear the latch into `gate`; the caller has checked that the cause is gone."""
+        """Clear the latch into `gate`; the caller has checked that the cause is gone.
+
+        Raises JournalError when the disk refuses; what is on it then still halts.
+        """
+        row: dict[str, JsonValue] = {"gate": gate, "why": why, "by": by}
+        self._data_dir.write_state({**row, "since_at_ms": self._clock.now_ms()})
         self._journal.fact("halt", "latch", {"phase": "cleared", "why": why, "by": by}, durable=True)
         self._data_dir.remove_kill()
         self.set_gate(gate, why, by)
@@ -16188,31 +16886,34 @@ class Guard:
 
     def permit(self, market: Market | None, *, proof: Proof, is_fee_known: bool) -> Verdict:
         """May a create or amend leave for this market now? The first gate that is shut answers."""
-        refused = self._trader_gate()
-        if refused is None:
-            refused = self._degraded_gate(market.ticker if market is not None else "")
-        if refused is None:
-            refused = self._market_gate(market, is_fee_known=is_fee_known)
+        ticker = market.ticker if market is not None else ""
+        refused = self._trader_gate(ticker) or self._market_gate(market, is_fee_known=is_fee_known)
         if refused is None and proof is not Proof.PROVEN:
             refused = _closed(PROOF_REASONS[proof], str(proof), "proven")
-        return refused or ALLOWED
+        return refused or self._account_gate(ticker) or ALLOWED
 
-    def _trader_gate(self) -> Verdict | None:
+    def _trader_gate(self, ticker: str) -> Verdict | None:
         now = self._container.now
-        if now.halt is not None or now.gate is Gate.HALTED:
-            return _closed(Reason.HALTED, now.gate_why or "halted", "re-arm first")
         if self.is_stopping or now.state not in TRADING_STATES:
             return _closed(Reason.NOT_READY, now.state, "ready or acting")
         if not self._config.is_armed:
             return _closed(Reason.NOT_READY, "production without --arm", "armed")
-        if not now.is_reconciled and now.reconciled_at_ms is None:
-            return _closed(Reason.RECONCILE_DUE, "no clean reconcile yet", "one clean pass")
-        if now.gate is Gate.PAUSED:
-            return _closed(Reason.PAUSED, now.gate_why or "paused", "resume first")
-        return None
+        refused = self._degraded_gate(ticker, _UNREADY)
+        if refused is None and now.gate is Gate.PAUSED:
+            refused = _closed(Reason.PAUSED, now.gate_why or "paused", "resume first")
+        if refused is None and (now.halt is not None or now.gate is Gate.HALTED):
+            refused = _closed(Reason.HALTED, now.gate_why or "halted", "re-arm first")
+        return refused or self._degraded_gate(ticker, _TROUBLES)
 
-    def _degraded_gate(self, ticker: str) -> Verdict | None:
-        for degraded, reason in _DEGRADED_REASONS:
+    def _account_gate(self, ticker: str) -> Verdict | None:
+        if self._container.now.reconciled_at_ms is None:
+            return _closed(Reason.RECONCILE_DUE, "no reconcile yet", "one clean pass")
+        return self._degraded_gate(ticker, ((Degraded.RECONCILE, Reason.RECONCILE_DUE),))
+
+    def _degraded_gate(
+        self, ticker: str, reasons: tuple[tuple[Degraded, Reason], ...]
+    ) -> Verdict | None:
+        for degraded, reason in reasons:
             row = self._degraded.get(degraded)
             if row is None:
                 continue
@@ -16252,9 +16953,11 @@ LOSS_BREAKERS: Final = ("daily_loss", "drawdown")
 class ReplayPort(Protocol):
     """What a tape that is being played can be told; the embedded exchange satisfies it."""
 
-    def replay_status(self) -> Mapping[str, Any]: ...
+    def replay_status(self) -> Mapping[str, Any]:
+        """Where the tape stands: the topic `replay`, without its envelope."""
 
-    def replay_command(self, action: str, value: float | None) -> None: ...
+    def replay_command(self, action: str, value: float | None) -> None:
+        """Carry out play, pause, speed (`value`: ratio), settle, step or seek."""
 
 
 class Operator:
@@ -16562,7 +17265,7 @@ log_coordinator = logging.getLogger("trader.coordinator")
 
 BOOKS_WAIT_S: Final = 30.0  # then the trader goes on without books, degraded
 CONNECT_RETRY_S: Final = 1.0
-STATUS_POLL_S: Final = 30.0
+STATUS_POLL_S: Final = 10.0  # also keeps a connection warm for the next order
 RESPAWN_S: Final = 1.0
 ACTING_NEWS_S: Final = 1.0  # READY ⇄ ACTING is told at most this often
 LOOP_LAG_MAX_S: Final = 1.0
@@ -16646,6 +17349,7 @@ class Coordinator:
         self.market_data = OrderbookIntegration(
             stream=self.stream, rest=self.rest, clock=clock, bus=self.bus, config=config
         )
+        self.market_data.on_time = self._hear_time
         self.fees = FeeReader(rest=self.rest, config=config)
 
     def _build_services(self, strategies: Sequence[Strategy]) -> None:
@@ -16705,6 +17409,9 @@ class Coordinator:
             config=self.config, replay=self.venue.replay,
         )
         self.reporter = self._make_reporter()
+        self.webhook = Webhook(self.config.alert_url) if self.config.alert_url else None
+        if self.webhook is not None:
+            self.reporter.alerts.post = self.webhook.post
         self.api = build_api(
             clock=self.clock, supervisor=self.supervisor, hub=self.hub, source=self.reporter,
             controls=self.operator, token=self.data_dir.run_token(self.clock), static=static,
@@ -16734,6 +17441,10 @@ class Coordinator:
         bus.subscribe(AssertionBroke, self._on_assertion)
         bus.subscribe(HealthReported, lambda _: self._act_on_health())
         bus.subscribe(OrderChanged, self._on_order)
+
+    def _hear_time(self, at_ms: int) -> None:
+        """A fresh frame tells the exchange's time: one more sample of the clock's offset."""
+        self.rest.clock_samples.add_ms(at_ms, self.clock.monotonic())
 
     # -- what the order path asks -------------------------------------------------------
 
@@ -17018,6 +17729,7 @@ class Coordinator:
         self.journal.fact("run", self.facts.run_id, body, durable=True)
         self.guard.load()
         self.equity.load()
+        self.decisions.load()
         self.reporter.load()
         if self.container.now.halt is not None:
             self._note("control", f"still halted: {self.container.now.halt.why}", "error")
@@ -17319,6 +18031,8 @@ class Coordinator:
     async def _close(self) -> None:
         await self.supervisor.stop(timeout_s=1.0)
         await self.api.stop()
+        if self.webhook is not None:
+            await self.webhook.close()
         if self.recorder is not None:
             self.recorder.close()
         self.rest.close()
@@ -17833,7 +18547,7 @@ def need_key(config: Config) -> None:
     )
 
 
-def key_pem(config: Config) -> bytes:
+def read_key_pem(config: Config) -> bytes:
     """The private key's text, from the setting or the file."""
     if config.key_content is not None:
         return config.key_content.reveal().encode()
@@ -17842,7 +18556,7 @@ def key_pem(config: Config) -> bytes:
     return read_key_file(config.key_file, is_sim=is_sim, repository=HERE)
 
 
-def account_tag(key_id: str) -> str:
+def tag_of(key_id: str) -> str:
     """Last four letters or digits of the key id: tells accounts apart without naming them."""
     return re.sub(r"[^A-Za-z0-9]", "", key_id)[-4:].lower() or "none"
 
@@ -17886,13 +18600,13 @@ async def open_venue(config: Config, clock: Clock) -> Venue:
     if config.is_embedded:
         return await _embed(config, clock)
     assert config.key_id is not None, "need_key comes first"
-    signer = load_signer(key_pem(config), config.key_id)
+    signer = load_signer(read_key_pem(config), config.key_id)
     api_url, ws_url = config.api_url, config.ws_url
     if api_url is None or ws_url is None:
         api_url, ws_url = DEFAULT_URLS[config.environment]
     check_urls(config.environment, api_url, ws_url)
     return Venue(
-        api_url=api_url, ws_url=ws_url, signer=signer, account_tag=account_tag(config.key_id)
+        api_url=api_url, ws_url=ws_url, signer=signer, account_tag=tag_of(config.key_id)
     )
 
 
@@ -17912,7 +18626,7 @@ async def _embed(config: Config, clock: Clock) -> Venue:
     return Venue(
         api_url=address.rest, ws_url=address.ws,
         signer=load_signer(address.private_key_pem.encode(), address.key_id),
-        account_tag=account_tag(address.key_id), replay=player, close=exchange.stop,
+        account_tag=tag_of(address.key_id), replay=player, close=exchange.stop,
     )
 
 
@@ -17998,7 +18712,7 @@ def reload_settings(coordinator: Coordinator, reload: Callable[[], Config]) -> N
         config = reload()
         set_log_level(config.log_level)
         if config.key_file is not None:
-            coordinator.replace_signer(load_signer(key_pem(config), config.key_id or ""))
+            coordinator.replace_signer(load_signer(read_key_pem(config), config.key_id or ""))
         coordinator.reload(config)
     except ConfigError as error:
         log_cli.error("reload refused, nothing changed: %s", error)

@@ -1,0 +1,10100 @@
+"""Tests of trader.py, room by room: read the names and you have read the manual."""
+
+from __future__ import annotations
+
+import ast
+import asyncio
+import base64
+import contextlib
+import dataclasses
+import errno
+import fcntl
+import gzip
+import hashlib
+import inspect
+import itertools
+import json
+import math
+import os
+import random
+import re
+import shutil
+import signal
+import socket
+import sqlite3
+import stat
+import statistics
+import struct
+import subprocess
+import sys
+import textwrap
+import time
+import urllib.error
+import urllib.request
+import zlib
+from collections.abc import AsyncIterator, Callable, Coroutine, Iterator, Mapping
+from dataclasses import dataclass
+from email.utils import formatdate
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+from urllib.parse import parse_qs
+
+import aiohttp
+import orjson
+import pytest
+from aiohttp import web
+from cryptography.hazmat.primitives import hashes, serialization
+from cryptography.hazmat.primitives.asymmetric import dsa, ec, ed25519, padding, rsa
+
+import trader
+import trader as t
+
+# ======================================================================================
+# §00 THE HOUSE
+# Guards the shape of trader.py by reading its source: rooms, one-way rule, seams, docstrings.
+# ======================================================================================
+
+
+
+ROOT_00 = Path(os.environ.get("PROJECT_ROOT", Path(__file__).resolve().parent))
+SOURCE = (ROOT_00 / "trader.py").read_text()
+TREE = ast.parse(SOURCE)
+CORE = ("05", "06", "07", "08", "09", "10")
+
+
+def room_starts() -> list[tuple[int, str, str]]:
+    """(line, number, title) of every banner, in order."""
+    found = re.finditer(r"^# §(\d\d)([a-z]?) (.+)$", SOURCE, re.M)
+    return [(SOURCE.count("\n", 0, m.start()) + 1, m[1], m[3]) for m in found]
+
+
+STARTS = room_starts()
+
+
+def room_of(line: int) -> str:
+    """Number of the room a source line lies in; "00" above the first banner."""
+    return max((start for start in STARTS if start[0] <= line), default=(0, "00", ""))[1]
+
+
+def nodes_of(*kinds: type[ast.AST]) -> list[ast.AST]:
+    return [node for node in ast.walk(TREE) if isinstance(node, kinds)]
+
+
+def top_level_names() -> dict[str, str]:
+    """Module-level name → room that defines it."""
+    names: dict[str, str] = {}
+    for node in TREE.body:
+        targets: list[ast.expr] = []
+        if isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef | ast.ClassDef):
+            names.setdefault(node.name, room_of(node.lineno))
+        elif isinstance(node, ast.Assign):
+            targets = node.targets
+        elif isinstance(node, ast.AnnAssign):
+            targets = [node.target]
+        for target in targets:
+            if isinstance(target, ast.Name):
+                names.setdefault(target.id, room_of(node.lineno))
+    return names
+
+
+def test_map_in_the_docstring_equals_the_banners():
+    doc = ast.get_docstring(TREE) or ""
+    mapped = dict(re.findall(r"§(\d\d) ([A-Z][A-Z ]+[A-Z])", doc))
+    assert sorted(mapped) == [f"{n:02d}" for n in range(1, 25)]
+    for number, title in mapped.items():
+        titles = [t for _, n, t in STARTS if n == number]
+        assert titles, f"§{number} has no banner"
+        if len(titles) == 1:
+            assert titles[0] == title
+
+
+def test_rooms_stand_in_order():
+    numbers = [number for _, number, _ in STARTS]
+    assert numbers == sorted(numbers)
+    assert sorted(set(numbers)) == [f"{n:02d}" for n in range(1, 25)]
+
+
+def test_every_banner_tells_purpose_position_and_principle():
+    for block in re.findall(r"(?:^# .*\n){3,}", SOURCE, re.M):
+        if re.search(r"^# §", block, re.M) and block.startswith("# ==="):
+            for word in ("Purpose:", "Position:", "Principle:"):
+                assert word in block, f"{block.splitlines()[1]} lacks {word}"
+
+
+def test_no_room_uses_a_name_of_a_later_room():
+    names = top_level_names()
+    wrong = {
+        f"line {node.lineno}: §{room_of(node.lineno)} uses {node.id} of §{names[node.id]}"
+        for node in nodes_of(ast.Name)
+        if node.id in names and names[node.id] > room_of(node.lineno) > "00"
+    }
+    assert not wrong, "\n".join(sorted(wrong))
+
+
+def test_no_name_is_defined_twice():
+    seen: dict[str, int] = {}
+    for node in TREE.body:
+        if isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef | ast.ClassDef):
+            assert node.name not in seen, f"{node.name}: lines {seen[node.name]} and {node.lineno}"
+            seen[node.name] = node.lineno
+
+
+def test_core_rooms_are_pure():
+    banned = {"time", "asyncio", "logging", "random", "secrets", "socket", "aiohttp", "web", "os"}
+    for node in ast.walk(TREE):
+        line = getattr(node, "lineno", 0)
+        if room_of(line) not in CORE:
+            continue
+        assert not isinstance(node, ast.Await | ast.AsyncFunctionDef), f"line {line} waits"
+        if isinstance(node, ast.Attribute) and isinstance(node.value, ast.Name):
+            assert node.value.id not in banned, f"line {line} uses {node.value.id}.{node.attr}"
+
+
+@pytest.mark.parametrize(
+    ("pattern", "rooms"),
+    [
+        (r"\.create_task\(", {"11"}),
+        (r"\btime\.(time|monotonic)\b", {"11"}),
+        (r"\basyncio\.gather\(", set()),
+        (r"\bexcept:\s*$", set()),
+        (r"\bexcept BaseException\b", set()),
+        (r"\bssl=False\b", set()),
+        (r"\btime\.sleep\(", set()),
+        (r"\b(eval|exec|pickle)\(", set()),
+        (r"\bsecrets\.(token_hex|randbits|token_urlsafe|token_bytes)\b", {"11", "24"}),
+        (r"\bdatetime\.now\(", set()),
+        (r"\buuid4\(", set()),
+        (r"import_module\(\"sim_exchange\"\)|import sim_exchange", {"24"}),
+    ],
+    ids=lambda value: value if isinstance(value, str) else "",
+)
+def test_a_word_stays_in_its_rooms(pattern, rooms):
+    lines = SOURCE.splitlines()
+    found = {
+        (room_of(n + 1), n + 1)
+        for n, line in enumerate(lines)
+        if re.search(pattern, line) and not line.lstrip().startswith(("#", '"'))
+    }
+    assert {room for room, _ in found} <= rooms, sorted(found)
+
+
+def test_public_names_have_docstrings():
+    kinds = (ast.FunctionDef, ast.AsyncFunctionDef, ast.ClassDef)
+    outer = [node for node in TREE.body if isinstance(node, kinds)]
+    inner = [
+        node
+        for owner in outer
+        if isinstance(owner, ast.ClassDef) and not owner.name.startswith("_")
+        for node in owner.body
+        if isinstance(node, kinds)
+    ]
+    bare = [
+        f"{node.name} (line {node.lineno})"
+        for node in outer + inner
+        if not node.name.startswith("_") and not ast.get_docstring(node)
+    ]
+    assert not bare, bare
+
+
+def test_functions_and_classes_keep_their_size():
+    long_functions = [
+        (node.name, node.end_lineno - node.lineno + 1)
+        for node in nodes_of(ast.FunctionDef, ast.AsyncFunctionDef)
+        if node.end_lineno - node.lineno + 1 > 70
+    ]
+    assert not long_functions, long_functions
+
+
+def test_third_party_names_stay_at_the_edges():
+    allowed = {
+        "aiohttp": {"15", "16", "22", "23", "24"},
+        "web": {"22"},
+        "orjson": {"05", "14", "15", "16", "17", "21", "22", "24"},
+        "rsa": {"15"},
+        "ed25519": {"15"},
+        "serialization": {"15"},
+    }
+    for node in nodes_of(ast.Name):
+        rooms = allowed.get(node.id)
+        if rooms is not None and room_of(node.lineno) != "00":
+            assert room_of(node.lineno) in rooms, f"line {node.lineno}: {node.id}"
+
+
+def test_trader_and_exchange_share_no_code():
+    exchange = (ROOT_00 / "sim_exchange.py").read_text()
+    imports = re.findall(r"^\s*(?:from|import) (\w+)", exchange, re.M)
+    assert "trader" not in imports
+
+
+def test_readme_settings_table_equals_the_registry():
+    import trader
+
+    readme = (ROOT_00 / "README.md").read_text()
+    rows = re.findall(r"^\| (\w+) \| ([^|]+) \| `(\w+)` \| ([^|]+) \|", readme, re.M)
+    expected = [
+        (
+            s.name,
+            f"`{s.option}`" if s.option else "–",
+            s.env,
+            (s.default or "–").replace("*", "\\*"),
+        )
+        for s in trader.SETTINGS
+    ]
+    assert [tuple(part.strip() for part in row) for row in rows] == expected
+
+
+# ======================================================================================
+# §05 WIRE
+# ======================================================================================
+
+
+
+
+
+RECORDINGS = Path(__file__).resolve().parent.parent / "shared" / "kalshi" / "recordings"
+RECORDED = sorted(RECORDINGS.glob("*.json")) if RECORDINGS.is_dir() else []
+RECORDED_BODIES = [path for path in RECORDED if not path.name.endswith(".meta.json")]
+RECORDED_FRAMES = sorted(RECORDINGS.glob("*.jsonl")) if RECORDINGS.is_dir() else []
+no_recordings = pytest.mark.skipif(not RECORDED, reason="../shared/kalshi/recordings is not here")
+
+MARKET = {
+    "ticker": "KXDEMO-26NOV22-T60",
+    "event_ticker": "KXDEMO-26NOV22",
+    "title": "Will it be above 60?",
+    "yes_sub_title": "Above 60",
+    "open_time": "2026-11-22T00:00:00Z",
+    "close_time": "2026-11-23T00:00:00.5Z",
+    "status": "active",
+    "result": "",
+    "yes_bid_dollars": "0.4200",
+    "yes_bid_size_fp": "13.00",
+    "yes_ask_dollars": "0.4400",
+    "yes_ask_size_fp": "17.50",
+    "last_price_dollars": "0.4300",
+    "volume_24h_fp": "80.00",
+    "price_ranges": [{"start": "0.0000", "end": "1.0000", "step": "0.0100"}],
+    "exchange_index": 2,
+    "a_field_of_next_year": {"x": 1},
+}
+ORDER = {
+    "order_id": "o-1",
+    "client_order_id": "kt-1",
+    "ticker": "KXDEMO-26NOV22-T60",
+    "outcome_side": "yes",
+    "book_side": "bid",
+    "status": "resting",
+    "yes_price_dollars": "0.4200",
+    "initial_count_fp": "10.00",
+    "fill_count_fp": "2.00",
+    "remaining_count_fp": "8.00",
+    "created_time": "2026-11-22T10:00:00Z",
+}
+FILL = {
+    "trade_id": "t-1",
+    "order_id": "o-1",
+    "ticker": "KXDEMO-26NOV22-T60",
+    "outcome_side": "no",
+    "book_side": "ask",
+    "side": "no",
+    "action": "sell",
+    "yes_price_dollars": "0.4300",
+    "count_fp": "2.50",
+    "is_taker": True,
+    "fee_cost": "0.017500",
+    "created_time": "2026-11-22T10:00:01.25Z",
+}
+
+
+def without_05(obj: dict, key: str) -> dict:
+    return {name: value for name, value in obj.items() if name != key}
+
+
+def an_intent_05(**changes: object) -> t.Intent:
+    facts: dict = {
+        "kind": t.CommandKind.CREATE,
+        "client_order_id": "kt-1",
+        "ticker": "KXA-1",
+        "event_ticker": "KXA",
+        "side": t.Side.YES,
+        "price_cc": 4200,
+        "count_h": 1000,
+        "strategy": "s",
+        "slot": "yes",
+        "decision_id": "d",
+        "at_ms": 0,
+        "expires_at_ms": 1_795_341_660_999,
+    }
+    return t.Intent(**{**facts, **changes})
+
+
+# -- recordings -------------------------------------------------------------------------
+
+
+def decode_success(path: str, method: str, obj: dict) -> object:
+    """The decoder the trader uses for this request; KeyError when nobody would read it."""
+    route = path.partition("?")[0].removeprefix("/trade-api/v2")
+    pages = {
+        "/markets": ("markets", t.decode_market),
+        "/portfolio/orders": ("orders", t.decode_order),
+        "/portfolio/fills": ("fills", t.decode_fill),
+        "/portfolio/settlements": ("settlements", t.decode_settlement),
+        "/portfolio/positions": ("market_positions", t.decode_position),
+    }
+    if method == "GET" and route in pages:
+        key, decode = pages[route]
+        rows, _, refused = t.decode_page(obj, key, decode, strict=True)
+        assert refused == 0
+        assert len(rows) == len(obj[key])
+        return rows
+    if route.startswith("/markets/trades"):
+        return [t.decode_trade(row) for row in obj["trades"]]
+    if route.endswith("/orderbook"):
+        return t.decode_orderbook(obj)
+    if route == "/series/fee_changes":
+        assert obj == {"series_fee_change_arr": []}
+        return obj
+    single = {
+        "/portfolio/balance": t.decode_balance,
+        "/account/limits": t.decode_limits,
+        "/account/endpoint_costs": t.decode_endpoint_costs,
+        "/exchange/status": t.decode_exchange_status,
+    }
+    if route in single:
+        return single[route](obj)
+    if "order" in obj:
+        return t.decode_order(obj["order"])
+    if "market" in obj:
+        return t.decode_market(obj["market"])
+    if method == "DELETE":
+        return t.decode_cancel_ack(obj)
+    return {"POST": t.decode_create_ack}[method](obj)
+
+
+REFUSALS = {
+    "auth__bad_signature": "authentication_error",
+    "auth__missing_signature_header": "signature_is_missing_from_headers",
+    "auth__skew_minus30s": "header_timestamp_expired",
+    "auth__skew_minus5min": "header_timestamp_expired",
+    "auth__skew_plus5min": "header_timestamp_expired",
+    "auth__unknown_key_id": "authentication_error",
+    "cleanup__leftover_0": "not_found",
+    "cleanup__leftover_1": "not_found",
+    "cleanup__leftover_2": "not_found",
+    "markets__limit_over_max": "",
+    "orders__cancel_already_canceled": "not_found",
+    "orders__cancel_executed": "not_found",
+    "orders__cancel_unknown_id": "not_found",
+    "orders__duplicate_client_order_id": "order_already_exists",
+    "orders__insufficient_balance": "insufficient_balance",
+    "orders__invalid_price_structure": "invalid_price",
+    "orders__numeric_field_types": "bad_request",
+    "orders__post_only_cross": "invalid_order",
+    "orders__reuse_canceled_client_id": "order_already_exists",
+}
+
+
+@no_recordings
+@pytest.mark.parametrize("path", RECORDED_BODIES, ids=lambda path: path.stem)
+def test_each_recorded_answer_is_decoded_or_refused_with_its_own_error(path: Path) -> None:
+    meta_path = path.with_suffix(".meta.json")
+    meta = orjson.loads(meta_path.read_bytes()) if meta_path.exists() else {}
+    status, body = meta.get("status", 200), path.read_bytes()
+    if status >= 400:
+        code, message = t.decode_error(status, "application/json", body)
+        assert code == REFUSALS[path.stem]
+        assert message
+        return
+    assert path.stem not in REFUSALS
+    route = meta.get("path", "/trade-api/v2/markets")
+    assert decode_success(route, meta.get("method", "GET"), t.load_json(body)) is not None
+
+
+@no_recordings
+@pytest.mark.parametrize("path", RECORDED_FRAMES, ids=lambda path: path.stem)
+def test_each_recorded_frame_is_decoded(path: Path) -> None:
+    kinds = set()
+    for line in path.read_bytes().split(b"\n"):
+        if not line.strip():
+            continue
+        frame = t.load_json(line)
+        kinds.add(frame["type"])
+        msg = frame["msg"]
+        if frame["type"] == "orderbook_snapshot":
+            ticker, (yes, no) = t.decode_book_frame(msg)
+            assert ticker == msg["market_ticker"]
+            assert len(yes) == len(msg.get("yes_dollars_fp", []))
+            assert len(no) == len(msg.get("no_dollars_fp", []))
+        elif frame["type"] == "orderbook_delta":
+            assert t.format_price(t.LEVEL_PRICES[msg["price_dollars"]]) == msg["price_dollars"]
+            assert t.format_count(t.COUNTS[msg["delta_fp"]]) == msg["delta_fp"]
+        elif frame["type"] == "trade":
+            assert t.decode_trade(msg)[2] == msg["trade_id"]
+    assert {"orderbook_snapshot", "orderbook_delta"} <= kinds
+
+
+# -- objects ----------------------------------------------------------------------------
+
+
+def test_market_takes_its_grid_from_the_ranges_and_leaves_unknown_fields_alone() -> None:
+    market = t.decode_market(MARKET)
+    assert (market.bid_cc, market.ask_cc, market.last_cc) == (4200, 4400, 4300)
+    assert (market.bid_h, market.ask_h, market.volume_24h_h) == (1300, 1750, 8000)
+    assert market.close_at_ms - market.open_at_ms == 86_400_500
+    assert market.grid == t.CENT_GRID
+    assert (market.exchange_index, market.is_combo, market.series) == (2, False, "")
+
+
+@pytest.mark.parametrize(
+    ("bid", "ask"),
+    [("0.0000", "1.0000"), ("0.0000", "0.0000"), (None, None), ("", "")],
+    ids=["active-empty", "initialized", "null", "blank"],
+)
+def test_an_empty_side_of_a_market_is_none(bid: str | None, ask: str | None) -> None:
+    market = t.decode_market({**MARKET, "yes_bid_dollars": bid, "yes_ask_dollars": ask})
+    assert market.bid_cc is None
+    assert market.ask_cc is None
+
+
+@pytest.mark.parametrize("key", ["ticker", "event_ticker", "status", "close_time", "price_ranges"])
+def test_market_without_a_needed_field_is_refused(key: str) -> None:
+    with pytest.raises(t.WireError):
+        t.decode_market(without_05(MARKET, key))
+
+
+@pytest.mark.parametrize(
+    "ticker", ["../../portfolio", "A/B", "A?x=1", "", ".", "A B", "A\nB", "Ä", "A" * 201, 7, None]
+)
+def test_a_ticker_that_must_not_enter_a_url_is_refused(ticker: object) -> None:
+    with pytest.raises(t.WireError):
+        t.check_path_part(ticker)  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize("ticker", ["KXBTC-26NOV22-T114999.99", "KX_A-1", "INXD-23DEC29-B5000"])
+def test_real_tickers_pass(ticker: str) -> None:
+    assert t.check_path_part(ticker) == ticker
+
+
+@pytest.mark.parametrize(
+    ("text", "ms"),
+    [
+        ("1970-01-01T00:00:00Z", 0),
+        ("1970-01-01T00:00:01.5Z", 1500),
+        ("2026-06-11T06:29:47.42784Z", 1781159387427),
+        ("2026-06-11T06:29:47.999999Z", 1781159387999),
+        ("2026-06-11T02:29:47-04:00", 1781159387000),
+    ],
+)
+def test_times_with_fractions_of_any_length(text: str, ms: int) -> None:
+    assert t.decode_rfc3339_ms(text) == ms
+
+
+@pytest.mark.parametrize(
+    "text", ["", "now", "2026-06-11T06:29:47", "2026-13-01T00:00:00Z", 5, None]
+)
+def test_what_is_no_time_is_refused(text: object) -> None:
+    with pytest.raises(t.WireError):
+        t.decode_rfc3339_ms(text)
+
+
+def test_an_order_is_the_leg_it_buys() -> None:
+    bid = t.decode_order(ORDER)
+    assert (bid.side, bid.price_cc) == (t.Side.YES, 4200)
+    ask = t.decode_order({**ORDER, "outcome_side": "no", "book_side": "ask", "side": "yes"})
+    assert (ask.side, ask.price_cc) == (t.Side.NO, 5800)
+    old = without_05(without_05(ORDER, "book_side"), "outcome_side")
+    legacy = t.decode_order({**old, "side": "yes", "action": "sell"})
+    assert (legacy.side, legacy.price_cc) == (t.Side.NO, 5800)
+
+
+def test_an_order_that_contradicts_itself_is_refused() -> None:
+    with pytest.raises(t.WireError):
+        t.decode_order({**ORDER, "book_side": "ask"})
+
+
+@pytest.mark.parametrize(
+    ("word", "status"),
+    [
+        ("resting", t.OrderStatus.RESTING),
+        ("executed", t.OrderStatus.EXECUTED),
+        ("canceled", t.OrderStatus.CANCELED),
+        ("unknown", t.OrderStatus.UNKNOWN),
+        ("a_new_word", t.OrderStatus.UNKNOWN),
+    ],
+)
+def test_an_order_status_we_do_not_know_is_unknown(word: str, status: t.OrderStatus) -> None:
+    assert t.decode_order({**ORDER, "status": word}).status is status
+
+
+def test_order_times_from_rest_and_stream() -> None:
+    stream = {**ORDER, "created_ts_ms": 5, "expiration_ts_ms": 7, "last_updated_ts_ms": 6}
+    report = t.decode_order({**stream, "last_update_reason": "Trade"})
+    assert (report.created_at_ms, report.updated_at_ms, report.expires_at_ms) == (5, 6, 7)
+    assert report.why == "Trade"
+    rest = t.decode_order({**ORDER, "expiration_time": "1970-01-01T00:00:07Z"})
+    assert (rest.expires_at_ms, rest.updated_at_ms, rest.why) == (7000, None, None)
+
+
+def test_a_fill_reads_the_book_side_and_never_the_deprecated_pair() -> None:
+    fill = t.decode_fill(FILL)
+    assert (fill.side, fill.price_cc, fill.count_h) == (t.Side.NO, 5700, 250)
+    assert (fill.fee_ud, fill.is_taker, fill.post_position_h) == (17_500, True, None)
+    twisted = t.decode_fill({**FILL, "side": "yes", "action": "buy", "purchased_side": "yes"})
+    assert twisted == fill
+    frame = {**without_05(FILL, "ticker"), "market_ticker": "KXA-1", "ts_ms": 9}
+    stream = t.decode_fill({**frame, "post_position_fp": "-3.50", "client_order_id": "kt-1"})
+    assert (stream.ticker, stream.at_ms, stream.post_position_h) == ("KXA-1", 9, -350)
+
+
+@pytest.mark.parametrize("key", ["trade_id", "order_id", "count_fp", "is_taker", "fee_cost"])
+def test_a_fill_without_a_needed_field_is_refused(key: str) -> None:
+    with pytest.raises(t.WireError):
+        t.decode_fill(without_05(FILL, key))
+
+
+def test_position_of_rest_and_of_stream() -> None:
+    rest = t.decode_position(
+        {
+            "ticker": "KXA-1",
+            "position_fp": "-3.00",
+            "market_exposure_dollars": "2.500000",
+            "realized_pnl_dollars": "-0.100000",
+            "fees_paid_dollars": None,
+        }
+    )
+    assert (rest.position_h, rest.cost_ud, rest.realised_ud, rest.fees_ud) == (
+        -300,
+        2_500_000,
+        -100_000,
+        0,
+    )
+    frame = {"market_ticker": "KXA-1", "position_fp": "5.00", "position_cost_dollars": "2.100000"}
+    assert t.decode_position(frame).cost_ud == 2_100_000
+
+
+def test_balance_is_exact_and_falls_back_to_cents() -> None:
+    exact = {"balance": 9801, "balance_dollars": "98.0186", "portfolio_value": 198, "updated_ts": 9}
+    assert t.decode_balance(exact) == t.Balance(
+        cash_ud=98_018_600, portfolio_value_ud=1_980_000, updated_at_ms=9000
+    )
+    assert t.decode_balance(without_05(exact, "balance_dollars")).cash_ud == 98_010_000
+
+
+def test_settlement_cents_become_micro_dollars() -> None:
+    row = {
+        "ticker": "KXA-1",
+        "market_result": "yes",
+        "yes_count_fp": "3.00",
+        "no_count_fp": "0.00",
+        "revenue": 300,
+        "value": None,
+        "fee_cost": "0.018900",
+        "settled_time": "1970-01-01T00:00:01Z",
+    }
+    paid = t.decode_settlement(row)
+    assert (paid.revenue_ud, paid.fee_ud, paid.value_cc, paid.at_ms) == (
+        3_000_000,
+        18_900,
+        None,
+        1000,
+    )
+    assert t.decode_settlement({**row, "value": 100}).value_cc == t.CC_PER_DOLLAR
+
+
+def test_a_bad_row_is_counted_in_markets_and_fatal_in_fills() -> None:
+    page = {"markets": [MARKET, {"ticker": "X"}, None, 5], "cursor": "next"}
+    rows, cursor, refused = t.decode_page(page, "markets", t.decode_market, strict=False)
+    assert ([row.ticker for row in rows], cursor, refused) == ([MARKET["ticker"]], "next", 3)
+    fills = {"fills": [FILL, {}], "cursor": None}
+    with pytest.raises(t.WireError):
+        t.decode_page(fills, "fills", t.decode_fill, strict=True)
+    assert t.decode_page({"fills": None}, "fills", t.decode_fill, strict=True) == ([], "", 0)
+
+
+def test_a_book_frame_without_a_side_has_an_empty_side() -> None:
+    msg = {"market_ticker": "A", "no_dollars_fp": [["0.5500", "20.00"], ["0.5600", "0.00"]]}
+    assert t.decode_book_frame(msg) == ("A", ({}, {5500: 2000}))
+
+
+@pytest.mark.parametrize(
+    "pairs",
+    [
+        "0.5",
+        [["0.5"]],
+        [["0.5", "1", "2"]],
+        [[0.5, "1.00"]],
+        [["0.5000", "-1.00"]],
+        [["0.0000", "1.00"]],
+        [["1.0000", "1.00"]],
+        [["0.50001", "1.00"]],
+        [["nan", "1.00"]],
+        [["0.5", "1e9"]],
+        [["0.5", None]],
+        {"a": 1},
+    ],
+    ids=str,
+)
+def test_levels_that_are_none_are_refused(pairs: object) -> None:
+    with pytest.raises(t.WireError):
+        t.decode_levels(pairs)
+
+
+def test_memo_tables_are_bounded() -> None:
+    memo = t._Memo(t.parse_count)
+    for number in range(3 * t.MEMO_MAX):
+        assert memo[f"{number}.00"] == number * 100
+    assert len(memo) <= t.MEMO_MAX
+
+
+def test_lifecycle_and_events() -> None:
+    report = t.decode_lifecycle(
+        {
+            "market_ticker": "A",
+            "event_type": "determined",
+            "determination_ts": 5,
+            "result": "yes",
+            "settlement_value": "1.0000",
+        }
+    )
+    assert (report.result, report.settlement_cc, report.close_at_ms) == ("yes", 10_000, None)
+    moved = t.decode_lifecycle(
+        {"market_ticker": "A", "event_type": "close_date_updated", "close_ts": 7}
+    )
+    assert (moved.close_at_ms, moved.grid) == (7000, None)
+    event = t.decode_event(
+        {"event": {"event_ticker": "A", "series_ticker": "S", "fee_multiplier_override": 0.5}}
+    )
+    assert (event.series, event.fee_type, event.multiplier_ppm) == ("S", None, 500_000)
+
+
+@pytest.mark.parametrize("value", [None, "1", True, -1, 1e9])
+def test_a_series_with_a_strange_multiplier_is_refused(value: object) -> None:
+    row = {"ticker": "S", "fee_type": "quadratic", "fee_multiplier": value}
+    with pytest.raises(t.WireError):
+        t.decode_series({"series": row})
+
+
+# -- answers to orders, errors ------------------------------------------------------------
+
+
+def test_create_ack_needs_its_fields_and_forgives_a_strange_average() -> None:
+    body = {"order_id": "o", "fill_count": "1.00", "remaining_count": "0.00", "ts_ms": 5}
+    ack = t.decode_create_ack({**body, "average_fill_price": "0.52345", "client_order_id": "k"})
+    assert (ack.filled_h, ack.remaining_h, ack.average_price_cc) == (100, 0, None)
+    assert t.decode_create_ack({**body, "average_fill_price": "0.5200"}).average_price_cc == 5200
+    for key in body:
+        with pytest.raises(t.WireError):
+            t.decode_create_ack(without_05(body, key))
+    with pytest.raises(t.WireError):
+        t.decode_create_ack({**body, "error": {"code": "x"}})
+
+
+def test_amend_ack_may_be_silent_and_decrease_ack_not() -> None:
+    silent = {"order_id": "o", "remaining_count": None, "fill_count": None, "ts_ms": 5}
+    ack = t.decode_amend_ack(silent)
+    assert (ack.remaining_h, ack.filled_h) == (None, None)
+    with pytest.raises(t.WireError):
+        t.decode_decrease_ack(silent)
+    assert t.decode_decrease_ack({**silent, "remaining_count": "6.00"}).remaining_h == 600
+
+
+def test_batch_cancel_entries_carry_their_own_error() -> None:
+    entries = t.decode_batch_cancel(
+        {
+            "orders": [
+                {"order_id": "a", "reduced_by": "6.00", "ts_ms": 5},
+                {
+                    "order_id": "b",
+                    "reduced_by": "0.00",
+                    "ts_ms": None,
+                    "error": {"code": "not_found", "message": "not found"},
+                },
+                {"reduced_by": "1.00"},
+            ]
+        }
+    )
+    assert [(one.order_id, one.reduced_h, one.code) for one in entries] == [
+        ("a", 600, ""),
+        ("b", 0, "not_found"),
+    ]
+
+
+@pytest.mark.parametrize(
+    ("body", "code", "words"),
+    [
+        ('{"error":{"code":"a","message":"b","details":"c"}}', "a", "b: c"),
+        ('{"error":{"code":"a","message":"b"}}', "a", "b"),
+        ('{"code":"bad_request","message":"m","details":"d"}', "bad_request", "m: d"),
+        ('{"msg":"Parameter validation failed"}', "", "Parameter validation failed"),
+        ('{"error":"too many requests"}', "too_many_requests", "too many requests"),
+        ("<html><body>502 Bad Gateway</body></html>", "", "HTML"),
+        ("", "", "no JSON"),
+        ("[]", "", "not a JSON object"),
+        ("{}", "", "HTTP 503"),
+        ('{"error":7}', "", "7"),
+        ('{"error":{"code":5,"message":null}}', "5", "5"),
+    ],
+)
+def test_every_shape_of_error_gives_code_and_words(body: str, code: str, words: str) -> None:
+    found_code, message = t.decode_error(503, "text/html", body)
+    assert found_code == code
+    assert words in message
+    assert len(message) <= t.ERROR_TEXT_MAX
+
+
+@pytest.mark.parametrize(
+    "data",
+    [b"", b"nul", b"[1]", b'"x"', b"1e999", b"{" * 5000, b'{"a":NaN}', b"\xff\xfe", b"<html>"],
+)
+def test_what_is_no_json_object_is_a_wire_error(data: bytes) -> None:
+    with pytest.raises(t.WireError):
+        t.load_json(data)
+
+
+def test_a_body_beyond_the_bound_is_refused_unparsed() -> None:
+    with pytest.raises(t.WireError, match="too large"):
+        t.load_json(b" " * (t.JSON_BYTES_MAX + 1))
+
+
+# -- commands -----------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("side", "price_cc", "word", "price"),
+    [(t.Side.YES, 4200, "bid", "0.4200"), (t.Side.NO, 5800, "ask", "0.4200")],
+)
+def test_create_is_quoted_on_the_yes_leg(
+    side: t.Side, price_cc: int, word: str, price: str
+) -> None:
+    intent = an_intent_05(side=side, price_cc=price_cc)
+    assert orjson.loads(t.encode_create(intent, group_id="g")) == {
+        "ticker": "KXA-1",
+        "client_order_id": "kt-1",
+        "side": word,
+        "count": "10.00",
+        "price": price,
+        "time_in_force": "good_till_canceled",
+        "self_trade_prevention_type": "taker_at_cross",
+        "cancel_order_on_pause": True,
+        "post_only": True,
+        "expiration_time": 1_795_341_660,
+        "order_group_id": "g",
+    }
+
+
+def test_a_take_is_immediate_or_cancel_without_expiry() -> None:
+    body = orjson.loads(
+        t.encode_create(an_intent_05(is_take=True, is_reduce_only=True), group_id=None)
+    )
+    assert body["time_in_force"] == "immediate_or_cancel"
+    assert body["reduce_only"] is True
+    assert not {"expiration_time", "post_only", "order_group_id"} & body.keys()
+
+
+def test_a_resting_order_without_expiry_is_impossible() -> None:
+    with pytest.raises(AssertionError):
+        t.encode_create(an_intent_05(expires_at_ms=None), group_id=None)
+
+
+def test_amend_counts_the_filled_part_and_decrease_names_its_market() -> None:
+    amend = orjson.loads(t.encode_amend(an_intent_05(filled_h=250, order_id="o-1")))
+    assert (amend["count"], amend["price"], amend["side"]) == ("12.50", "0.4200", "bid")
+    assert orjson.loads(t.encode_decrease(600, "KXA-1")) == {
+        "reduce_to": "6.00",
+        "market_ticker": "KXA-1",
+    }
+    batch = orjson.loads(t.encode_batch_cancel([("a", "KXA-1")]))
+    assert batch == {"orders": [{"order_id": "a", "market_ticker": "KXA-1"}]}
+
+
+def test_the_text_to_sign_has_no_query() -> None:
+    path = "/trade-api/v2/portfolio/orders?limit=5"
+    expected = b"1703123456789GET/trade-api/v2/portfolio/orders"
+    assert t.text_to_sign(1703123456789, "get", path) == expected
+
+
+def test_stream_commands() -> None:
+    assert orjson.loads(t.encode_subscribe(1, "orderbook_delta", ["A"])) == {
+        "id": 1,
+        "cmd": "subscribe",
+        "params": {
+            "channels": ["orderbook_delta"],
+            "market_tickers": ["A"],
+            "use_yes_price": False,
+        },
+    }
+    assert "market_tickers" not in orjson.loads(t.encode_subscribe(1, "fill", None))["params"]
+    assert orjson.loads(t.encode_unsubscribe(2, 7))["params"] == {"sids": [7]}
+    assert orjson.loads(t.encode_update(3, 7, "get_snapshot", ["A"]))["params"] == {
+        "sid": 7,
+        "action": "get_snapshot",
+        "market_tickers": ["A"],
+    }
+
+
+# -- fuzz -----------------------------------------------------------------------------------
+
+DECODERS = {
+    "market": (t.decode_market, MARKET),
+    "order": (t.decode_order, ORDER),
+    "fill": (t.decode_fill, FILL),
+}
+STRANGE = [None, "", "x", "NaN", "1e5", -1, 10**30, 1.5, True, [], {}, "9" * 40, ["a"], "٣"]
+
+
+@pytest.mark.parametrize("name", DECODERS)
+def test_objects_with_strange_members_are_decoded_or_refused_never_crash(name: str) -> None:
+    decode, good = DECODERS[name]
+    rng = random.Random(name)
+    for _ in range(3000):
+        obj = dict(good)
+        for key in rng.sample(sorted(good), rng.randint(1, 3)):
+            if rng.random() < 0.3:
+                del obj[key]
+            else:
+                obj[key] = rng.choice(STRANGE)
+        try:
+            report = decode(obj)
+        except t.WireError:
+            continue
+        numbers = [getattr(report, field) for field in report.__slots__]
+        assert not any(isinstance(value, float) for value in numbers)
+
+
+# ======================================================================================
+# §06 ORDER BOOK
+# ======================================================================================
+
+
+
+
+
+TAPES_06 = Path(__file__).resolve().parent.parent / "shared" / "tapes"
+TAPE_FILES = sorted(TAPES_06.glob("*/*.ndjson.gz")) if TAPES_06.is_dir() else []
+no_tapes = pytest.mark.skipif(not TAPE_FILES, reason="../shared/tapes is not here")
+
+
+def a_book(yes: dict[int, int] | None = None, no: dict[int, int] | None = None) -> t.OrderBook:
+    book = t.OrderBook("KXA-1")
+    book.replace(dict(yes or {}), dict(no or {}))
+    book.judge(t.Proof.PROVEN)
+    return book
+
+
+def naive_best(side: dict[int, int]) -> int | None:
+    return max(side) if side else None
+
+
+def assert_same(book: t.OrderBook, yes: dict[int, int], no: dict[int, int]) -> None:
+    best_yes, best_no = naive_best(yes), naive_best(no)
+    assert book.bid_cc == best_yes
+    assert book.ask_cc == (None if best_no is None else t.CC_PER_DOLLAR - best_no)
+    assert book.best_bid_cc(t.Side.NO) == best_no
+    assert book.best_ask_cc(t.Side.NO) == (None if best_yes is None else 10_000 - best_yes)
+    assert book.best_size_h(t.Side.YES) == (0 if best_yes is None else yes[best_yes])
+    assert book.levels(t.Side.YES, 1000) == tuple(sorted(yes.items(), reverse=True))
+    assert book.levels(t.Side.NO, 3) == tuple(sorted(no.items(), reverse=True)[:3])
+    assert book.prices == {"yes": sorted(yes), "no": sorted(no)}
+
+
+def test_before_a_snapshot_a_book_answers_none() -> None:
+    book = t.OrderBook("KXA-1")
+    assert book.proof is t.Proof.NEVER
+    assert (book.bid_cc, book.ask_cc, book.best_size_h(t.Side.YES)) == (None, None, 0)
+    assert book.levels(t.Side.YES, 5) == ()
+    with pytest.raises(AssertionError):
+        book.judge(t.Proof.PROVEN)
+
+
+def test_no_bids_are_offers_of_yes() -> None:
+    book = a_book({4200: 1300}, {5600: 1700, 5500: 2000})
+    assert (book.bid_cc, book.ask_cc) == (4200, 4400)
+    assert book.best_ask_cc(t.Side.YES) == 4400
+    assert book.best_ask_cc(t.Side.NO) == 5800
+    assert not book.is_crossed
+    assert a_book({4400: 1}, {5600: 1}).is_crossed
+
+
+@pytest.mark.parametrize(
+    ("leg", "price_cc", "change_h", "moved"),
+    [
+        ("yes", 4200, -300, True),
+        ("yes", 4200, -1300, True),
+        ("yes", 4300, 100, True),
+        ("yes", 4100, 100, False),
+        ("yes", 4000, -500, False),
+        ("yes", 3900, 0, False),
+        ("no", 5600, 5, True),
+        ("no", 5000, 5, False),
+    ],
+)
+def test_only_a_change_at_the_best_is_reported(
+    leg: str, price_cc: int, change_h: int, moved: bool
+) -> None:
+    book = a_book({4200: 1300, 4000: 500}, {5600: 1700})
+    assert book.apply(leg, price_cc, change_h) is moved
+
+
+def test_a_level_below_zero_takes_the_base_away() -> None:
+    book = a_book({4200: 1300}, {5600: 1700})
+    with pytest.raises(t.WireError):
+        book.apply("yes", 4200, -1301)
+    assert not book.has_base
+    assert (book.bid_cc, book.ask_cc, book.levels(t.Side.NO, 5)) == (None, None, ())
+    book.replace({4100: 100}, {})
+    book.judge(t.Proof.PROVEN)
+    assert (book.bid_cc, book.ask_cc) == (4100, None)
+
+
+def test_an_unknown_leg_is_no_leg() -> None:
+    with pytest.raises(KeyError):
+        a_book().apply("maybe", 4200, 100)
+
+
+@pytest.mark.parametrize("proof", [t.Proof.STALE, t.Proof.RESYNCING])
+def test_a_book_that_is_not_proven_hides_its_prices_and_keeps_them(proof: t.Proof) -> None:
+    book = a_book({4200: 1300}, {5600: 1700})
+    book.judge(proof)
+    assert (book.bid_cc, book.ask_cc, book.best_bid_cc(t.Side.YES)) == (None, None, None)
+    book.apply("yes", 4300, 100)
+    assert book.bid_cc is None
+    book.judge(t.Proof.PROVEN)
+    assert book.bid_cc == 4300
+
+
+@pytest.mark.parametrize("seed", range(20))
+def test_book_equals_a_naive_dict_after_every_change(seed: int) -> None:
+    rng = random.Random(seed)
+    naive: dict[str, dict[int, int]] = {"yes": {}, "no": {}}
+    step = rng.choice([1, 10, 100])
+    book = a_book()
+    for _ in range(1500):
+        leg = rng.choice(["yes", "no"])
+        side = naive[leg]
+        if side and rng.random() < 0.5:
+            price_cc = rng.choice(sorted(side)[-3:] if rng.random() < 0.5 else sorted(side))
+            change_h = rng.choice([-side[price_cc], rng.randint(-side[price_cc], 500)])
+        else:
+            price_cc, change_h = rng.randrange(step, 10_000, step), rng.randint(0, 900)
+        before = naive_best(side), side.get(naive_best(side) or 0)
+        side[price_cc] = side.get(price_cc, 0) + change_h
+        if side[price_cc] == 0:
+            del side[price_cc]
+        moved = book.apply(leg, price_cc, change_h)
+        after = naive_best(side), side.get(naive_best(side) or 0)
+        assert moved or before == after, "a move of the best was not reported"
+        assert_same(book, naive["yes"], naive["no"])
+
+
+def test_differences_name_the_level_of_each_side() -> None:
+    book = a_book({4200: 1300, 4100: 5}, {5600: 1700})
+    assert book.differences({4200: 1300, 4100: 5}, {5600: 1700}) == set()
+    assert book.differences({4200: 1301}, {5600: 1700, 5500: 1}) == {
+        ("yes", 4200),
+        ("yes", 4100),
+        ("no", 5500),
+    }
+
+
+@no_tapes
+@pytest.mark.parametrize("path", TAPE_FILES, ids=lambda path: path.parent.name)
+def test_a_recorded_book_never_goes_below_zero_and_ends_where_the_recording_does(
+    path: Path,
+) -> None:
+    book, naive, snapshots, changes = t.OrderBook("tape"), ({}, {}), 0, 0
+    with gzip.open(path) as lines:
+        events = [orjson.loads(line)["event"] for line in lines]
+    for event in events:
+        msg = event["msg"]
+        if event["type"] == "orderbook_snapshot":
+            _, sides = t.decode_book_frame(msg)
+            naive = dict(sides[0]), dict(sides[1])
+            book.replace(*sides)
+            book.judge(t.Proof.PROVEN)
+            assert_same(book, *naive)
+            snapshots += 1
+        elif event["type"] == "orderbook_delta":
+            price_cc = t.LEVEL_PRICES[msg["price_dollars"]]
+            change_h = t.COUNTS[msg["delta_fp"]]
+            book.apply(msg["side"], price_cc, change_h)
+            side = naive[msg["side"] == "no"]
+            side[price_cc] = side.get(price_cc, 0) + change_h
+            if not side[price_cc]:
+                del side[price_cc]
+            assert book.bid_cc == naive_best(naive[0])
+            changes += 1
+    assert snapshots >= 1
+    assert changes > 10_000
+    assert_same(book, *naive)
+
+
+# ======================================================================================
+# §09 STRATEGIES
+# ======================================================================================
+
+
+
+
+
+
+S = t.Side
+R = t.Reason
+NOW_MS_09 = 1_786_000_000_000
+TAPERED = t.PriceGrid(((0, 1_000, 10), (1_000, 9_000, 100), (9_000, 10_000, 10)))
+DECI = t.PriceGrid(((0, 10_000, 10),))
+LOPSIDED = t.PriceGrid(((0, 3_000, 50), (3_000, 10_000, 100)))  # not its own mirror image
+GRIDS = (t.CENT_GRID, TAPERED, DECI, LOPSIDED)
+
+
+@dataclass(frozen=True)
+class Fees:
+    """So many micro-dollars per contract, whatever the price."""
+
+    taker: int = 0
+    maker: int = 0
+    assumed: bool = False
+
+    def taker_ud(self, price_cc: int, count_h: int) -> int:
+        return t.ceil_div(self.taker * count_h, 100)
+
+    def maker_ud(self, price_cc: int, count_h: int) -> int:
+        return t.ceil_div(self.maker * count_h, 100)
+
+
+def make_market(**changes: Any) -> t.Market:
+    facts: dict[str, Any] = {
+        "ticker": "KXTEST-1",
+        "event_ticker": "KXTEST",
+        "series": "KXT",
+        "title": "Will it?",
+        "status": "active",
+        "open_at_ms": NOW_MS_09 - 3_600_000,
+        "close_at_ms": NOW_MS_09 + 36_000_000,
+        "grid": t.CENT_GRID,
+        "category": "Economics",
+        "volume_24h_h": 100_000,
+    }
+    return t.Market(**(facts | changes))
+
+
+QUIET = t.TapeReading(
+    prints=(),
+    sigma=0.31,
+    jump_cc_2s=0,
+    swept_levels_1s=0,
+    buy_ratio_10s=None,
+    high_cc_10min=4_950,
+    low_cc_10min=4_950,
+    mid2_10s_cc=9_900,
+    volume_1min_h=0,
+    volume_10min_h=0,
+    followed_s=3_600.0,
+    prints_seen=0,
+    yes_prints_seen=0,
+    first_print_cc=None,
+    whales=(),
+    flow_toxicity=0,
+)
+
+
+def make_view(
+    yes: tuple[t.Level, ...] = ((4_700, 300),),
+    no: tuple[t.Level, ...] = ((4_800, 300),),
+    *,
+    market: dict[str, Any] | None = None,
+    tape: dict[str, Any] | None = None,
+    holding: dict[str, Any] | None = None,
+    fees: t.FeeView = Fees(),
+    memory: t.Memory = t.EMPTY,
+    left_s: float = 36_000.0,
+    draw: float = 0.25,
+) -> t.MarketView:
+    """A view of a calm market at 47 / 52; every group may be changed."""
+    found = make_market(**{"close_at_ms": NOW_MS_09 + round(left_s * 1000)} | (market or {}))
+    return t.build_view(
+        found,
+        yes=yes,
+        no=no,
+        tape=QUIET._replace(**(tape or {})),
+        holding=t.Holding(**({"equity_ud": 1_000_000_000, "cash_ud": 10**9} | (holding or {}))),
+        fees=fees,
+        memory=memory,
+        now_ms=NOW_MS_09,
+        age_ms=5,
+        evaluation=7,
+        draw=draw,
+    )
+
+
+def own(slot: str, side: t.Side, price_cc: int, count_h: int = 100) -> t.OwnOrder:
+    return t.OwnOrder(slot=slot, side=side, price_cc=price_cc, count_h=count_h)
+
+
+def make(name: str, **overrides: Any) -> t.Strategy:
+    return t.make_strategy(t.STRATEGIES[name], overrides, make_policy() if name == "rl" else None)
+
+
+def wants_of(decision: t.Decision) -> dict[str, tuple[t.Side, int, int]]:
+    return {w.slot: (w.side, w.price_cc, w.count_h) for w in decision.wants}
+
+
+def policy_data(**changes: Any) -> dict[str, Any]:
+    facts: dict[str, Any] = {
+        "format": 1,
+        "name": "first",
+        "features": list(t.POLICY_FEATURES),
+        "actions": list(t.POLICY_ACTIONS),
+        "weights": [[0.0] * 9 for _ in range(5)],
+        "feature_min": [-1.0] * 9,
+        "feature_max": [1.0] * 9,
+        "trained": {"seed": 1, "generations": 20, "episodes": 3840, "exchange_sha256": "a" * 64},
+        "held_out": {"episodes": 200, "net_per_contract_cc": -12, "vs_random_p": 0.31},
+    }
+    return facts | changes
+
+
+def make_policy(**changes: Any) -> t.Policy:
+    return t.parse_policy(json.dumps(policy_data(**changes)).encode())
+
+
+def prefer(action: str) -> t.Policy:
+    """A policy whose constant feature makes it choose one action always."""
+    weights = [[1.0 if action == name else 0.0] + [0.0] * 8 for name in t.POLICY_ACTIONS]
+    return make_policy(weights=weights)
+
+
+def rl_with(policy: t.Policy | None) -> t.Strategy:
+    return t.make_strategy(t.STRATEGIES["rl"], {}, policy)
+
+
+# -- §09a measurements -----------------------------------------------------------------
+
+
+def test_sigma_is_unknown_for_twenty_seconds_then_the_root_of_the_weighted_mean() -> None:
+    tape, decay = t.MarketTape(NOW_MS_09), 0.5 ** (1 / 60)
+    mids = [9_900 + 200 * (second % 3) for second in range(40)]  # ¢ steps of 1, 1, -2
+    squares: list[float] = []
+    for second, mid2_cc in enumerate(mids):
+        tape.on_mid(NOW_MS_09 + second * 1000 + 500, mid2_cc)
+        if second:
+            squares.append(((mid2_cc - mids[second - 1]) / 200) ** 2)
+        sigma = tape.read(NOW_MS_09 + second * 1000 + 1000).sigma
+        if len(squares) < 20:
+            assert sigma is None
+        else:
+            weights = [decay**age for age in range(len(squares) - 1, -1, -1)]
+            mean = sum(w * x for w, x in zip(weights, squares, strict=True)) / sum(weights)
+            assert sigma == pytest.approx(math.sqrt(mean))
+
+
+def test_sigma_after_a_silence_equals_sigma_sampled_each_second() -> None:
+    asked, silent = t.MarketTape(NOW_MS_09), t.MarketTape(NOW_MS_09)
+    for tape in (asked, silent):
+        for second in range(30):
+            tape.on_mid(NOW_MS_09 + second * 1000, 9_900 + 100 * (second % 5))
+    for second in range(30, 200):
+        asked.read(NOW_MS_09 + second * 1000)
+    end_ms = NOW_MS_09 + 200_000
+    assert silent.read(end_ms).sigma == pytest.approx(asked.read(end_ms).sigma)
+    assert silent.read(end_ms).mid2_10s_cc == asked.read(end_ms).mid2_10s_cc
+
+
+def test_a_jump_across_a_lost_book_is_not_volatility() -> None:
+    tape = t.MarketTape(NOW_MS_09)
+    for second in range(30):
+        tape.on_mid(NOW_MS_09 + second * 1000, 9_900)
+    tape.on_mid(NOW_MS_09 + 30_500, None)
+    tape.on_mid(NOW_MS_09 + 40_500, 14_000)
+    assert tape.read(NOW_MS_09 + 45_000).sigma == 0.0
+
+
+def test_jump_is_the_range_of_the_mid_over_two_seconds() -> None:
+    tape = t.MarketTape(NOW_MS_09)
+    tape.on_mid(NOW_MS_09, 9_900)
+    tape.on_mid(NOW_MS_09 + 1_000, 10_500)
+    tape.on_mid(NOW_MS_09 + 1_100, 10_000)
+    assert tape.read(NOW_MS_09 + 1_200).jump_cc_2s == 300
+    assert tape.read(NOW_MS_09 + 2_999).jump_cc_2s == 300  # 9,900 held until one second ago
+    assert tape.read(NOW_MS_09 + 3_001).jump_cc_2s == 250
+    assert tape.read(NOW_MS_09 + 9_000).jump_cc_2s == 0
+
+
+@pytest.mark.parametrize("seed", range(20))
+def test_high_low_and_jump_agree_with_a_list_of_everything(seed: int) -> None:
+    rng, tape, at_ms = random.Random(seed), t.MarketTape(NOW_MS_09), NOW_MS_09
+    history: list[tuple[int, int]] = []
+    for _ in range(400):
+        at_ms += rng.choice((1, 90, 700, 2_500, 60_000))
+        history.append((at_ms, rng.randrange(200, 19_800)))
+        tape.on_mid(*history[-1])
+        reading = tape.read(at_ms)
+        for window_ms, high, low in (
+            (2_000, None, None),
+            (600_000, reading.high_cc_10min, reading.low_cc_10min),
+        ):
+            ends = [start for start, _ in history[1:]] + [sys.maxsize]
+            held = [mid2 for (_, mid2), end in zip(history, ends, strict=True)
+                    if end >= at_ms - window_ms]
+            if high is None:
+                assert reading.jump_cc_2s == t.ceil_div(max(held) - min(held), 2)
+            else:
+                assert (high, low) == (max(held) // 2, t.ceil_div(min(held), 2))
+
+
+def test_mid_of_ten_seconds_ago_is_known_after_ten_seconds() -> None:
+    tape = t.MarketTape(NOW_MS_09)
+    tape.on_mid(NOW_MS_09, 9_000)
+    tape.on_mid(NOW_MS_09 + 5_500, 9_400)
+    assert tape.read(NOW_MS_09 + 9_900).mid2_10s_cc is None
+    assert tape.read(NOW_MS_09 + 12_000).mid2_10s_cc == 9_000
+    assert tape.read(NOW_MS_09 + 17_000).mid2_10s_cc == 9_400
+
+
+def put_prints(tape: t.MarketTape, rows: list[tuple[int, int, int, t.Side]]) -> None:
+    for at_ms, price_cc, count_h, side in rows:
+        tape.on_print(NOW_MS_09 + at_ms, t.Print(NOW_MS_09 + at_ms, price_cc, count_h, side))
+
+
+def test_paying_worse_within_a_second_counts_the_levels_left_behind() -> None:
+    tape = t.MarketTape(NOW_MS_09)
+    put_prints(tape, [(0, 5_000, 100, S.YES), (10, 5_100, 100, S.YES), (20, 5_100, 100, S.YES)])
+    assert tape.read(NOW_MS_09 + 20).swept_levels_1s == 1
+    put_prints(tape, [(30, 5_000, 100, S.YES), (40, 5_200, 100, S.YES), (50, 5_300, 100, S.YES)])
+    assert tape.read(NOW_MS_09 + 60).swept_levels_1s == 3
+    assert tape.read(NOW_MS_09 + 2_000).swept_levels_1s == 0
+
+
+def test_a_no_taker_sweeps_downward_on_the_yes_scale() -> None:
+    tape = t.MarketTape(NOW_MS_09)
+    put_prints(tape, [(0, 5_000, 100, S.NO), (10, 4_900, 100, S.NO), (20, 5_000, 100, S.NO)])
+    assert tape.read(NOW_MS_09 + 20).swept_levels_1s == 1
+
+
+@pytest.mark.parametrize("seed", range(10))
+def test_print_counts_volumes_and_ratio_agree_with_a_recount(seed: int) -> None:
+    rng, tape = random.Random(seed), t.MarketTape(NOW_MS_09)
+    rows: list[tuple[int, int, int, t.Side]] = []
+    at_ms = 0
+    for _ in range(600):
+        at_ms += rng.choice((0, 100, 1_000, 9_000))
+        price_cc, size_h = rng.randrange(1, 100) * 100, rng.randrange(1, 900)
+        rows.append((at_ms, price_cc, size_h, rng.choice(list(S))))
+        put_prints(tape, rows[-1:])
+    got = tape.read(NOW_MS_09 + at_ms)
+
+    def is_within(row: tuple[int, int, int, t.Side], span_ms: int) -> bool:
+        return row[0] - row[0] % 1_000 > at_ms - span_ms
+
+    ten = [row for row in rows if (NOW_MS_09 + row[0]) // 100 * 100 > NOW_MS_09 + at_ms - 10_000]
+    assert got.buy_ratio_10s == sum(row[3] is S.YES for row in ten) / len(ten)
+    assert got.volume_1min_h == sum(row[2] for row in rows if is_within(row, 60_000))
+    assert got.volume_10min_h == sum(row[2] for row in rows if is_within(row, 600_000))
+    assert got.prints_seen == 600
+    assert got.yes_prints_seen == sum(row[3] is S.YES for row in rows)
+    assert got.first_print_cc == rows[0][1]
+    assert [p.count_h for p in got.prints] == [row[2] for row in rows[-200:]]
+    assert tape.newest_print == got.prints[-1]
+
+
+@pytest.mark.parametrize("seed", range(10))
+def test_a_whale_is_five_medians_and_a_hundred_dollars(seed: int) -> None:
+    rng, tape = random.Random(seed), t.MarketTape(NOW_MS_09)
+    sizes: list[int] = []
+    whales = 0
+    for at in range(500):
+        size_h, price_cc = rng.choice((8_000, 10_000, 40_000, 50_000)), rng.randrange(1, 100) * 100
+        side = rng.choice(list(S))
+        sizes.append(size_h)
+        cost_ud = size_h * (price_cc if side is S.YES else 10_000 - price_cc)
+        is_big = size_h >= 5 * statistics.median(sizes[-200:])
+        whales += is_big and cost_ud >= 100_000_000
+        put_prints(tape, [(at * 60_000, price_cc, size_h, side)])
+        is_toxic = tape.read(NOW_MS_09 + at * 60_000 + 29_000).flow_toxicity == 1
+        assert is_toxic == (is_big and cost_ud >= 100_000_000)
+        assert tape.read(NOW_MS_09 + at * 60_000 + 30_001).flow_toxicity == 0
+    assert whales > 0
+    assert len(tape.read(NOW_MS_09 + 500 * 60_000).whales) == min(whales, 8)
+
+
+def test_five_prints_on_one_side_in_ten_seconds_are_toxic() -> None:
+    tape = t.MarketTape(NOW_MS_09)
+    put_prints(tape, [(at, 5_000, 100, S.NO) for at in range(0, 4_000, 1_000)])
+    assert tape.read(NOW_MS_09 + 4_000).flow_toxicity == 0
+    put_prints(tape, [(4_000, 5_000, 100, S.NO)])
+    assert tape.read(NOW_MS_09 + 4_001).flow_toxicity == 1
+    put_prints(tape, [(5_000, 5_000, 100, S.YES)])
+    assert tape.read(NOW_MS_09 + 5_000).flow_toxicity == 0
+
+
+def test_toxicity_reaches_three_with_a_lopsided_book() -> None:
+    assert make_view(((4_700, 900),), ((4_800, 100),), tape={"flow_toxicity": 2}).toxicity == 3
+    assert make_view(((4_700, 899),), ((4_800, 101),), tape={"flow_toxicity": 2}).toxicity == 2
+
+
+def test_time_running_backwards_is_taken_as_standing_still() -> None:
+    tape = t.MarketTape(NOW_MS_09)
+    tape.on_mid(NOW_MS_09 + 5_000, 9_900)
+    tape.on_mid(NOW_MS_09 + 1_000, 10_100)
+    assert tape.read(NOW_MS_09).followed_s == 5.0
+    assert tape.read(NOW_MS_09 + 6_000).jump_cc_2s == 100
+
+
+def test_a_tape_keeps_its_bounds_under_a_flood() -> None:
+    tape = t.MarketTape(NOW_MS_09)
+    for at in range(30_000):
+        tape.on_mid(NOW_MS_09 + at, 9_900 + at % 200)
+        tape.on_print(NOW_MS_09 + at, t.Print(NOW_MS_09 + at, 5_000, 100 + at % 7 * 9_000, S.YES))
+    collections = [value for value in vars(tape).values() if hasattr(value, "__len__")]
+    for part in vars(tape).values():
+        if isinstance(part, t.WindowSum):
+            collections.append(part._steps)
+        if isinstance(part, t.WindowMax):
+            collections.append(part._values)
+    assert max(map(len, collections)) <= 602
+
+
+# -- §09b view and cost ----------------------------------------------------------------
+
+
+def test_microprice_and_imbalance_weigh_three_levels_one_half_quarter() -> None:
+    view = make_view(
+        ((4_700, 300), (4_600, 900), (4_500, 400), (4_400, 9_999)), ((4_800, 300), (4_700, 200))
+    )
+    bid, ask = 300 + 450 + 100, 300 + 100
+    assert t.imbalance_of(view.yes, view.no) == (bid - ask) / (bid + ask)
+    assert t.microprice_cc(view) == (4_700 * ask + 5_200 * bid) / (bid + ask)
+    assert t.micro_fair_cc(view) == round(t.microprice_cc(view))
+
+
+def test_a_fair_price_of_half_a_centi_cent_goes_toward_fifty_cents_on_both_legs() -> None:
+    grid = t.PriceGrid(((0, 10_000, 1),))
+    low = make_view(((4_000, 100),), ((5_999, 100),), market={"grid": grid})
+    high = make_view(((5_999, 100),), ((4_000, 100),), market={"grid": grid})
+    assert (t.micro_fair_cc(low), t.micro_fair_cc(high)) == (4_001, 5_999)
+    odd_low = make_view(((4_000, 100),), ((5_997, 100),), market={"grid": grid})
+    odd_high = make_view(((5_997, 100),), ((4_000, 100),), market={"grid": grid})
+    assert t.micro_fair_cc(odd_low) == 10_000 - t.micro_fair_cc(odd_high) == 4_002
+
+
+@pytest.mark.parametrize(
+    ("side", "price_cc", "take", "fees", "expected_cc"),
+    [
+        (S.YES, 4_700, False, Fees(), 300),
+        (S.NO, 4_800, False, Fees(), 200),
+        (S.YES, 4_700, False, Fees(maker=4_400), 256),
+        (S.YES, 4_700, False, Fees(maker=4_401), 255),  # the fee is rounded up
+        (S.YES, 4_700, True, Fees(taker=17_500, maker=9), 125),
+        (S.YES, 4_700, False, t.FeeSchedule(fee_type="quadratic_with_maker_fees"), 256),
+        (S.NO, 4_800, True, t.FeeSchedule(), 25),  # 7 % × 0.48 × 0.52 = 1.7472 ¢, then to 1.75
+    ],
+)
+def test_edge_is_fair_minus_price_minus_fee_of_that_side(
+    side: t.Side, price_cc: int, take: bool, fees: t.FeeView, expected_cc: int
+) -> None:
+    view = make_view(fees=fees)
+    want = t.Want(slot="x", side=side, price_cc=price_cc, count_h=100, take=take)
+    assert t.edge_cc(view, want, fair_cc=5_000) == expected_cc
+    assert t.edge_cc(view, want, fair_cc=5_000, margin_cc=100) == expected_cc - 100
+
+
+def test_own_orders_are_taken_out_of_the_levels() -> None:
+    levels = tuple((9_000 - 100 * at, 500) for at in range(30))
+    shown = t.subtract_own(levels, {9_000: 500, 8_900: 200})
+    assert shown[:2] == ((8_900, 300), (8_800, 500))
+    assert len(shown) == 20
+    assert t.subtract_own(levels, {}) == levels[:20]
+
+
+def test_only_a_whole_uncrossed_book_with_others_in_it_is_shown() -> None:
+    yes, no = ((4_700, 100),), ((4_800, 100),)
+    assert t.book_fault(yes, no, (yes, no)) is None
+    assert t.book_fault((), no, ((), no)) is R.BOOK_ONE_SIDED
+    assert t.book_fault(yes, ((5_300, 1),), (yes, no)) is R.BOOK_CROSSED
+    assert t.book_fault(yes, no, (t.subtract_own(yes, {4_700: 100}), no)) is R.BOOK_ONLY_OWN
+    with pytest.raises(AssertionError):
+        make_view(((5_200, 100),), ((4_800, 100),))
+
+
+def test_draws_are_uniform_and_the_same_on_every_machine() -> None:
+    draws = [t.draw_of(1, "KXTEST", at) for at in range(4_000)]
+    assert draws == [t.draw_of(1, "KXTEST", at) for at in range(4_000)]
+    assert all(0 <= draw < 1 for draw in draws)
+    assert statistics.mean(draws) == pytest.approx(0.5, abs=0.02)
+    assert t.draw_of(2, "KXTEST", 0) != draws[0] != t.draw_of(1, "KXTESU", 0)
+    assert t.draw_of(1, "A", 1) == int.from_bytes(
+        hashlib.blake2b(b"1/A/1", digest_size=8).digest(), "big"
+    ) // 2**11 / 2**53
+
+
+@pytest.mark.parametrize(("life_s", "stop_s"), [(900, 180), (1_500, 300), (86_400, 300), (100, 20)])
+def test_stop_time_is_five_minutes_or_a_fifth_of_the_life(life_s: int, stop_s: int) -> None:
+    def at(left_s: float) -> t.MarketView:
+        close_at_ms = NOW_MS_09 + round(left_s * 1000)
+        open_at_ms = close_at_ms - life_s * 1000
+        return make_view(market={"close_at_ms": close_at_ms, "open_at_ms": open_at_ms})
+
+    assert t.stop_s(at(1)) == stop_s
+    assert t.may_open(at(stop_s + 45.1))
+    assert not t.may_open(at(stop_s + 45))
+
+
+@pytest.mark.parametrize("grid", GRIDS, ids=lambda grid: str(grid.ranges))
+def test_side_prices_round_on_the_grid_of_either_leg(grid: t.PriceGrid) -> None:
+    valid = {side: sorted(side.to_yes_cc(p) for p in grid.prices) for side in S}
+    for side, price_cc in itertools.product(S, range(0, 10_001, 7)):
+        below = [p for p in valid[side] if p <= price_cc]
+        above = [p for p in valid[side] if p >= price_cc]
+        assert t.price_at_most(grid, side, price_cc) == (below[-1] if below else None)
+        assert t.price_at_least(grid, side, price_cc) == (above[0] if above else None)
+
+
+def test_the_tick_is_the_same_seen_from_both_legs() -> None:
+    assert t.tick_cc(TAPERED, 500) == t.tick_cc(TAPERED, 9_500) == 10
+    assert t.tick_cc(TAPERED, 1_000) == t.tick_cc(TAPERED, 9_000) == 100
+    assert t.tick_cc(t.CENT_GRID, 4_950) == t.tick_cc(t.CENT_GRID, 5_000) == 100
+
+
+def test_a_view_survives_the_journal() -> None:
+    trade = t.Print(NOW_MS_09, 4_900, 777, S.NO)
+    view = make_view(
+        tape={"prints": (trade,), "whales": (trade,)},
+        holding={"orders": (own("no", S.NO, 4_700),), "position_h": -100, "average_cc": 4_800},
+        memory={"better": {"no": 4_700}},
+        market={"grid": TAPERED},
+    )
+    stored = json.loads(json.dumps(t.dump_view(view)))
+    assert t.load_view(stored, view.fees) == view
+    del stored["draw"]
+    with pytest.raises(t.WireError):
+        t.load_view(stored, view.fees)
+
+
+# -- §09c contract ---------------------------------------------------------------------
+
+
+@dataclass(frozen=True)
+class PlainParams:
+    """Parameters as a user would write them, without ranges."""
+
+    size_h: int = 100
+    lean: float = 0.5
+    quick: bool = False
+
+
+def test_parameters_come_as_text_or_numbers_and_keep_their_types() -> None:
+    assert t.make_params(PlainParams, {}, owner="x") == PlainParams()
+    given = t.make_params(PlainParams, {"size_h": "200", "lean": 1, "quick": "true"}, owner="x")
+    assert given == PlainParams(200, 1.0, True)
+    assert type(given.size_h) is int
+    assert type(given.lean) is float
+
+
+@pytest.mark.parametrize(
+    ("cls", "name", "value", "words"),
+    [
+        (t.MakerParams, "gama", "1", "nearest is gamma"),
+        (t.MakerParams, "gamma", "nan", "not a finite number"),
+        (t.MakerParams, "gamma", "inf", "not a finite number"),
+        (t.MakerParams, "gamma", "1e400", "not a finite number"),
+        (t.MakerParams, "gamma", "much", "not a number"),
+        (t.MakerParams, "gamma", None, "not a number"),
+        (t.MakerParams, "gamma", True, "not a number"),
+        (t.MakerParams, "gamma", [1], "not a number"),
+        (t.MakerParams, "gamma", "0", "outside 0.0001 … 10.0 per ¢ and lot"),
+        (t.MakerParams, "max_lots", "1.5", "whole number"),
+        (t.MakerParams, "max_lots", 10**400, "not a number"),
+        (t.MakerParams, "size_h", "-100", "outside"),
+        (t.Hold.Params, "size_h", "100", "it has none"),
+        (t.Longshot.Params, "win_ratio", "500", "price_cc:ratio"),
+        (t.Longshot.Params, "win_ratio", "500:2", "ratio 0 … 1"),
+        (PlainParams, "quick", "perhaps", "true or false"),
+    ],
+)
+def test_wrong_parameters_end_in_one_clear_sentence(
+    cls: type, name: str, value: Any, words: str
+) -> None:
+    with pytest.raises(t.ConfigError) as caught:
+        t.make_params(cls, {name: value}, owner="it")
+    assert words in str(caught.value)
+    assert name in str(caught.value)
+    assert "\n" not in str(caught.value)
+
+
+def test_a_table_of_win_ratios_is_read_from_text() -> None:
+    params = t.make_params(t.Longshot.Params, {"win_ratio": "1000:0.09, 500:0.0418"}, owner="x")
+    assert params.win_ratio == ((500, 0.0418), (1_000, 0.09))
+
+
+def test_every_shipped_parameter_has_range_unit_and_a_default_inside() -> None:
+    for cls in t.STRATEGIES.values():
+        for one in dataclasses.fields(cls.Params):
+            assert one.metadata["unit"], (cls.name, one.name)
+            assert one.metadata["what"], (cls.name, one.name)
+            if not isinstance(one.default, tuple):
+                assert one.metadata["min"] <= one.default <= one.metadata["max"]
+
+
+GOOD_WANT = t.Want(slot="yes", side=S.YES, price_cc=4_700, count_h=100)
+
+
+def decision_of(*wants: Any, **changes: Any) -> t.Decision:
+    facts = {"wants": wants, "reason": R.ACTED if wants else R.NO_SIGNAL}
+    return t.Decision(**(facts | changes))
+
+
+@pytest.mark.parametrize(
+    "decision",
+    [
+        decision_of(),
+        decision_of(GOOD_WANT),
+        decision_of(reason="x_mine"),
+        decision_of(GOOD_WANT, fair_cc=0, features=(("a", 1), ("b", -0.5)), memory={"a": [1, "b"]}),
+    ],
+)
+def test_a_sound_answer_has_no_fault(decision: t.Decision) -> None:
+    assert t.validate_decision(decision, make_view()) is None
+
+
+def bad_want(**changes: Any) -> t.Decision:
+    return decision_of(dataclasses.replace(GOOD_WANT, **changes))
+
+
+CYCLE: dict[str, Any] = {}
+CYCLE["self"] = CYCLE
+
+
+@pytest.mark.parametrize(
+    ("answer", "words"),
+    [
+        (None, "NoneType"),
+        ({"wants": ()}, "dict"),
+        (decision_of(reason="mine"), "neither a Reason"),
+        (decision_of(reason=None), "neither a Reason"),
+        (decision_of(reason="x_"), "neither a Reason"),
+        (decision_of(reason=R.ACTED), "acted goes with wants"),
+        (decision_of(GOOD_WANT, reason=R.HOLD), "acted goes with wants"),
+        (decision_of(wants=[GOOD_WANT], reason=R.ACTED), "not a tuple"),
+        (decision_of("yes"), "instead of a Want"),
+        (bad_want(slot="Yes"), "slot"),
+        (bad_want(slot=""), "slot"),
+        (bad_want(slot="a" * 17), "slot"),
+        (bad_want(slot=7), "slot"),
+        (bad_want(side="yes"), "Side"),
+        (bad_want(price_cc=4_750), "grid"),
+        (bad_want(price_cc=0), "grid"),
+        (bad_want(price_cc=10_000), "grid"),
+        (bad_want(price_cc=-4_700), "grid"),
+        (bad_want(price_cc=4_700.0), "grid"),
+        (bad_want(price_cc=math.nan), "grid"),
+        (bad_want(price_cc=None), "grid"),
+        (bad_want(count_h=0), "count_h"),
+        (bad_want(count_h=-1), "count_h"),
+        (bad_want(count_h=math.inf), "count_h"),
+        (bad_want(count_h=True), "count_h"),
+        (bad_want(count_h=10**12), "count_h"),
+        (bad_want(take=1), "True or False"),
+        (decision_of(GOOD_WANT, GOOD_WANT), "two wants of one slot"),
+        (
+            decision_of(*(dataclasses.replace(GOOD_WANT, slot=f"s{at}") for at in range(7))),
+            "7 wants",
+        ),
+        (decision_of(fair_cc=math.nan), "fair_cc"),
+        (decision_of(fair_cc=10_001), "fair_cc"),
+        (decision_of(value=None), "text"),
+        (decision_of(limit="a" * 201), "longer"),
+        (decision_of(features=[("a", 1)]), "tuple"),
+        (decision_of(features=(("a", math.nan),)), "finite"),
+        (decision_of(features=(("a", math.inf),)), "finite"),
+        (decision_of(features=(("a", "1"),)), "finite"),
+        (decision_of(features=(("a",),)), "pair"),
+        (decision_of(features=tuple((f"f{at}", 1) for at in range(25))), "at most 24"),
+        (decision_of(memory={"a": math.nan}), "plain JSON"),
+        (decision_of(memory={"a": {1, 2}}), "plain JSON"),
+        (decision_of(memory={1: 2}), "survive JSON"),
+        (decision_of(memory={"a": (1, 2)}), "survive JSON"),
+        (decision_of(memory={"a": "b" * 4_096}), "at most 4096"),
+        (decision_of(memory=CYCLE), "plain JSON"),
+        (decision_of(memory=None), "not a mapping"),
+        (decision_of(memory=[1]), "plain JSON"),
+    ],
+)
+def test_a_faulty_answer_is_named_and_never_repaired(answer: Any, words: str) -> None:
+    assert words in str(t.validate_decision(answer, make_view()))
+
+
+def test_a_slot_that_was_not_declared_is_a_fault() -> None:
+    view, decision = make_view(), decision_of(GOOD_WANT)
+    assert t.validate_decision(decision, view, slots=frozenset({"yes"})) is None
+    assert "unknown slot" in str(t.validate_decision(decision, view, slots=frozenset({"exit"})))
+    assert t.slots_of(make("market_maker")) == {"yes", "no"}
+
+
+# -- §09d and §09e: controls, imbalance, market maker ----------------------------------
+
+
+def test_hold_never_trades() -> None:
+    assert make("hold").decide(make_view()) == t.Decision(wants=(), reason=R.HOLD)
+
+
+def test_random_joins_once_by_draw_until_filled_or_the_time_is_over() -> None:
+    strategy = make("random")
+    first = strategy.decide(make_view(draw=0.7))
+    assert wants_of(first) == {"no": (S.NO, 4_800, 100)}
+    moved = make_view(((4_600, 100),), ((4_900, 100),), memory=first.memory, draw=0.1)
+    assert wants_of(strategy.decide(moved)) == {"no": (S.NO, 4_800, 100)}  # it stays where it was
+    partly = make_view(holding={"position_h": -40}, memory=first.memory)
+    assert wants_of(strategy.decide(partly)) == {"no": (S.NO, 4_800, 60)}
+    filled = make_view(holding={"position_h": -100}, memory=first.memory)
+    assert strategy.decide(filled).reason is R.COOLDOWN
+    later = dataclasses.replace(filled, now_ms=NOW_MS_09 + 30_000, draw=0.1, memory=first.memory)
+    assert wants_of(strategy.decide(later)) == {"yes": (S.YES, 4_700, 100)}
+
+
+def test_random_never_joins_a_price_that_would_now_cross() -> None:
+    strategy = make("random")
+    memory = strategy.decide(make_view(draw=0.1)).memory  # joined YES at 47
+    assert strategy.decide(make_view(((4_500, 9),), ((5_300, 9),), memory=memory)).wants == ()
+
+
+def test_imbalance_joins_the_heavier_side_and_leaves_on_the_other() -> None:
+    strategy = make("imbalance")
+    yes, no = ((4_700, 9_000),), ((4_800, 1_000),)
+    assert wants_of(strategy.decide(make_view(yes, no))) == {"yes": (S.YES, 4_700, 100)}
+    assert wants_of(strategy.decide(make_view(no, yes))) == {"no": (S.NO, 4_700, 100)}
+    held = {"position_h": 60, "opened_at_ms": NOW_MS_09 - 299_000}
+    assert wants_of(strategy.decide(make_view(holding=held))) == {"exit": (S.NO, 4_800, 60)}
+
+
+def test_imbalance_takes_to_leave_after_its_time_once_nothing_rests() -> None:
+    strategy = make("imbalance")
+    held: dict[str, Any] = {"position_h": 60, "opened_at_ms": NOW_MS_09 - 300_000}
+    resting = make_view(holding=held | {"orders": (own("exit", S.NO, 4_800, 60),)})
+    waiting = strategy.decide(resting)
+    assert (waiting.wants, waiting.reason) == ((), R.COOLDOWN)
+    (want,) = strategy.decide(make_view(holding=held)).wants
+    assert want == t.Want(slot="exit", side=S.NO, price_cc=5_300, count_h=60, take=True)
+    taking = dataclasses.replace(own("exit", S.NO, 5_300, 60), is_take=True)
+    (again,) = strategy.decide(make_view(holding=held | {"orders": (taking,)})).wants
+    assert again == want
+    wide = make_view(((3_000, 100),), ((4_800, 100),), holding=held)  # 11 ¢ over the mid
+    assert wants_of(strategy.decide(wide)) == {"exit": (S.NO, 4_800, 60)}
+
+
+# Book 47 / 52 with equal sizes: fair 49.50 ¢. (1/γ) ln(1 + γ/k) = 20 ln 1.1 = 1.9062 ¢.
+MAKER_CASES = {
+    # σ 0.31: v = 5.766 ¢², half = 0.1442 + 1.9062 = 205 cc: 47.45 → 47, 51.55 → 52
+    "calm": ({}, {}, Fees(), {"yes": 4_700, "no": 4_800}, 205, 4_950),
+    # σ 1: v = 60 ¢², half = 1.5 + 1.9062 = 341 cc: 46.09 → 46, 52.91 → 53
+    "lively": ({"sigma": 1.0}, {}, Fees(), {"yes": 4_600, "no": 4_700}, 341, 4_950),
+    # one lot long at σ 1: skew 1 × 0.05 × 60 = 3 ¢; 46.50 ± 3.41 → 43 and 50
+    "long": ({"sigma": 1.0}, {"position_h": 100}, Fees(), {"yes": 4_300, "no": 5_000}, 341, 4_650),
+    # two lots short: skew 6 ¢ is held to the half-spread; only YES is quoted, not past fair
+    "short": ({"sigma": 1.0}, {"position_h": -200}, Fees(), {"yes": 4_900}, 341, 5_291),
+    # 2.4 % of the variance a probability may still have: v = 10⁴ p (1 - p) = 2499.75 ¢²
+    "wild": ({"sigma": 90.0}, {}, Fees(), {}, 6_440, 4_950),
+    # fee 44 cc and two points of toxicity at a tick each: 205 + 44 + 200 = 449
+    "dear": ({"flow_toxicity": 2}, {}, Fees(maker=4_400), {"yes": 4_500, "no": 4_600}, 449, 4_950),
+}
+
+
+@pytest.mark.parametrize("case", MAKER_CASES)
+def test_market_maker_quotes_what_was_computed_by_hand(case: str) -> None:
+    tape, holding, fees, prices, half_cc, reservation_cc = MAKER_CASES[case]
+    view = make_view(tape=tape, holding=holding, fees=fees)
+    decision = make("market_maker").decide(view)
+    features = dict(decision.features)
+    assert (features["half_cc"], features["reservation_cc"]) == (half_cc, reservation_cc)
+    assert {w.slot: w.price_cc for w in decision.wants} == prices
+    assert decision.fair_cc == 4_950
+    assert all(w.count_h == 100 and not w.take for w in decision.wants)
+
+
+def test_market_maker_floor_tick_and_horizon_bound_the_quotes() -> None:
+    calm = make("market_maker", k=50.0).decide(make_view(tape={"sigma": 0.0}))
+    assert dict(calm.features)["half_cc"] == 100  # (1/γ) ln(1 + γ/k) is 0.02 ¢, the floor holds
+    assert wants_of(calm) == {"yes": (S.YES, 4_800, 100), "no": (S.NO, 4_900, 100)}
+    tight = make_view(((4_900, 300),), ((5_000, 300),), tape={"sigma": 0.0})
+    near = make("market_maker", k=50.0, floor_cc=1).decide(tight)
+    assert wants_of(near) == {"yes": (S.YES, 4_900, 100), "no": (S.NO, 5_000, 100)}
+    soon = make_view(left_s=30, market={"open_at_ms": NOW_MS_09}, tape={"sigma": 1.0},
+                     holding={"position_h": 100})
+    assert dict(make("market_maker").decide(soon).features)["variance"] == 30.0
+
+
+@pytest.mark.parametrize("sigma", [0.0, 0.5, 2.0, 20.0])
+@pytest.mark.parametrize("position_h", [-200, -100, -40, 40, 100, 200])
+def test_market_maker_never_reduces_past_fair_and_keeps_its_bounds(
+    sigma: float, position_h: int
+) -> None:
+    view = make_view(tape={"sigma": sigma}, holding={"position_h": position_h})
+    for want in make("market_maker").decide(view).wants:
+        assert want.price_cc <= want.side.to_yes_cc(4_950)
+        assert abs(position_h + want.side.signed(want.count_h)) <= 200
+
+
+def test_market_maker_moves_away_at_once_and_closer_only_when_asked_twice() -> None:
+    strategy = make("market_maker")
+    near = {"orders": (own("yes", S.YES, 4_800), own("no", S.NO, 4_800))}
+    worse, same = strategy.decide(make_view(holding=near)).wants
+    assert (worse.price_cc, worse.urgent, same.urgent) == (4_700, True, False)
+    far = {"orders": (own("yes", S.YES, 4_500), own("no", S.NO, 4_800))}
+    first = strategy.decide(make_view(holding=far))
+    assert wants_of(first)["yes"] == (S.YES, 4_500, 100)
+    assert first.memory == {"better": {"yes": 4_700}}
+    second = strategy.decide(make_view(holding=far, memory=first.memory))
+    assert wants_of(second)["yes"] == (S.YES, 4_700, 100)
+    assert not any(want.urgent for want in second.wants)
+    outdated = make_view(holding=far, memory={"better": {"yes": 4_400}})  # no better than it is
+    assert wants_of(strategy.decide(outdated))["yes"] == (S.YES, 4_500, 100)
+
+
+def test_market_maker_leaves_a_partly_filled_quote_in_its_place() -> None:
+    orders = {"orders": (own("yes", S.YES, 4_700, 60), own("no", S.NO, 4_800, 40))}
+    decision = make("market_maker").decide(make_view(holding=orders))
+    assert wants_of(decision) == {"yes": (S.YES, 4_700, 60), "no": (S.NO, 4_800, 100)}
+
+
+def test_market_maker_pulls_for_ten_seconds_after_a_jump() -> None:
+    strategy = make("market_maker")
+    pulled = strategy.decide(make_view(tape={"jump_cc_2s": 300}))
+    assert (pulled.wants, pulled.reason) == ((), R.JUMP_PULL)
+    view = make_view(memory=pulled.memory)
+    assert strategy.decide(dataclasses.replace(view, now_ms=NOW_MS_09 + 9_999)).wants == ()
+    assert strategy.decide(dataclasses.replace(view, now_ms=NOW_MS_09 + 10_000)).wants
+    assert strategy.decide(make_view(tape={"swept_levels_1s": 3})).reason is R.JUMP_PULL
+    assert strategy.decide(make_view(tape={"jump_cc_2s": 299, "swept_levels_1s": 2})).wants
+
+
+def test_market_maker_near_the_close_only_reduces_what_it_holds() -> None:
+    late = make_view(left_s=344, holding={"position_h": 60})
+    assert wants_of(make("market_maker").decide(late)) == {"no": (S.NO, 4_800, 60)}
+    assert make("market_maker").decide(make_view(left_s=344)).reason is R.NEAR_CLOSE
+
+
+# -- §09f and §09g: the four ideas -----------------------------------------------------
+
+FELL = {"high_cc_10min": 6_000, "low_cc_10min": 4_800}
+FELL_YES = ((4_800, 300),)
+FELL_NO = ((5_000, 300),)
+
+
+def test_mean_reversion_buys_the_leg_that_fell_and_offers_it_higher() -> None:
+    strategy = make("mean_reversion")
+    entry = strategy.decide(make_view(FELL_YES, FELL_NO, tape=FELL))
+    assert wants_of(entry) == {"yes": (S.YES, 4_800, 100)}
+    held: dict[str, Any] = {"position_h": 40, "average_cc": 4_800, "opened_at_ms": NOW_MS_09 - 1_000}
+    leaving = strategy.decide(make_view(FELL_YES, FELL_NO, tape=FELL, holding=held))
+    assert wants_of(leaving) == {"exit": (S.NO, 4_700, 40)}  # sells YES at 53
+    again = make_view(FELL_YES, FELL_NO, tape=FELL, memory=leaving.memory)
+    assert strategy.decide(again).reason is R.COOLDOWN
+    high = make_view(((5_900, 300),), ((3_900, 300),), tape=FELL, memory=leaving.memory)
+    assert strategy.decide(high).memory == {}  # a new high ends the fall
+
+
+def test_mean_reversion_leaves_at_the_ask_after_its_time_and_takes_before_the_stop() -> None:
+    strategy = make("mean_reversion")
+    long_ago_ms = NOW_MS_09 - 900_000
+    old: dict[str, Any] = {
+        "position_h": -100, "average_cc": 4_800, "opened_at_ms": long_ago_ms,
+    }
+    assert wants_of(strategy.decide(make_view(holding=old))) == {"exit": (S.YES, 4_700, 100)}
+    high = make_view(((4_100, 300),), ((4_800, 300),), holding=old | {"opened_at_ms": NOW_MS_09})
+    assert wants_of(strategy.decide(high)) == {"exit": (S.YES, 4_100, 100)}  # the ask is higher
+    last = make_view(left_s=330, holding=old)
+    (want,) = strategy.decide(last).wants
+    assert want == t.Want(slot="exit", side=S.YES, price_cc=5_200, count_h=100, take=True)
+    assert not strategy.decide(make_view(left_s=331, holding=old)).wants[0].take
+
+
+CROWD = {
+    "prints": (t.Print(NOW_MS_09, 4_900, 100, S.YES),),
+    "prints_seen": 30,
+    "yes_prints_seen": 21,
+    "first_print_cc": 5_400,
+}
+
+
+def test_reverse_line_movement_bids_a_tick_over_the_other_leg_once() -> None:
+    strategy = make("reverse_line_movement")
+    yes, no = ((4_700, 300),), ((5_000, 300),)
+    bid = strategy.decide(make_view(yes, no, tape=CROWD))
+    assert wants_of(bid) == {"no": (S.NO, 5_100, 100)}
+    tight = make_view(((4_900, 300),), ((5_000, 300),), tape=CROWD)
+    assert wants_of(strategy.decide(tight)) == {"no": (S.NO, 5_000, 100)}  # no room: it joins
+    partly = strategy.decide(make_view(yes, no, tape=CROWD, holding={"position_h": -30}))
+    assert wants_of(partly) == {"no": (S.NO, 5_100, 70)}
+    gone = make_view(yes, no, tape=CROWD, memory=partly.memory)
+    assert strategy.decide(gone).reason is R.ALREADY_IN
+
+
+def test_whale_studies_follow_and_fade_and_trades_nothing() -> None:
+    strategy, whale = make("whale"), t.Print(NOW_MS_09 - 100, 5_200, 90_000, S.YES)
+    view = make_view(tape={"whales": (whale,)})
+    memory: t.Memory = t.EMPTY
+    moved = {"yes": ((5_000, 300),), "no": ((4_500, 300),), "mid2_cc": 10_500}
+    for after_ms, changes in (
+        (0, {}),
+        (2_000, {}),
+        (30_000, moved),
+        (299_000, {}),
+        (300_000, moved),
+    ):
+        seen = dataclasses.replace(view, now_ms=NOW_MS_09 + after_ms, memory=memory, **changes)
+        decision = strategy.decide(seen)
+        assert (decision.wants, decision.reason) == ((), R.NO_SIGNAL)
+        assert t.validate_decision(decision, seen) is None
+        memory = decision.memory
+    (row,) = memory["rows"]
+    assert row == {
+        "at_ms": NOW_MS_09 - 100, "side": "yes", "cc": 5_200, "h": 90_000, "follow_cc": 5_200,
+        "fade_cc": 5_300, "delay_ms": 2_100, "mid2_30s_cc": 10_500, "mid2_300s_cc": 10_500,
+    }
+    assert dict(decision.features)["follow_300s_cc"] == 50  # bought at 52, the mid is 52.50
+    assert dict(decision.features)["fade_300s_cc"] == -550  # bought NO at 53, its mid is 47.50
+    assert memory["open"] == []
+
+
+def test_whale_memory_stays_small_whatever_comes() -> None:
+    strategy, memory = make("whale"), t.EMPTY
+    for at in range(0, 4_000_000, 2_000):
+        whales = tuple(t.Print(NOW_MS_09 + at + k, 5_200, 9_000_000, S.NO) for k in range(8))
+        view = dataclasses.replace(
+            make_view(tape={"whales": whales}), now_ms=NOW_MS_09 + at, memory=memory
+        )
+        decision = strategy.decide(view)
+        assert t.validate_decision(decision, view) is None
+        memory = decision.memory
+
+
+LONG_YES = ((300, 900),)
+LONG_NO = ((9_500, 900),)
+
+
+def test_longshot_joins_the_bid_opposite_a_small_hope_when_its_table_pays() -> None:
+    strategy = make("longshot", win_ratio="500:0.02")
+    assert wants_of(strategy.decide(make_view(LONG_YES, LONG_NO))) == {"no": (S.NO, 9_500, 100)}
+    partly = make_view(LONG_YES, LONG_NO, holding={"position_h": -30})
+    assert wants_of(strategy.decide(partly)) == {"no": (S.NO, 9_500, 70)}
+
+
+def test_longshot_does_not_count_its_own_resting_order_twice() -> None:
+    held: dict[str, Any] = {"event_risk_ud": 9_900_000}  # of 10 dollars, 95 ¢ of it this order
+    strategy = make("longshot", win_ratio="500:0.02")
+    resting = held | {"orders": (own("no", S.NO, 9_500),)}
+    assert strategy.decide(make_view(LONG_YES, LONG_NO, holding=held)).reason is R.LIMIT_EVENT
+    assert strategy.decide(make_view(LONG_YES, LONG_NO, holding=resting)).reason is R.ACTED
+
+
+def test_longshot_with_the_published_table_waits_and_says_so() -> None:
+    decision = make("longshot").decide(make_view(LONG_YES, LONG_NO))
+    assert (decision.reason, decision.value) == (R.EDGE_BELOW_COST, "edge 82 cc")
+    assert decision.limit == ">= 200 cc"
+
+
+@pytest.mark.parametrize(
+    ("category", "reason"),
+    [("Financials", R.NO_SIGNAL), ("Crypto", R.NO_SIGNAL), ("", R.NO_SIGNAL), ("Sports", R.ACTED)],
+)
+def test_longshot_keeps_out_of_finance_and_crypto(category: str, reason: t.Reason) -> None:
+    view = make_view(LONG_YES, LONG_NO, market={"category": category})
+    assert make("longshot", win_ratio="500:0").decide(view).reason is reason
+
+
+# -- reasons ---------------------------------------------------------------------------
+
+HEAVY = (((4_700, 9_000),), ((4_800, 500),))
+ENTERED = {"entered": "yes"}
+REASON_CASES: dict[str, tuple[t.Reason, str, dict[str, Any], Any]] = {
+    "hold": (R.HOLD, "hold", {}, lambda: make_view()),
+    "mm warm": (R.WARMING_UP, "market_maker", {}, lambda: make_view(tape={"sigma": None})),
+    "mm price": (R.PRICE_OUT_OF_RANGE, "market_maker", {}, lambda: make_view(LONG_YES, LONG_NO)),
+    "mm grid": (R.PRICE_OUT_OF_RANGE, "market_maker", {}, lambda: make_view(tape={"sigma": 99.0})),
+    "mm jump": (R.JUMP_PULL, "market_maker", {}, lambda: make_view(tape={"jump_cc_2s": 999})),
+    "mm toxic": (
+        R.TOXIC_FLOW, "market_maker", {"max_toxicity": 1},
+        lambda: make_view(tape={"flow_toxicity": 2}),
+    ),
+    "mm close": (R.NEAR_CLOSE, "market_maker", {}, lambda: make_view(left_s=100)),
+    "imb thin": (R.DEPTH_TOO_THIN, "imbalance", {}, lambda: make_view()),
+    "imb none": (
+        R.NO_SIGNAL, "imbalance", {}, lambda: make_view(((4_700, 5_000),), ((4_800, 5_000),)),
+    ),
+    "imb edge": (
+        R.EDGE_BELOW_COST, "imbalance", {}, lambda: make_view(*HEAVY, fees=Fees(maker=90_000)),
+    ),
+    "imb wait": (
+        R.COOLDOWN, "imbalance", {},
+        lambda: make_view(
+            holding={
+                "position_h": 9, "opened_at_ms": NOW_MS_09 - 999_000,
+                "orders": (own("exit", S.NO, 4_800),),
+            }
+        ),
+    ),
+    "imb close": (R.NEAR_CLOSE, "imbalance", {}, lambda: make_view(*HEAVY, left_s=9)),
+    "rand wait": (R.COOLDOWN, "random", {}, lambda: make_view(memory={"until_ms": NOW_MS_09 + 9})),
+    "rand full": (R.INVENTORY_FULL, "random", {}, lambda: make_view(holding={"position_h": 200})),
+    "rand close": (R.NEAR_CLOSE, "random", {}, lambda: make_view(left_s=9)),
+    "mr warm": (
+        R.WARMING_UP, "mean_reversion", {}, lambda: make_view(tape={"high_cc_10min": None}),
+    ),
+    "mr price": (R.PRICE_OUT_OF_RANGE, "mean_reversion", {}, lambda: make_view(LONG_YES, LONG_NO)),
+    "mr spread": (R.SPREAD_TOO_WIDE, "mean_reversion", {}, lambda: make_view()),
+    "mr none": (R.NO_SIGNAL, "mean_reversion", {}, lambda: make_view(FELL_YES, FELL_NO)),
+    "mr volume": (
+        R.NO_SIGNAL, "mean_reversion", {},
+        lambda: make_view(
+            FELL_YES, FELL_NO, tape=FELL | {"volume_1min_h": 201, "volume_10min_h": 1_000}
+        ),
+    ),
+    "mr edge": (
+        R.EDGE_BELOW_COST, "mean_reversion", {},
+        lambda: make_view(FELL_YES, FELL_NO, tape=FELL, fees=Fees(maker=90_000)),
+    ),
+    "mr wait": (
+        R.COOLDOWN, "mean_reversion", {},
+        lambda: make_view(FELL_YES, FELL_NO, tape=FELL, memory=ENTERED),
+    ),
+    "mr close": (R.NEAR_CLOSE, "mean_reversion", {}, lambda: make_view(left_s=9)),
+    "rlm warm": (R.WARMING_UP, "reverse_line_movement", {}, lambda: make_view()),
+    "rlm crowd": (
+        R.NO_SIGNAL, "reverse_line_movement", {},
+        lambda: make_view(tape=CROWD | {"yes_prints_seen": 20}),
+    ),
+    "rlm price": (
+        R.PRICE_OUT_OF_RANGE, "reverse_line_movement", {},
+        lambda: make_view(((7_000, 9),), ((2_900, 9),), tape=CROWD),
+    ),
+    "rlm spread": (R.SPREAD_TOO_WIDE, "reverse_line_movement", {}, lambda: make_view(tape=CROWD)),
+    "rlm fall": (
+        R.NO_SIGNAL, "reverse_line_movement", {},
+        lambda: make_view(FELL_YES, FELL_NO, tape=CROWD | {"first_print_cc": 5_399}),
+    ),
+    "rlm far": (
+        R.NO_SIGNAL, "reverse_line_movement", {},
+        lambda: make_view(FELL_YES, FELL_NO, tape=CROWD, left_s=2_592_001),
+    ),
+    "rlm edge": (
+        R.EDGE_BELOW_COST, "reverse_line_movement", {},
+        lambda: make_view(FELL_YES, FELL_NO, tape=CROWD, fees=Fees(maker=90_000)),
+    ),
+    "rlm in": (
+        R.ALREADY_IN, "reverse_line_movement", {},
+        lambda: make_view(FELL_YES, FELL_NO, tape=CROWD, holding={"position_h": -100}),
+    ),
+    "rlm close": (R.NEAR_CLOSE, "reverse_line_movement", {}, lambda: make_view(left_s=1_799)),
+    "whale": (R.NO_SIGNAL, "whale", {}, lambda: make_view()),
+    "long price": (R.PRICE_OUT_OF_RANGE, "longshot", {}, lambda: make_view()),
+    "long table": (
+        R.NO_SIGNAL, "longshot", {}, lambda: make_view(((300, 9),), ((9_400, 9),)),
+    ),
+    "long dead": (
+        R.NO_SIGNAL, "longshot", {},
+        lambda: make_view(LONG_YES, LONG_NO, market={"volume_24h_h": 0}),
+    ),
+    "long edge": (R.EDGE_BELOW_COST, "longshot", {}, lambda: make_view(LONG_YES, LONG_NO)),
+    "long in": (
+        R.ALREADY_IN, "longshot", {"win_ratio": "500:0"},
+        lambda: make_view(LONG_YES, LONG_NO, holding={"position_h": -100}),
+    ),
+    "long event": (
+        R.LIMIT_EVENT, "longshot", {"win_ratio": "500:0"},
+        lambda: make_view(LONG_YES, LONG_NO, holding={"event_risk_ud": 9_050_001}),
+    ),
+    "long day": (
+        R.LIMIT_EXPOSURE, "longshot", {"win_ratio": "500:0"},
+        lambda: make_view(LONG_YES, LONG_NO, holding={"day_risk_ud": 49_050_001}),
+    ),
+    "long close": (R.NEAR_CLOSE, "longshot", {}, lambda: make_view(LONG_YES, LONG_NO, left_s=9)),
+}
+
+
+@dataclass(frozen=True)
+class SteepFees(Fees):
+    """Free at the best bids of the calm market, dear further away from them."""
+
+    def maker_ud(self, price_cc: int, count_h: int) -> int:
+        return 0 if price_cc in (4_700, 4_800) and count_h == 100 else 10**6
+
+
+# A wild market is quoted far behind the best bids, where the steep fee applies.
+REASON_CASES["mm edge"] = (
+    R.EDGE_BELOW_COST, "market_maker", {},
+    lambda: make_view(tape={"sigma": 2.0}, fees=SteepFees()),
+)
+
+
+@pytest.mark.parametrize("case", REASON_CASES)
+def test_each_refusal_is_reached_and_says_what_was_measured_against_what(case: str) -> None:
+    reason, name, overrides, look = REASON_CASES[case]
+    decision = make(name, **overrides).decide(look())
+    assert (decision.wants, decision.reason) == ((), reason)
+    assert reason is R.HOLD or (decision.value and decision.limit)
+
+
+def test_every_reason_of_the_strategy_stage_is_reached_by_some_test() -> None:
+    reached = {case[0] for case in REASON_CASES.values()}
+    reached |= {R.POLICY_MISSING, R.OUT_OF_DISTRIBUTION}  # by the tests of §09h below
+    stage = {reason for reason in R if t.stage_of(reason) == "strategy"}
+    assert stage - reached == {R.STRATEGY_ERROR}  # that one is given by §19
+
+
+# -- properties over random views ------------------------------------------------------
+
+def random_book(rng: random.Random, grid: t.PriceGrid) -> tuple[Any, Any]:
+    """Both sides, best first, not crossed; spreads and sizes of every kind."""
+    prices = grid.prices
+    at = rng.randrange(1, len(prices))
+    gap = min(at, rng.choice((1, 1, 1, 2, 3, 8, 30)))
+    bids = sorted(rng.sample(range(at - gap + 1), min(at - gap + 1, rng.randrange(1, 24))))[::-1]
+    asks = sorted(rng.sample(range(at, len(prices)), min(len(prices) - at, rng.randrange(1, 24))))
+    sizes_h = (1, 33, 100, 700, 5_000, 40_000)
+    yes = tuple((prices[index], rng.choice(sizes_h)) for index in bids)
+    return yes, tuple((10_000 - prices[index], rng.choice(sizes_h)) for index in asks)
+
+
+def random_print(rng: random.Random) -> t.Print:
+    price_cc, size_h = rng.randrange(1, 100) * 100, rng.choice((100, 90_000))
+    return t.Print(NOW_MS_09 - rng.randrange(400_000), price_cc, size_h, rng.choice(list(S)))
+
+
+def random_tape(rng: random.Random, mid2_cc: int) -> dict[str, Any]:
+    prints_seen = rng.choice((0, 3, 30, 500))
+    prints = tuple(random_print(rng) for _ in range(min(prints_seen, 5)))
+    first_cc = rng.randrange(1, 100) * 100
+    if prints and rng.random() < 0.5:  # the price moved where the book is now
+        prints = (*prints[:-1], dataclasses.replace(prints[-1], price_cc=mid2_cc // 2))
+        first_cc = min(9_900, max(100, mid2_cc // 2 + rng.choice((-1_000, 1_000))))
+    return {
+        "prints": prints,
+        "sigma": rng.choice((None, 0.0, 0.1, 0.7, 3.0, 40.0)),
+        "jump_cc_2s": rng.choice((0, 0, 0, 250, 900)),
+        "swept_levels_1s": rng.choice((0, 0, 0, 2, 5)),
+        "high_cc_10min": min(9_999, mid2_cc // 2 + rng.choice((0, 400, 1_500, 3_000))),
+        "low_cc_10min": max(1, t.ceil_div(mid2_cc, 2) - rng.choice((0, 400, 1_500, 3_000))),
+        "mid2_10s_cc": rng.choice((None, mid2_cc, max(2, mid2_cc - 300), mid2_cc // 2 + 9_999)),
+        "volume_1min_h": rng.choice((0, 100, 9_000)),
+        "volume_10min_h": rng.choice((9_000, 40_000)),
+        "followed_s": rng.choice((5.0, 100.0, 5_000.0)),
+        "prints_seen": prints_seen,
+        "yes_prints_seen": rng.choice((0, prints_seen // 4, prints_seen // 2, prints_seen)),
+        "first_print_cc": first_cc if prints else None,
+        "whales": prints[:2],
+        "flow_toxicity": rng.choice((0, 0, 1, 2)),
+    }
+
+
+def random_orders(rng: random.Random, grid: t.PriceGrid, slots: frozenset[str]) -> Any:
+    orders = []
+    for slot in sorted(slots):
+        if rng.random() < 0.5:
+            side = S(slot) if slot in ("yes", "no") else rng.choice(list(S))
+            price_cc, count_h = side.to_yes_cc(rng.choice(grid.prices)), rng.choice((1, 60, 100))
+            orders.append(own(slot, side, price_cc, count_h))
+    return tuple(orders)
+
+
+def random_view(rng: random.Random) -> t.MarketView:
+    grid = rng.choice(GRIDS)
+    yes, no = random_book(rng, grid)
+    mid2_cc = yes[0][0] + 10_000 - no[0][0]
+    position_h = rng.choice((0, 0, 0, 40, -40, 100, -100, 200, -200, 350, -350))
+    cents = rng.randrange(1, 100) * 100
+    return make_view(
+        yes,
+        no,
+        market={"grid": grid, "category": rng.choice(("Economics", "Crypto", ""))},
+        tape=random_tape(rng, mid2_cc),
+        holding={
+            "position_h": position_h,
+            "average_cc": None if not position_h else cents,
+            "opened_at_ms": None if not position_h else NOW_MS_09 - rng.choice((1_000, 950_000)),
+            "equity_ud": rng.choice((0, 10**9)),
+            "event_risk_ud": rng.choice((0, 9_500_000)),
+        },
+        fees=rng.choice((Fees(), Fees(4_400, 1_100), t.FeeSchedule(precision_ud=100))),
+        left_s=rng.choice((5.0, 60.0, 320.0, 400.0, 90_000.0, 3e6)),
+        draw=rng.choice((0.1, 0.3, 0.7, 0.9)),
+    )
+
+
+SWAP = {"yes": "no", "no": "yes"}
+
+
+def mirrored_memory(value: Any, key: str = "") -> Any:
+    if isinstance(value, dict):
+        return {SWAP.get(name, name): mirrored_memory(one, name) for name, one in value.items()}
+    if isinstance(value, list):
+        return [mirrored_memory(one, key) for one in value]
+    if isinstance(value, str):
+        return SWAP.get(value, value)
+    if key == "from_h":
+        return -value
+    return 20_000 - value if key.startswith("mid2") else value
+
+
+def mirrored_print(one: t.Print) -> t.Print:
+    return t.Print(one.at_ms, 10_000 - one.price_cc, one.count_h, one.taker_side.other)
+
+
+def mirrored(view: t.MarketView) -> t.MarketView:
+    """The same market with YES and NO exchanged."""
+
+    def flip(cc: int | None, whole: int = 10_000) -> int | None:
+        return None if cc is None else whole - cc
+
+    return dataclasses.replace(
+        view,
+        grid=t.PriceGrid(tuple((10_000 - b, 10_000 - a, step) for a, b, step in view.grid.ranges)),
+        yes=view.no,
+        no=view.yes,
+        bid_cc=10_000 - view.ask_cc,
+        ask_cc=10_000 - view.bid_cc,
+        mid2_cc=20_000 - view.mid2_cc,
+        prints=tuple(map(mirrored_print, view.prints)),
+        whales=tuple(map(mirrored_print, view.whales)),
+        high_cc_10min=flip(view.low_cc_10min),
+        low_cc_10min=flip(view.high_cc_10min),
+        mid2_10s_cc=flip(view.mid2_10s_cc, 20_000),
+        yes_prints_seen=view.prints_seen - view.yes_prints_seen,
+        first_print_cc=flip(view.first_print_cc),
+        position_h=-view.position_h,
+        orders=tuple(
+            dataclasses.replace(o, slot=SWAP.get(o.slot, o.slot), side=o.side.other)
+            for o in view.orders
+        ),
+        draw=1.0 - view.draw,
+        memory=mirrored_memory(dict(view.memory)),
+    )
+
+
+def symmetric_policy(rng: random.Random) -> t.Policy:
+    """Weights that treat both legs alike: odd features count only between the two bids."""
+    is_odd = [name in ("price", "imbalance", "micro_drift", "momentum", "inventory")
+              for name in t.POLICY_FEATURES]
+    rows = [[0.0 if odd else rng.uniform(-1, 1) for odd in is_odd] for _ in range(4)]
+    bid_yes = [rng.uniform(-1, 1) if odd else even
+               for odd, even in zip(is_odd, rows[3], strict=True)]
+    bid_no = [-w if odd else w for odd, w in zip(is_odd, bid_yes, strict=True)]
+    return make_policy(weights=[*rows[:3], bid_yes, bid_no])
+
+
+def check_wants(view: t.MarketView, decision: t.Decision, slots: frozenset[str]) -> None:
+    assert t.validate_decision(decision, view, slots=slots) is None
+    for want in decision.wants:
+        assert want.count_h <= (abs(view.position_h) if want.slot == "exit" else 100)
+        assert want.take or want.price_cc < view.best_ask_cc(want.side), "post-only would cross"
+        after_h = view.position_h + want.side.signed(want.count_h)
+        assert abs(after_h) <= max(200, abs(view.position_h))
+        assert t.may_open(view) or abs(after_h) <= abs(view.position_h), "opened near the close"
+
+
+def eager_strategies(rng: random.Random) -> dict[str, t.Strategy]:
+    """Every strategy, the rare ones with parameters that let them act more often."""
+    strategies = {name: make(name) for name in t.STRATEGIES}
+    table = ",".join(f"{price_cc}:0" for price_cc in range(10, 1_501, 10))
+    strategies["longshot"] = make("longshot", win_ratio=table, min_edge_cc=0)
+    strategies["reverse_line_movement"] = make(
+        "reverse_line_movement", max_spread_cc=10_000, min_ask_cc=1
+    )
+    strategies["rl"] = rl_with(symmetric_policy(rng))
+    return strategies
+
+
+def test_the_random_views_give_every_trading_strategy_its_chance() -> None:
+    acted = dict.fromkeys(t.STRATEGIES, 0)
+    for seed in range(12):
+        rng = random.Random(seed)
+        strategies = eager_strategies(rng)
+        for view in (random_view(rng) for _ in range(200)):
+            for name, strategy in strategies.items():
+                acted[name] += bool(strategy.decide(view).wants)
+    assert {name for name, count in acted.items() if count < 10} == {"hold", "whale"}, acted
+
+
+@pytest.mark.parametrize("seed", range(24))
+def test_every_strategy_is_sound_mirrored_and_repeatable_on_random_views(seed: int) -> None:
+    rng = random.Random(seed)
+    strategies = eager_strategies(rng)
+    memories: dict[str, t.Memory] = dict.fromkeys(strategies, t.EMPTY)
+    for _ in range(500):
+        plain = random_view(rng)
+        for name, strategy in strategies.items():
+            slots = t.slots_of(strategy)
+            assert slots is not None
+            view = dataclasses.replace(
+                plain, memory=memories[name], orders=random_orders(rng, plain.grid, slots)
+            )
+            decision = strategy.decide(view)
+            check_wants(view, decision, slots)
+            kept = json.loads(json.dumps(dict(view.memory)))
+            assert strategy.decide(dataclasses.replace(view, memory=kept)) == decision
+            other = strategy.decide(mirrored(view))
+            flipped = {w.slot: (w.side.other, w.price_cc, w.count_h, w.take, w.urgent)
+                       for w in other.wants}
+            assert {SWAP.get(w.slot, w.slot): (w.side, w.price_cc, w.count_h, w.take, w.urgent)
+                    for w in decision.wants} == flipped, name
+            assert other.reason == decision.reason, name
+            assert mirrored_memory(dict(other.memory)) == dict(decision.memory), name
+            if decision.fair_cc is not None:
+                assert other.fair_cc == 10_000 - decision.fair_cc, name
+            memories[name] = decision.memory if rng.random() < 0.7 else t.EMPTY
+
+
+# -- §09h policy and loading -----------------------------------------------------------
+
+
+def test_rl_without_a_policy_wants_nothing_and_says_why() -> None:
+    assert rl_with(None).decide(make_view()).reason is R.POLICY_MISSING
+
+
+def test_the_nine_features_are_those_of_the_table() -> None:
+    view = make_view(
+        ((4_700, 300),), ((4_800, 100),), left_s=450, market={"open_at_ms": NOW_MS_09 - 450_000},
+        tape={"sigma": 0.5, "mid2_10s_cc": 9_700}, holding={"position_h": -100},
+    )
+    expected = (1, -0.01, 0.5, 0.5, 0.625, 0.2, 0.25, -0.5, 0.5)
+    assert t.observe(view, size_h=100, max_lots=2) == pytest.approx(expected)
+    assert t.observe(make_view(tape={"sigma": None}), size_h=100, max_lots=2) is None
+    assert t.observe(make_view(tape={"mid2_10s_cc": None}), size_h=100, max_lots=2) is None
+
+
+@pytest.mark.parametrize("seed", range(5))
+def test_features_never_leave_minus_one_to_one(seed: int) -> None:
+    rng = random.Random(seed)
+    for _ in range(300):
+        features = t.observe(random_view(rng), size_h=100, max_lots=2)
+        assert features is None or all(-1 <= value <= 1 for value in features)
+
+
+@pytest.mark.parametrize(
+    ("action", "expected"),
+    [
+        ("hold", {}),
+        ("quote", {"yes": 4_700, "no": 4_800}),
+        ("quote_wide", {"yes": 4_500, "no": 4_600}),
+        ("bid_yes", {"yes": 4_700}),
+        ("bid_no", {"no": 4_800}),
+    ],
+)
+def test_each_action_of_rl_wants_what_it_is_called(action: str, expected: dict[str, int]) -> None:
+    decision = rl_with(prefer(action)).decide(make_view())
+    assert {w.slot: w.price_cc for w in decision.wants} == expected
+    assert [name for name, _ in decision.features] == list(t.POLICY_FEATURES)
+    assert decision.reason is (R.ACTED if expected else R.HOLD)
+
+
+def test_rl_keeps_to_two_lots_and_the_stop_time() -> None:
+    buyer = rl_with(prefer("bid_yes"))
+    assert buyer.decide(make_view(holding={"position_h": 200})).reason is R.INVENTORY_FULL
+    assert wants_of(buyer.decide(make_view(holding={"position_h": 150}))) == {
+        "yes": (S.YES, 4_700, 50)
+    }
+    assert buyer.decide(make_view(left_s=100)).reason is R.NEAR_CLOSE
+    reducing = buyer.decide(make_view(left_s=100, holding={"position_h": -40}))
+    assert wants_of(reducing) == {"yes": (S.YES, 4_700, 40)}
+    dear = make_view(fees=Fees(maker=90_000))
+    assert buyer.decide(dear).reason is R.EDGE_BELOW_COST
+
+
+def test_equal_scores_go_to_the_lower_index() -> None:
+    assert rl_with(make_policy()).decide(make_view()).reason is R.HOLD
+
+
+def test_rl_refuses_what_it_was_not_trained_on() -> None:
+    low, high = [-1.0] * 9, [1.0] * 9
+    low[1], high[1] = -0.5, 0.0  # price: may lie from -0.6 to 0.1
+    strategy = rl_with(make_policy(feature_min=low, feature_max=high))
+    assert strategy.decide(make_view(((5_400, 9),), ((4_500, 9),))).reason is R.HOLD  # 0.09
+    strange = strategy.decide(make_view(((5_500, 9),), ((4_300, 9),)))  # 0.12
+    assert strange.reason is R.OUT_OF_DISTRIBUTION
+    assert (strange.value, strange.limit) == ("price 0.12", "-0.6 … 0.1")
+
+
+def test_rl_waits_for_its_features() -> None:
+    assert rl_with(make_policy()).decide(make_view(tape={"sigma": None})).reason is R.WARMING_UP
+
+
+BAD_POLICIES: dict[str, Any] = {
+    "empty": b"",
+    "not json": b"weights",
+    "html": b"<html></html>",
+    "list": b"[]",
+    "deep": b"[" * 60_000,
+    "not utf-8": b"\xff\xfe",
+    "too large": b" " * 65_537,
+    "format": {"format": 2},
+    "format true": {"format": True},
+    "name": {"name": "../x"},
+    "features": {"features": list(t.POLICY_FEATURES[:-1])},
+    "feature order": {"features": list(t.POLICY_FEATURES[::-1])},
+    "actions": {"actions": [*t.POLICY_ACTIONS, "more"]},
+    "rows": {"weights": [[0.0] * 9 for _ in range(4)]},
+    "columns": {"weights": [[0.0] * 8 for _ in range(5)]},
+    "text weight": {"weights": [["0"] * 9 for _ in range(5)]},
+    "true weight": {"weights": [[True] * 9 for _ in range(5)]},
+    "nan": {"weights": [[math.nan] * 9 for _ in range(5)]},
+    "infinite": {"weights": [[math.inf] * 9 for _ in range(5)]},
+    "huge": {"weights": [[10**400] * 9 for _ in range(5)]},
+    "no minimum": {"feature_min": None},
+    "minimum": {"feature_min": [2.0] * 9},
+    "no training": {"trained": None},
+    "digest": {"trained": {"seed": 1, "generations": 1, "episodes": 1, "exchange_sha256": "x"}},
+    "no test": {"held_out": None},
+    "odd test": {"held_out": {"episodes": "many"}},
+}
+
+
+@pytest.mark.parametrize("case", BAD_POLICIES)
+def test_a_policy_that_is_not_exactly_one_is_refused_in_a_sentence(case: str) -> None:
+    bad = BAD_POLICIES[case]
+    data = bad if isinstance(bad, bytes) else json.dumps(policy_data(**bad)).encode()
+    with pytest.raises(t.ConfigError) as caught:
+        t.parse_policy(data)
+    assert str(caught.value).startswith("policy: ")
+    assert len(str(caught.value)) < 250
+
+
+def test_a_good_policy_is_read_whole() -> None:
+    data = json.dumps(policy_data()).encode()
+    policy = t.parse_policy(data)
+    assert policy.sha256 == hashlib.sha256(data).hexdigest()
+    assert (policy.name, len(policy.weights), len(policy.weights[0])) == ("first", 5, 9)
+    assert dict(policy.held_out)["vs_random_p"] == 0.31
+
+
+def load(spec: str, **changes: Any) -> t.Strategy:
+    facts: dict[str, Any] = {
+        "params": {}, "policy_path": None, "allow_experimental": False, "is_production": False,
+    }
+    facts |= changes
+    return t.load_strategy(spec, facts.pop("params"), facts.pop("policy_path"), **facts)
+
+
+USER_FILE = """
+from dataclasses import dataclass
+
+from trader import Decision, Reason, Side, Want
+
+class JoinBid:
+    name = "join_bid"
+    @dataclass(frozen=True)
+    class Params:
+        size_h: int = 100
+    def __init__(self, params): self.p = params
+    def decide(self, view):
+        if view.position_h >= self.p.size_h:
+            return Decision(wants=(), reason=Reason.ALREADY_IN)
+        want = Want(slot="yes", side=Side.YES, price_cc=view.bid_cc, count_h=self.p.size_h)
+        return Decision(wants=(want,), reason=Reason.ACTED)
+"""
+
+
+def test_a_users_file_speaks_the_words_of_the_running_module(tmp_path: Path) -> None:
+    path = tmp_path / "mine.py"
+    path.write_text(USER_FILE)
+    strategy = load(f"{path}:JoinBid", params={"size_h": "200"})
+    view = make_view()
+    decision = strategy.decide(view)
+    assert wants_of(decision) == {"yes": (S.YES, 4_700, 200)}
+    assert decision.reason is R.ACTED
+    assert t.validate_decision(decision, view, slots=t.slots_of(strategy)) is None
+    assert sys.modules["trader"] is t
+    rows = t.describe_params(strategy, ["size_h"])
+    assert rows == [{"name": "size_h", "value": "200", "unit": "", "from": "operator"}]
+
+
+USER_FAULTS = {
+    "syntax": ("def :", "X", "in line 1"),
+    "raises": ("x = 1\nraise OSError('no network')", "X", "in line 2: OSError: no network"),
+    "exits": ("import sys\nsys.exit(3)", "X", "SystemExit"),
+    "no class": ("class Y: pass", "X", "it has Y"),
+    "nothing": ("", "X", "defines no class"),
+    "function": ("def X(): pass", "X", "not a class"),
+    "no name": ("class X: pass", "X", "name must be"),
+    "bad name": ("class X:\n name = 'Bad Name'", "X", "name must be"),
+    "taken": ("class X:\n name = 'hold'", "X", "belongs to a shipped"),
+    "no params": ("class X:\n name = 'mine'", "X", "Params must be"),
+    "not frozen": (
+        USER_FILE.replace("frozen=True", "frozen=False"), "JoinBid", "must be frozen",
+    ),
+    "no decide": (USER_FILE.replace("def decide", "def choose"), "JoinBid", "no decide"),
+    "init raises": (
+        USER_FILE.replace("self.p = params", "raise KeyError('lost')"), "JoinBid", "KeyError",
+    ),
+}
+
+
+@pytest.mark.parametrize("case", USER_FAULTS)
+def test_a_faulty_user_file_ends_in_one_clear_sentence(case: str, tmp_path: Path) -> None:
+    text, name, words = USER_FAULTS[case]
+    path = tmp_path / "mine.py"
+    path.write_text(text)
+    with pytest.raises(t.ConfigError) as caught:
+        load(f"{path}:{name}")
+    assert words in str(caught.value)
+    assert "\n" not in str(caught.value)
+    assert len(str(caught.value)) < 500
+
+
+@pytest.mark.parametrize(
+    ("spec", "words"),
+    [
+        ("market_taker", "nearest is market_maker"),
+        ("", "there are hold"),
+        ("missing.py:X", "no such file"),
+        ("missing.py", "file.py:ClassName"),
+        ("a/b:X", "file.py:ClassName"),
+        ("x.py:not a name", "file.py:ClassName"),
+        ("a\0b.py:X", "no such file"),
+    ],
+)
+def test_an_unknown_strategy_names_what_to_write_instead(spec: str, words: str) -> None:
+    with pytest.raises(t.ConfigError) as caught:
+        load(spec)
+    assert words in str(caught.value)
+
+
+def test_rl_loads_its_file_and_asks_for_permission_where_it_must(tmp_path: Path) -> None:
+    path = tmp_path / "first.json"
+    path.write_text(json.dumps(policy_data()))
+    view = make_view()
+    assert load("rl").decide(view).reason is R.POLICY_MISSING
+    assert load("rl", policy_path=path, exchange_sha256="a" * 64).decide(view).reason is R.HOLD
+    assert load(
+        "rl", policy_path=path, exchange_sha256="b" * 64, allow_experimental=True
+    ).decide(view).reason is R.HOLD
+    for changes, words in (
+        ({"policy_path": path, "exchange_sha256": "b" * 64}, "another version"),
+        ({"policy_path": path, "is_production": True}, "--allow-experimental"),
+        ({"policy_path": tmp_path / "none.json"}, "no such file"),
+        ({"policy_path": tmp_path}, "no such file"),
+    ):
+        with pytest.raises(t.ConfigError) as caught:
+            load("rl", **changes)
+        assert words in str(caught.value)
+    path.write_text("{}")
+    with pytest.raises(t.ConfigError, match=r"first\.json: policy: format None"):
+        load("rl", policy_path=path)
+
+
+def test_several_strategies_share_parameters_by_name() -> None:
+    facts: dict[str, Any] = {"allow_experimental": False, "is_production": False}
+    hold, maker, lean = t.load_strategies(
+        ["hold", "market_maker", "imbalance"], {"size_h": "200", "lean": 0.9}, None, **facts
+    )
+    assert (maker.p.size_h, lean.p.size_h, lean.p.lean, hold.p) == (200, 200, 0.9, t.Hold.Params())
+    with pytest.raises(t.ConfigError, match="none of hold, market_maker has it"):
+        t.load_strategies(["hold", "market_maker"], {"lean": 1}, None, **facts)
+    with pytest.raises(t.ConfigError, match="named twice"):
+        t.load_strategies(["hold", "hold"], {}, None, **facts)
+
+
+def test_every_shipped_strategy_states_what_to_expect() -> None:
+    assert set(t.STRATEGIES) == {
+        "hold", "random", "market_maker", "imbalance", "mean_reversion", "reverse_line_movement",
+        "whale", "longshot", "rl",
+    }
+    for name, cls in t.STRATEGIES.items():
+        assert cls.name == name
+        assert cls.expectation
+        assert getattr(cls, "is_experimental", False) == (name == "rl")
+
+
+# ======================================================================================
+# §14 DATA DIRECTORY, JOURNAL, RECORDER
+# ======================================================================================
+
+
+
+
+
+
+def still_clock_14() -> tuple[t.Clock, list[float]]:
+    now_s = [1000.0]
+    return t.Clock(monotonic=lambda: now_s[0], epoch_s=1.7e9), now_s
+
+
+def eventually_14(check, *, limit_s: float = 5.0) -> None:
+    deadline = time.monotonic() + limit_s
+    while not check():
+        assert time.monotonic() < deadline, "it did not happen in time"
+        time.sleep(0.005)
+
+
+def run_python(code: str, *args: object, **options) -> subprocess.Popen:
+    env = {**os.environ, "PYTHONPATH": str(Path(t.__file__).parent)}
+    command = [sys.executable, "-c", textwrap.dedent(code), *map(str, args)]
+    return subprocess.Popen(command, stdout=subprocess.PIPE, env=env, text=True, **options)
+
+
+# ---- data directory -------------------------------------------------------------------
+
+
+@pytest.fixture
+def data(tmp_path: Path):
+    before = os.umask(0o022)
+    folder = t.DataDir(tmp_path / "data" / "sim")
+    folder.make()
+    yield folder
+    folder.release_lock()
+    os.umask(before)
+
+
+def mode_of(path: Path) -> int:
+    return stat.S_IMODE(path.stat().st_mode)
+
+
+def test_folder_is_made_for_us_alone(data):
+    assert mode_of(data.path) == 0o700
+    for name in t.DATA_FOLDERS:
+        assert mode_of(data.path / name) == 0o700
+    data.make()
+
+
+def test_folder_that_others_can_read_is_closed_and_one_they_can_write_is_refused(tmp_path):
+    path = tmp_path / "data" / "sim"
+    path.mkdir(parents=True)
+    path.chmod(0o755)
+    t.DataDir(path).make()
+    assert mode_of(path) == 0o700
+    for bad in (path, path.parent):
+        bad.chmod(0o777)
+        with pytest.raises(t.ConfigError, match="chmod go-w"):
+            t.DataDir(path).make()
+        bad.chmod(0o700)
+
+
+def test_linked_parent_is_the_operators_own_choice(tmp_path):
+    (tmp_path / "big_disk").mkdir(mode=0o700)
+    (tmp_path / "data").symlink_to(tmp_path / "big_disk")
+    t.DataDir(tmp_path / "data" / "sim").make()
+    assert mode_of(tmp_path / "big_disk" / "sim") == 0o700
+
+
+@pytest.mark.parametrize("kind", ["link", "file"])
+def test_data_folder_must_be_a_real_folder(tmp_path, kind):
+    path = tmp_path / "data"
+    if kind == "link":
+        (tmp_path / "elsewhere").mkdir(mode=0o700)
+        path.symlink_to(tmp_path / "elsewhere")
+    else:
+        path.write_text("")
+    with pytest.raises(t.ConfigError):
+        t.DataDir(path).make()
+
+
+def test_second_holder_is_refused_at_once_and_touches_nothing(data):
+    data.take_lock({"pid": 1, "port": 8005})
+    before = (data.path / "lock").read_bytes()
+    started_s = time.monotonic()
+    with pytest.raises(t.LockHeldError):
+        t.DataDir(data.path).take_lock({"pid": 2})
+    assert time.monotonic() - started_s < 0.5
+    assert (data.path / "lock").read_bytes() == before
+    assert data.holder() == {"pid": 1, "port": 8005}
+
+
+def test_lock_of_a_dead_process_is_taken_over_whatever_it_left(data):
+    code = """
+        import os, sys, pathlib, trader as t
+        folder = t.DataDir(pathlib.Path(sys.argv[1]))
+        folder.take_lock({"pid": os.getpid()})
+        print("held", flush=True)
+        import time; time.sleep(60)
+    """
+    child = run_python(code, data.path)
+    assert child.stdout is not None
+    assert child.stdout.readline() == "held\n"
+    assert data.holder() == {"pid": child.pid}
+    with pytest.raises(t.LockHeldError):
+        data.take_lock({})
+    child.kill()
+    child.wait()
+    assert data.holder() is None
+    (data.path / "lock").write_bytes(b"rubbish" * 100)
+    data.take_lock({"pid": 7})
+    assert json.loads((data.path / "lock").read_bytes()) == {"pid": 7}
+
+
+def test_removing_the_lock_file_does_not_let_a_second_one_in(data):
+    data.take_lock({"pid": 1})
+    (data.path / "lock").unlink()
+    with pytest.raises(t.LockHeldError):
+        t.DataDir(data.path).take_lock({"pid": 2})
+
+
+def can_take(path: Path) -> bool:
+    try:
+        t.DataDir(path).take_lock({"pid": 2})
+    except t.LockHeldError:
+        return False
+    return True
+
+
+def test_lock_is_not_inherited_by_a_child(data):
+    data.take_lock({"pid": 1})
+    child = subprocess.Popen([sys.executable, "-c", "import time; time.sleep(30)"], close_fds=False)
+    try:
+        data.release_lock()
+        # The kernel lets the parent go on a moment before it closes the child's descriptors.
+        eventually_14(lambda: can_take(data.path))
+    finally:
+        child.kill()
+        child.wait()
+
+
+@pytest.mark.parametrize("name", ["lock", "run_token", "state.json"])
+def test_small_files_that_are_links_are_not_followed(data, tmp_path, name):
+    target = tmp_path / "target"
+    target.write_text("untouched")
+    (data.path / name).symlink_to(target)
+    clock = t.Clock()
+    calls = {
+        "lock": lambda: data.take_lock({"pid": 1}),
+        "run_token": lambda: data.run_token(clock),
+        "state.json": data.read_state,
+    }
+    with pytest.raises((OSError, t.TraderError)):
+        calls[name]()
+    assert target.read_text() == "untouched"
+
+
+def test_run_token_is_made_once_kept_private_and_replaced_on_demand(data):
+    clock = t.Clock()
+    token = data.run_token(clock)
+    assert len(token) == 64
+    assert int(token, 16) >= 0
+    assert mode_of(data.token_path) == 0o600
+    assert data.run_token(clock) == token
+    other = data.new_run_token(clock)
+    assert other != token
+    assert data.run_token(clock) == other
+    data.token_path.write_text("")
+    assert len(data.run_token(clock)) == 64
+
+
+HALT = t.Halt(why="kill by page", by="page", since_at_ms=1_700_000_000_123)
+
+
+def test_kill_file_round_trip(data):
+    assert data.read_kill() is None
+    data.write_kill(HALT)
+    assert data.read_kill() == HALT
+    assert t.DataDir(data.path).read_kill() == HALT
+    data.remove_kill()
+    data.remove_kill()
+    assert data.read_kill() is None
+
+
+@pytest.mark.parametrize(
+    "kind", ["touched", "rubbish", "folder", "dangling_link", "unreadable", "fifo"]
+)
+def test_anything_named_kill_halts(data, kind):
+    path = data.kill_path
+    if kind == "touched":
+        path.touch()
+    elif kind == "rubbish":
+        path.write_bytes(b"\xff{[")
+    elif kind == "folder":
+        path.mkdir()
+    elif kind == "dangling_link":
+        path.symlink_to("nowhere")
+    elif kind == "fifo":
+        os.mkfifo(path)
+    else:
+        path.write_text("{}")
+        path.chmod(0)
+    halt = data.read_kill()
+    assert halt is not None
+    assert halt.since_at_ms > 1_600_000_000_000
+
+
+def test_kill_file_is_synced_file_first_then_its_name(data, monkeypatch):
+    calls = []
+    real_fsync, real_replace = os.fsync, os.replace
+    monkeypatch.setattr(os, "fsync", lambda fd: (calls.append("sync"), real_fsync(fd)))
+    monkeypatch.setattr(os, "replace", lambda a, b: (calls.append("name"), real_replace(a, b)))
+    data.write_kill(HALT)
+    assert calls == ["sync", "name", "sync"]
+
+
+def test_kill_on_a_full_disk_frees_the_reserve_and_leaves_an_empty_file(data, monkeypatch):
+    assert data.make_reserve(size=4096)
+    monkeypatch.setattr(t, "_write_synced", full_disk)
+    data.write_kill(HALT)
+    assert data.read_kill() is not None
+    assert not (data.path / "reserve").exists()
+
+
+def full_disk(*_args) -> None:
+    raise OSError(errno.ENOSPC, "No space left on device")
+
+
+def test_kill_that_cannot_be_written_at_all_says_so(data, monkeypatch):
+    monkeypatch.setattr(t, "_write_synced", full_disk)
+    monkeypatch.setattr(t, "_sync_dir", full_disk)
+    with pytest.raises(t.JournalError, match="not durable"):
+        data.write_kill(HALT)
+
+
+def test_state_is_kept_and_damage_is_told(data):
+    assert data.read_state() == {}
+    data.write_state({"gate": "paused", "why": "lunch"})
+    assert data.read_state()["gate"] == "paused"
+    assert mode_of(data.path / "state.json") == 0o600
+    (data.path / "state.json").write_bytes(b'{"gate": "pau')
+    with pytest.raises(t.JournalError, match="damaged"):
+        data.read_state()
+
+
+def test_state_file_is_old_or_new_but_never_half(data, monkeypatch):
+    data.write_state({"gate": "open"})
+    monkeypatch.setattr(os, "fsync", full_disk)
+    with pytest.raises(t.JournalError):
+        data.write_state({"gate": "paused"})
+    monkeypatch.undo()
+    assert data.read_state()["gate"] == "open"
+
+
+def test_reserve_is_made_only_with_room_and_freed_on_demand(data, monkeypatch):
+    monkeypatch.setattr(t, "DISK_FREE_MIN", 2**62)
+    assert not data.make_reserve(size=8192)
+    monkeypatch.undo()
+    assert data.make_reserve(size=8192)
+    assert (data.path / "reserve").stat().st_size == 8192
+    assert data.make_reserve(size=8192)
+    data.free_reserve()
+    data.free_reserve()
+    assert not (data.path / "reserve").exists()
+    assert data.free_bytes() > 0
+
+
+# ---- journal --------------------------------------------------------------------------
+
+
+@pytest.fixture
+def make_journal(tmp_path: Path):
+    opened = []
+
+    def make(name: str = "j.sqlite3", **changes) -> t.Journal:
+        options = {"environment": "sim", "account_tag": "acc", "worker": False, **changes}
+        clock = options.pop("clock", None) or t.Clock()
+        journal = t.Journal(tmp_path / name, clock, **options)
+        opened.append(journal)
+        journal.open()
+        return journal
+
+    yield make
+    for journal in opened:
+        journal.close()
+
+
+def fill_up(journal: t.Journal, count: int, *, start: int = 0) -> None:
+    for n in range(start, start + count):
+        body = {"n": n, "ticker": "KXA-26", "status": "resting"}
+        journal.fact("order", f"kt-sim-acc-1f-{n}", body)
+
+
+def rows_of(journal: t.Journal) -> list[tuple[int, str, object]]:
+    return [(fact.seq, fact.key, fact.body["n"]) for fact in journal.facts("order")]
+
+
+def test_facts_come_back_in_order_and_survive_closing(make_journal):
+    journal = make_journal()
+    assert journal.fact("run", "r1", {"version": "x"}) == 1
+    fill_up(journal, 5)
+    journal.fact("fill", "t1|o1", {"fee_ud": 17500, "nested": {"a": [1, None, True]}})
+    journal.close()
+    again = make_journal()
+    facts = list(again.facts())
+    assert [fact.seq for fact in facts] == list(range(1, 8))
+    assert again.last_seq == 7
+    assert facts[-1].kind == "fill"
+    assert facts[-1].body["nested"] == {"a": [1, None, True]}
+    assert [fact.key for fact in again.facts("order", since_seq=4)] == [
+        "kt-sim-acc-1f-3", "kt-sim-acc-1f-4",
+    ]
+    assert again.fact("run", "r2", {}) == 8
+    assert again.verify_chain()
+
+
+def test_reading_by_pages_loses_and_repeats_nothing(make_journal):
+    journal = make_journal()
+    fill_up(journal, 2 * t.JOURNAL_PAGE + 7)
+    assert [row[2] for row in rows_of(journal)] == list(range(2 * t.JOURNAL_PAGE + 7))
+
+
+def test_reading_while_writing_is_safe(make_journal):
+    journal = make_journal()
+    fill_up(journal, 1500)
+    seen = 0
+    for fact in journal.facts("order"):
+        seen += 1
+        if fact.seq == 10:
+            fill_up(journal, 5, start=9000)
+    assert seen == 1505
+
+
+def test_a_fill_is_written_once(make_journal):
+    journal = make_journal()
+    assert journal.fact("fill", "t1|o1", {"count_h": 5}) == 1
+    assert journal.fact("fill", "t1|o1", {"count_h": 9}) == 0
+    assert journal.fact("fill", "t1|o2", {"count_h": 9}) == 2
+    assert journal.fact("order", "t1|o1", {}) == 3
+    assert journal.is_writable
+    assert journal.verify_chain()
+    assert journal.has("fill", "t1|o1")
+    assert not journal.has("fill", "t2|o1")
+    assert journal.newest("fill", "t1|o1").body == {"count_h": 5}
+
+
+def test_values_of_any_kind_are_parameters_not_sql(make_journal):
+    journal = make_journal()
+    nasty = "x'; DROP TABLE facts; --\x1f\u202e\n"
+    journal.fact("control", nasty, {"text": nasty, "set": sorted({"b", "a"})})
+    assert journal.newest("control", nasty).body["text"] == nasty
+    assert journal.has("settlement", nasty) is False
+    assert journal.verify_chain()
+
+
+def test_read_only_mappings_paths_and_enums_are_written_plainly(make_journal):
+    journal = make_journal()
+    journal.fact("run", "r", {"memory": t.EMPTY, "path": Path("/x"), "side": t.Side.NO})
+    assert journal.newest("run", "r").body == {"memory": {}, "path": "/x", "side": "no"}
+
+
+def test_files_are_private(make_journal, tmp_path):
+    journal = make_journal(worker=True)
+    fill_up(journal, 3)
+    for each in t.journal_files(journal.path):
+        assert mode_of(each) == 0o600, each.name
+
+
+@pytest.mark.parametrize(
+    "change", [{"environment": "production"}, {"account_tag": "other"}], ids=lambda each: str(each)
+)
+def test_journal_of_another_account_or_environment_is_refused(make_journal, change):
+    make_journal().close()
+    with pytest.raises(t.ConfigError, match="belongs to"):
+        make_journal(**change)
+
+
+def alter(path: Path, *statements: str) -> None:
+    with sqlite3.connect(path) as db:
+        for statement in statements:
+            db.execute(statement)
+    db.close()
+
+
+def test_newer_schema_and_foreign_files_are_refused(make_journal, tmp_path):
+    make_journal().close()
+    alter(tmp_path / "j.sqlite3", f"PRAGMA user_version={t.JOURNAL_SCHEMA + 1}")
+    with pytest.raises(t.ConfigError, match="schema"):
+        make_journal()
+    alter(tmp_path / "k.sqlite3", "CREATE TABLE cats(name)")
+    with pytest.raises(t.ConfigError, match="not a journal"):
+        make_journal("k.sqlite3")
+
+
+def test_link_in_place_of_the_journal_is_not_followed(make_journal, tmp_path):
+    (tmp_path / "target").write_text("untouched")
+    (tmp_path / "j.sqlite3").symlink_to(tmp_path / "target")
+    with pytest.raises(t.JournalError):
+        make_journal()
+    assert (tmp_path / "target").read_text() == "untouched"
+
+
+def test_people_can_read_orders_and_fills_as_tables(make_journal, tmp_path):
+    journal = make_journal()
+    journal.fact("order", "c-1", {"ticker": "KXA", "price_cc": 4200, "status": "resting"})
+    journal.fact("fill", "t|o", {"ticker": "KXA", "fee_ud": 17500})
+    with sqlite3.connect(f"file:{journal.path}?mode=ro", uri=True) as db:
+        assert db.execute(
+            "SELECT client_order_id, ticker, price_cc, status FROM orders"
+        ).fetchall() == [("c-1", "KXA", 4200, "resting")]
+        assert db.execute("SELECT fee_ud FROM fills").fetchall() == [(17500,)]
+        for view in t._VIEWS:
+            assert db.execute(f"SELECT * FROM {view}s").fetchall() is not None
+    db.close()
+
+
+def test_settings_of_the_connection_are_the_promised_ones(make_journal):
+    db = make_journal()._db
+    wanted = {"journal_mode": "wal", "synchronous": 1, "wal_autocheckpoint": 0, "trusted_schema": 0}
+    assert {name: db.execute(f"PRAGMA {name}").fetchone()[0] for name in wanted} == wanted
+    tables = db.execute("SELECT sql FROM sqlite_schema WHERE type = 'table'").fetchall()
+    assert tables
+    assert all(sql.rstrip().endswith("STRICT") for (sql,) in tables)
+
+
+# ---- damage ---------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    "tamper",
+    [
+        "UPDATE facts SET body = replace(body, 'resting', 'restinG') WHERE seq = 7",
+        "UPDATE facts SET at_ms = at_ms + 1 WHERE seq = 7",
+        "UPDATE facts SET kind = 'fill' WHERE seq = 7",
+        "UPDATE facts SET key = key || 'x' WHERE seq = 7",
+        "DELETE FROM facts WHERE seq = 7",
+        "UPDATE facts SET chain = zeroblob(32) WHERE seq = 20",
+        "UPDATE meta SET value = '1' WHERE name = 'made_at_ms'",
+    ],
+)
+def test_tampered_facts_are_found_and_set_aside(make_journal, tmp_path, tamper):
+    journal = make_journal()
+    fill_up(journal, 20)
+    assert journal.verify_chain()
+    journal.close()
+    alter(tmp_path / "j.sqlite3", tamper)
+    with pytest.raises(t.JournalDamaged) as caught:
+        make_journal()
+    assert caught.value.copy is not None
+    assert caught.value.copy.exists()
+    assert (tmp_path / "j.sqlite3").exists(), "the original stays for the rebuild"
+
+
+def test_chain_is_checked_on_demand_too(make_journal):
+    journal = make_journal()
+    fill_up(journal, 10)
+    journal._db.execute("UPDATE facts SET body = '{}' WHERE seq = 3")
+    assert journal.verify_chain() is False
+
+
+def test_flipped_byte_in_any_page_is_found_or_harmless(make_journal, tmp_path):
+    journal = make_journal()
+    fill_up(journal, 200)
+    expected = rows_of(journal)
+    journal.close()
+    clean = (tmp_path / "j.sqlite3").read_bytes()
+    rng, found = random.Random(5), 0
+    for n in range(120):
+        data = bytearray(clean)
+        data[rng.randrange(len(data))] ^= 1 << rng.randrange(8)
+        (tmp_path / f"f{n}.sqlite3").write_bytes(data)
+        try:
+            again = make_journal(f"f{n}.sqlite3")
+        except t.TraderError:
+            found += 1
+            continue
+        assert rows_of(again) == expected
+        again.close()
+    assert found > 20
+
+
+def test_copy_of_the_same_damage_is_kept_once(make_journal, tmp_path):
+    make_journal().close()
+    (tmp_path / "j.sqlite3").write_bytes(b"SQLite format 3\0" + bytes(range(256)) * 32)
+    for _ in range(3):
+        with pytest.raises(t.JournalDamaged):
+            make_journal()
+    assert len(list((tmp_path / "backups").glob("*.sqlite3"))) == 1
+
+
+def test_journal_can_be_moved_aside_for_a_rebuild(make_journal, tmp_path):
+    journal = make_journal()
+    fill_up(journal, 3)
+    journal.close()
+    (tmp_path / "backups").mkdir(exist_ok=True)
+    target = t.move_journal_aside(journal.path, tmp_path / "backups", "old")
+    assert target is not None
+    assert target.exists()
+    assert not journal.path.exists()
+    assert t.move_journal_aside(journal.path, tmp_path / "backups", "old") is None
+    assert make_journal().last_seq == 0
+
+
+def copy_cut(source: Path, target: Path, wal: bytes) -> None:
+    shutil.copyfile(source, target)
+    target.with_name(target.name + "-wal").write_bytes(wal)
+
+
+def test_torn_wal_opens_as_a_clean_prefix_at_every_cut(make_journal, tmp_path):
+    journal = make_journal()
+    fill_up(journal, 40)
+    expected = rows_of(journal)
+    wal = (tmp_path / "j.sqlite3-wal").read_bytes()
+    frame = 4096 + 24
+    cuts = {*range(32, len(wal), frame), *range(0, len(wal), 4099), len(wal)}
+    lengths = set()
+    for n, cut in enumerate(sorted(cuts)):
+        name = f"cut{n}.sqlite3"
+        copy_cut(tmp_path / "j.sqlite3", tmp_path / name, wal[:cut])
+        again = make_journal(name)
+        kept = rows_of(again)
+        assert kept == expected[: len(kept)]
+        assert again.fact("run", "after", {}) == len(kept) + 1
+        assert again.verify_chain()
+        lengths.add(len(kept))
+        again.close()
+    assert max(lengths) == 40
+    assert len(lengths) > 20
+
+
+def test_flipped_byte_in_the_wal_leaves_a_prefix(make_journal, tmp_path):
+    journal = make_journal()
+    fill_up(journal, 30)
+    expected = rows_of(journal)
+    wal = (tmp_path / "j.sqlite3-wal").read_bytes()
+    rng = random.Random(3)
+    for n in range(60):
+        data = bytearray(wal)
+        data[rng.randrange(len(data))] ^= 0x40
+        copy_cut(tmp_path / "j.sqlite3", tmp_path / f"w{n}.sqlite3", bytes(data))
+        again = make_journal(f"w{n}.sqlite3")
+        kept = rows_of(again)
+        assert kept == expected[: len(kept)]
+        again.close()
+
+
+KILLED = """
+    import pathlib, sys, trader as t
+    journal = t.Journal(pathlib.Path(sys.argv[1]), t.Clock(), "sim", "acc")
+    journal.open()
+    n = journal.last_seq
+    while True:
+        journal.explain("decision", n, f"d-{n}", {"n": n})
+        assert journal.fact("order", f"c-{n}", {"n": n}) == n + 1
+        n += 1
+        print(n, flush=True)
+        if n % 50 == 0:
+            journal.flush()
+"""
+
+
+def test_kill_9_loses_no_written_fact(make_journal, tmp_path):
+    path, rng, written = tmp_path / "j.sqlite3", random.Random(1), 0
+    for _ in range(8):
+        child = run_python(KILLED, path)
+        assert child.stdout is not None
+        for _ in range(rng.randrange(20, 400)):
+            written = int(child.stdout.readline())
+        child.send_signal(signal.SIGKILL)
+        written = max([written, *(int(line) for line in child.stdout if line.endswith("\n"))])
+        child.wait()
+        journal = make_journal()
+        assert written <= journal.last_seq <= written + 1
+        assert [row[2] for row in rows_of(journal)] == list(range(journal.last_seq))
+        journal.close()
+
+
+# ---- a disk that refuses --------------------------------------------------------------
+
+
+class Wrapped:
+    """A connection whose execute can be made to fail, as a disk would make it fail."""
+
+    def __init__(self, db: sqlite3.Connection) -> None:
+        self._db, self.error = db, None
+
+    def execute(self, *args):
+        if self.error is not None and not args[0].startswith("SELECT"):
+            raise self.error
+        return self._db.execute(*args)
+
+    def __getattr__(self, name):
+        return getattr(self._db, name)
+
+
+def fill_until_refused(journal: t.Journal, count: int) -> int:
+    for n in range(count, 100_000):
+        try:
+            fill_up(journal, 1, start=n)
+        except t.JournalError:
+            return n
+    raise AssertionError("the disk was never full")
+
+
+def test_full_disk_refuses_the_fact_and_heals_when_there_is_room(make_journal):
+    journal = make_journal()
+    fill_up(journal, 3)
+    pages = journal._db.execute("PRAGMA page_count").fetchone()[0]
+    journal._db.execute(f"PRAGMA max_page_count={pages}")
+    written = fill_until_refused(journal, 3)
+    assert not journal.is_writable
+    assert "full" in journal.last_error
+    before = rows_of(journal)
+    assert len(before) == written == journal.last_seq
+    journal._db.execute("PRAGMA max_page_count=1000000")
+    assert journal.probe()
+    assert journal.is_writable
+    assert journal.last_error is None
+    fill_up(journal, 5, start=written)
+    assert journal.verify_chain()
+    assert len(rows_of(journal)) == written + 5
+
+
+@pytest.mark.parametrize(
+    "error",
+    [sqlite3.OperationalError("disk I/O error"),
+     sqlite3.OperationalError("attempt to write a readonly database"),
+     sqlite3.OperationalError("database is locked"),
+     OSError(errno.EIO, "Input/output error")],
+    ids=["eio", "readonly", "locked", "oserror"],
+)
+def test_any_refusal_is_a_journal_error_and_the_next_write_goes_on(make_journal, error):
+    journal = make_journal()
+    fill_up(journal, 2)
+    journal._db = wrapped = Wrapped(journal._db)
+    wrapped.error = error
+    with pytest.raises(t.JournalError):
+        fill_up(journal, 1, start=2)
+    assert not journal.is_writable
+    assert not journal.probe()
+    assert journal.failures >= 2
+    wrapped.error = None
+    assert journal.probe()
+    fill_up(journal, 2, start=2)
+    assert rows_of(journal) == [(n + 1, f"kt-sim-acc-1f-{n}", n) for n in range(4)]
+    assert journal.verify_chain()
+
+
+def test_failed_sync_is_a_refusal_though_the_row_is_there(make_journal, monkeypatch):
+    journal = make_journal()
+    monkeypatch.setattr(os, "fdatasync", full_disk)
+    with pytest.raises(t.JournalError):
+        journal.fact("halt", "h", {}, durable=True)
+    assert not journal.is_writable
+    assert not journal.probe()
+    monkeypatch.undo()
+    assert journal.probe()
+    assert journal.fact("halt", "h2", {}, durable=True) == 2
+    assert journal.verify_chain()
+
+
+def test_run_heals_by_itself(make_journal):
+    journal = make_journal()
+    journal._db = wrapped = Wrapped(journal._db)
+    wrapped.error = sqlite3.OperationalError("database or disk is full")
+
+    async def body():
+        task = asyncio.create_task(journal.run())
+        with pytest.raises(t.JournalError):
+            journal.fact("run", "r", {})
+        await asyncio.sleep(0.6)
+        assert not journal.is_writable
+        wrapped.error = None
+        await asyncio.sleep(0.6)
+        assert journal.is_writable
+        task.cancel()
+
+    asyncio.run(body())
+
+
+def test_file_size_limit_of_a_real_process_is_survived(tmp_path):
+    code = """
+        import pathlib, resource, signal, sys, trader as t
+        signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
+        journal = t.Journal(pathlib.Path(sys.argv[1]), t.Clock(), "sim", "acc", worker=False)
+        journal.open()
+        resource.setrlimit(resource.RLIMIT_FSIZE, (400_000, resource.RLIM_INFINITY))
+        n = 0
+        try:
+            while True:
+                journal.fact("order", f"c-{n}", {"n": n}); n += 1
+        except t.JournalError as error:
+            assert not journal.is_writable and not journal.probe(), error
+        resource.setrlimit(resource.RLIMIT_FSIZE, (resource.RLIM_INFINITY,) * 2)
+        assert journal.probe()
+        assert journal.fact("order", "c", {"n": n}) == n + 1 and journal.verify_chain()
+        print(n)
+    """
+    child = run_python(code, tmp_path / "j.sqlite3")
+    out, _ = child.communicate(timeout=30)
+    assert child.returncode == 0
+    assert int(out) > 20
+
+
+def test_unusable_place_is_a_journal_error(tmp_path):
+    (tmp_path / "file").write_text("")
+    journal = t.Journal(tmp_path / "file" / "j.sqlite3", t.Clock(), "sim", "acc", worker=False)
+    with pytest.raises(t.JournalError):
+        journal.open()
+    with pytest.raises(t.JournalError):
+        journal.fact("run", "r", {})
+
+
+def test_closed_journal_refuses_and_stays_closed(make_journal):
+    journal = make_journal()
+    journal.close()
+    journal.close()
+    with pytest.raises(t.JournalError):
+        journal.fact("run", "r", {})
+    assert not journal.probe()
+
+
+# ---- syncing --------------------------------------------------------------------------
+
+
+def count_syncs(monkeypatch) -> list[float]:
+    seen, real = [], os.fdatasync
+    monkeypatch.setattr(os, "fdatasync", lambda fd: (real(fd), seen.append(time.monotonic()))[0])
+    return seen
+
+
+def test_worker_syncs_within_100_ms_and_the_append_does_not_wait(make_journal, monkeypatch):
+    journal = make_journal(worker=True)
+    syncs = count_syncs(monkeypatch)
+    for _ in range(5):
+        before = len(syncs)
+        started_s = time.monotonic()
+        journal.fact("order", "c", {})
+        assert len(syncs) == before
+        eventually_14(lambda: len(syncs) > before)
+        assert syncs[before] - started_s < 0.5
+    assert journal._worker.syncs >= 5
+
+
+def test_durable_fact_is_synced_before_it_returns(make_journal, monkeypatch):
+    journal = make_journal()
+    syncs = count_syncs(monkeypatch)
+    journal.fact("order", "c", {})
+    assert not syncs
+    journal.fact("halt", "h", {}, durable=True)
+    assert len(syncs) == 1
+    journal.sync()
+    assert len(syncs) == 2
+
+
+def test_each_syncs_every_intent_before_it_returns(make_journal, monkeypatch):
+    journal = make_journal(sync="each")
+    syncs = count_syncs(monkeypatch)
+    for n in range(3):
+        journal.fact("intent", f"c-{n}", {})
+        journal.fact("order", f"c-{n}", {})
+    assert len(syncs) == 3
+
+
+def test_worker_folds_the_wal_so_that_it_does_not_grow_for_ever(make_journal, tmp_path):
+    journal = make_journal(worker=True)
+    sizes = []
+    for n in range(4):
+        fill_up(journal, t.WAL_FOLD_ROWS, start=n * t.WAL_FOLD_ROWS)
+        eventually_14(lambda: not journal._worker.is_fold_due)
+        sizes.append((tmp_path / "j.sqlite3-wal").stat().st_size)
+    assert sizes[-1] <= 1.5 * sizes[0]
+    assert len(rows_of(journal)) == 4 * t.WAL_FOLD_ROWS
+    assert journal.verify_chain()
+
+
+def test_other_processes_read_while_we_write(make_journal):
+    journal = make_journal(worker=True)
+    with sqlite3.connect(f"file:{journal.path}?mode=ro", uri=True) as reader:
+        for n in range(300):
+            fill_up(journal, 1, start=n)
+            assert reader.execute("SELECT count(*) FROM facts").fetchone() == (n + 1,)
+    reader.close()
+    assert journal.is_writable
+
+
+def test_failed_background_sync_is_visible_and_heals(make_journal, monkeypatch):
+    journal = make_journal(worker=True)
+    monkeypatch.setattr(os, "fdatasync", full_disk)
+    journal.fact("order", "c", {})
+    eventually_14(lambda: not journal.is_writable)
+    monkeypatch.undo()
+    assert journal.probe()
+    assert journal.is_writable
+
+
+# ---- explaining rows ------------------------------------------------------------------
+
+
+def test_explaining_rows_are_written_in_batches_and_read_newest_first(make_journal):
+    journal = make_journal()
+    for n in range(5):
+        journal.explain("decision", 1000 + n, f"d-{n}", {"n": n})
+    assert journal.rows_of("decision") == []
+    assert journal.flush()
+    assert [fact.body["n"] for fact in journal.rows_of("decision", limit=3)] == [4, 3, 2]
+    assert [fact.at_ms for fact in journal.rows_of("decision", since_ms=1003)] == [1004, 1003]
+    assert [fact.at_ms for fact in journal.rows_of("decision", until_ms=1001)] == [1000]
+    assert journal.explained("decision", "d-2").body == {"n": 2}
+    assert journal.explained("decision", "none") is None
+    assert journal.rows_of("latency") == [], "the probe's row is not shown"
+
+
+def test_run_writes_within_250_ms_and_the_rest_when_cancelled(make_journal):
+    journal = make_journal()
+
+    async def body():
+        task = asyncio.create_task(journal.run())
+        journal.explain("equity", 1, "", {"cash_ud": 5})
+        await asyncio.sleep(0.4)
+        assert len(journal.rows_of("equity")) == 1
+        journal.explain("equity", 2, "", {"cash_ud": 6})
+        task.cancel()
+        await asyncio.wait([task])
+        assert len(journal.rows_of("equity")) == 2
+
+    asyncio.run(body())
+
+
+def test_batch_is_bounded_and_a_refusing_disk_never_raises(make_journal, monkeypatch):
+    journal = make_journal()
+    journal._db = wrapped = Wrapped(journal._db)
+    wrapped.error = sqlite3.OperationalError("database or disk is full")
+    monkeypatch.setattr(t, "EXPLAIN_BATCH_MAX", 10)
+    for n in range(25):
+        journal.explain("activity", n, "", {"n": n})
+    assert journal.explain_dropped == 15
+    assert journal.flush() is False
+    assert not journal.is_writable
+    wrapped.error = None
+    assert journal.flush()
+    assert journal.explain_rows == 10
+
+
+def test_explaining_rows_are_pruned_and_facts_never(make_journal, monkeypatch):
+    monkeypatch.setattr(t, "EXPLAIN_KEPT", {"decision": 100, "latency": 10})
+    journal = make_journal()
+    for n in range(1000):
+        journal.explain("decision", n, f"d-{n}", {"n": n})
+    fill_up(journal, 300)
+    journal.flush()
+    while journal.prune():
+        pass
+    assert [fact.body["n"] for fact in journal.rows_of("decision", limit=500)] == list(
+        range(999, 899, -1)
+    )
+    assert len(rows_of(journal)) == 300
+    assert journal.verify_chain()
+
+
+# ---- recorder -------------------------------------------------------------------------
+
+DAY_MS = 86_400_000
+NOON_MS = 20_000 * DAY_MS + DAY_MS // 2
+
+
+def frame(kind: str, ticker: str = "KXA-26-T1.5", n: int = 0) -> bytes:
+    msg = {"market_ticker": ticker, "n": n}
+    return orjson.dumps({"type": kind, "sid": 1, "seq": n, "msg": msg})
+
+
+class TapeClock(t.Clock):
+    """A clock that stands where the test puts it."""
+
+    def __init__(self) -> None:
+        self.at_ms = NOON_MS
+        super().__init__(monotonic=lambda: self.at_ms / 1000)
+
+    def now_ms(self) -> int:
+        return self.at_ms
+
+
+class Deck:
+    """A recorder written by hand: no loop, no thread."""
+
+    def __init__(self, folder: Path, **changes) -> None:
+        self.clock, self.asked = TapeClock(), []
+        options = {"max_bytes": 10**9, "min_free": 0, "threads": False, **changes}
+        self.recorder = t.Recorder(
+            folder, self.clock, ask_snapshot=self.asked.append, **options
+        )
+
+    def turn(self, ms: int = 250) -> None:
+        """What run() does once."""
+        self.clock.at_ms += ms
+        frames, self.recorder._frames = self.recorder._frames, []
+        has_dropped, self.recorder._has_dropped = self.recorder._has_dropped, False
+        shelf, now_s = self.recorder._shelf, self.clock.real_s()
+        self.recorder._ask(shelf.write(frames, now_s, has_dropped=has_dropped))
+
+
+def lines_of(path: Path) -> list[dict]:
+    """What a tolerant reader gets: every whole line of a possibly cut file."""
+    text = zlib.decompressobj(31).decompress(path.read_bytes())
+    return [json.loads(line) for line in text.split(b"\n")[:-1] if line]
+
+
+def tapes_of(folder: Path, ticker: str = "KXA-26-T1.5") -> list[Path]:
+    return sorted((folder / ticker).glob("*.ndjson.gz"))
+
+
+def test_tape_holds_public_frames_as_received_and_starts_with_a_snapshot(tmp_path):
+    deck = Deck(tmp_path)
+    pretty = b'{ "type":"trade","msg":{"market_ticker":"KXA-26-T1.5", "price":"0.5"} }'
+    for data in (
+        frame("orderbook_delta", n=1), frame("orderbook_snapshot", n=2), pretty,
+        frame("user_order"), frame("fill"), b"rubbish", b"[]", frame("orderbook_delta", n=3),
+        frame("trade", ticker="../../etc"),
+    ):
+        deck.recorder.record(data)
+        deck.clock.at_ms += 1
+    deck.recorder.record(frame("ticker", n=4).decode())
+    deck.turn()
+    deck.recorder.close()
+    (path,) = tapes_of(tmp_path)
+    assert path.name == "2024-10-04.ndjson.gz"
+    with gzip.open(path, "rb") as tape:
+        raw = tape.read()
+    assert b'"event": ' + pretty + b"}\n" in raw
+    lines = lines_of(path)
+    assert [line["event"]["type"] for line in lines] == [
+        "orderbook_snapshot", "trade", "orderbook_delta", "ticker",
+    ]
+    assert all(set(line) == {"recv_ms", "event"} for line in lines)
+    assert [path.name for path in tmp_path.iterdir()] == ["KXA-26-T1.5"]
+    assert deck.recorder.counters["skipped"] == 6
+
+
+def test_receive_time_never_runs_backwards(tmp_path):
+    deck = Deck(tmp_path)
+    deck.recorder.record(frame("orderbook_snapshot"))
+    deck.clock.at_ms -= 5000
+    deck.recorder.record(frame("trade"))
+    deck.turn()
+    deck.recorder.close()
+    times = [line["recv_ms"] for line in lines_of(tapes_of(tmp_path)[0])]
+    assert times == [NOON_MS, NOON_MS]
+
+
+def test_full_queue_drops_counts_and_starts_every_tape_anew(tmp_path, monkeypatch):
+    monkeypatch.setattr(t, "RECORDER_QUEUE_MAX", 10)
+    deck = Deck(tmp_path)
+    deck.recorder.record(frame("orderbook_snapshot"))
+    deck.turn()
+    for n in range(15):
+        deck.recorder.record(frame("orderbook_delta", n=n))
+    deck.turn()
+    assert deck.recorder.dropped == 5
+    assert deck.asked == ["KXA-26-T1.5"]
+    deck.recorder.record(frame("orderbook_delta", n=99))
+    deck.turn()
+    assert deck.asked == ["KXA-26-T1.5"], "asked once in ten seconds"
+    deck.recorder.record(frame("orderbook_snapshot", n=100))
+    deck.turn()
+    deck.recorder.close()
+    first, second = tapes_of(tmp_path)
+    assert second.name == "2024-10-04.part01.ndjson.gz"
+    assert [line["event"]["seq"] for line in lines_of(second)] == [100]
+    assert len(lines_of(first)) == 1
+
+
+def test_midnight_asks_for_a_snapshot_and_loses_nothing_until_it_comes(tmp_path):
+    deck = Deck(tmp_path)
+    deck.recorder.record(frame("orderbook_snapshot", n=1))
+    deck.turn()
+    deck.clock.at_ms += DAY_MS // 2
+    deck.recorder.record(frame("orderbook_delta", n=2))
+    deck.turn()
+    assert deck.asked == ["KXA-26-T1.5"]
+    deck.recorder.record(frame("orderbook_snapshot", n=3))
+    deck.recorder.record(frame("orderbook_delta", n=4))
+    deck.turn()
+    deck.recorder.close()
+    old, new = tapes_of(tmp_path)
+    assert [line["event"]["seq"] for line in lines_of(old)] == [1, 2]
+    assert [line["event"]["seq"] for line in lines_of(new)] == [3, 4]
+    assert new.name == "2024-10-05.ndjson.gz"
+
+
+def test_restart_begins_a_new_file_and_leaves_the_cut_one_readable(tmp_path):
+    deck = Deck(tmp_path)
+    for n in range(50):
+        deck.recorder.record(frame("orderbook_snapshot" if n == 0 else "orderbook_delta", n=n))
+    deck.turn(6000)  # a sync flush is due: from here on a crash loses nothing of it
+    deck.recorder.record(frame("orderbook_delta", n=50))
+    cut = tapes_of(tmp_path)[0].read_bytes()
+    again = Deck(tmp_path)
+    again.recorder.record(frame("orderbook_snapshot", n=60))
+    again.turn()
+    again.recorder.close()
+    assert tapes_of(tmp_path)[0].read_bytes() == cut
+    assert [line["event"]["seq"] for line in lines_of(tapes_of(tmp_path)[0])] == list(range(50))
+    assert [line["event"]["seq"] for line in lines_of(tapes_of(tmp_path)[1])] == [60]
+
+
+def test_tape_is_readable_after_a_cut_at_any_byte(tmp_path):
+    deck = Deck(tmp_path)
+    for n in range(200):
+        deck.recorder.record(frame("orderbook_snapshot" if n == 0 else "orderbook_delta", n=n))
+        if n % 40 == 39:
+            deck.turn(6000)
+    deck.recorder.close()
+    whole = tapes_of(tmp_path)[0].read_bytes()
+    for cut in range(20, len(whole), 37):
+        (tmp_path / "cut.gz").write_bytes(whole[:cut])
+        seqs = [line["event"]["seq"] for line in lines_of(tmp_path / "cut.gz")]
+        assert seqs == list(range(len(seqs)))
+
+
+def test_oldest_tapes_go_first_and_open_ones_stay(tmp_path):
+    for n in range(5):
+        path = tmp_path / f"KX{n}" / "2024-01-01.ndjson.gz"
+        path.parent.mkdir()
+        path.write_bytes(bytes(1000))
+        os.utime(path, (n, n))
+    deck = Deck(tmp_path, max_bytes=2500)
+    deck.recorder.record(frame("orderbook_snapshot"))
+    deck.turn()
+    left = sorted(path.parent.name for path in tmp_path.glob("KX?/*.gz"))
+    assert left == ["KX3", "KX4"]
+    assert deck.recorder.counters["removed"] == 3
+    deck.recorder._shelf._max_bytes = 0
+    deck.turn(61_000)
+    assert len(tapes_of(tmp_path)) == 1
+    assert not list(tmp_path.glob("KX?/*.gz"))
+    deck.recorder.close()
+
+
+def test_nearly_full_disk_stops_the_recorder_and_room_starts_it_again(tmp_path):
+    deck = Deck(tmp_path, min_free=2**62)
+    deck.recorder.record(frame("orderbook_snapshot"))
+    deck.turn()
+    assert not deck.recorder.is_healthy
+    assert not tapes_of(tmp_path)
+    assert deck.asked == []
+    deck.recorder._shelf._min_free = 0
+    deck.turn(61_000)
+    assert deck.recorder.is_healthy
+    deck.recorder.record(frame("orderbook_delta", n=2))
+    deck.turn()
+    assert deck.asked == ["KXA-26-T1.5"]
+    deck.recorder.close()
+
+
+def test_disk_error_is_counted_shown_and_begins_the_tape_anew(tmp_path, monkeypatch):
+    deck = Deck(tmp_path)
+    deck.recorder.record(frame("orderbook_snapshot"))
+    deck.turn()
+    monkeypatch.setattr(t._Tape, "_put", full_disk)
+    deck.recorder.record(frame("orderbook_delta", n=1))
+    deck.turn()
+    assert deck.recorder.counters["errors"] == 1
+    assert not deck.recorder.is_healthy
+    assert deck.asked == ["KXA-26-T1.5"]
+    monkeypatch.undo()
+    deck.recorder.record(frame("orderbook_snapshot", n=2))
+    deck.turn()
+    assert deck.recorder.is_healthy
+    assert len(tapes_of(tmp_path)) == 2
+    deck.recorder.close()
+
+
+def test_event_answer_is_written_beside_the_tape_and_again(tmp_path):
+    deck = Deck(tmp_path)
+    for result in ("", "yes"):
+        deck.recorder.note_event(
+            "KXA-26-T1.5", status=200, url="https://x/events/KXA-26",
+            response={"event": {}, "markets": [{"result": result}]},
+        )
+    deck.recorder.note_event("../evil", status=200, url="", response={})
+    facts = json.loads((tmp_path / "KXA-26-T1.5" / "event.json").read_bytes())
+    assert set(facts) == {"fetched_at_ms", "status", "url", "response"}
+    assert facts["response"]["markets"][0]["result"] == "yes"
+    assert len(list(tmp_path.iterdir())) == 1
+    deck.recorder.close()
+
+
+def test_run_writes_in_a_worker_thread_and_close_keeps_what_waits(tmp_path):
+    async def body():
+        asked: list[str] = []
+        recorder = t.Recorder(
+            tmp_path, t.Clock(), max_bytes=10**9, ask_snapshot=asked.append, min_free=0
+        )
+        task = asyncio.create_task(recorder.run())
+        recorder.record(frame("orderbook_delta", n=0))
+        await asyncio.sleep(0.5)
+        assert asked == ["KXA-26-T1.5"]
+        recorder.record(frame("orderbook_snapshot", n=1))
+        await asyncio.sleep(0.5)
+        recorder.record(frame("orderbook_delta", n=2))
+        task.cancel()
+        await asyncio.wait([task])
+        recorder.close()
+
+    asyncio.run(body())
+    assert [line["event"]["seq"] for line in lines_of(tapes_of(tmp_path)[0])] == [1, 2]
+
+
+def test_flock_is_really_held_for_other_descriptors(data):
+    data.take_lock({"pid": 1})
+    with (data.path / "lock").open("r+b") as other, pytest.raises(BlockingIOError):
+        fcntl.flock(other, fcntl.LOCK_EX | fcntl.LOCK_NB)
+
+
+# ======================================================================================
+# §15 SIGNER AND REST CLIENT
+# ======================================================================================
+
+
+
+
+
+BASE = "/trade-api/v2"
+RSA_KEY = rsa.generate_private_key(65537, 2048)
+ED_KEY = ed25519.Ed25519PrivateKey.generate()
+
+
+def pem_of(key, *, form="PKCS8", secret: bytes | None = None) -> bytes:
+    formats = serialization.PrivateFormat
+    kind = {"PKCS8": formats.PKCS8, "PKCS1": formats.TraditionalOpenSSL, "SSH": formats.OpenSSH}
+    lock = serialization.BestAvailableEncryption(secret) if secret else serialization.NoEncryption()
+    return key.private_bytes(serialization.Encoding.PEM, kind[form], lock)
+
+
+def signer_of(key=None) -> t.KalshiSigner:
+    return t.load_signer(pem_of(key or ED_KEY), "11111111-2222-3333-4444-555555555555")
+
+
+def an_intent_15(**changes) -> t.Intent:
+    facts = {
+        "kind": t.CommandKind.CREATE, "client_order_id": "kt-sim-acc-1f-1", "ticker": "KXA-26-T1.5",
+        "event_ticker": "KXA-26", "side": t.Side.YES, "price_cc": 4200, "count_h": 1000,
+        "strategy": "s", "slot": "bid", "decision_id": "d", "at_ms": 1, "expires_at_ms": 2_000_000,
+    }
+    return t.Intent(**{**facts, **changes})
+
+
+def an_order(**changes) -> t.Order:
+    facts = {
+        "client_order_id": "kt-sim-acc-1f-1", "ticker": "KXA-26-T1.5", "event_ticker": "KXA-26",
+        "side": t.Side.YES, "price_cc": 4200, "count_h": 1000, "status": t.OrderStatus.RESTING,
+        "order_id": "o-1",
+    }
+    return t.Order(**{**facts, **changes})
+
+
+def answer(status: int, body: object, content_type: str = "application/json") -> t.Answer:
+    data = body if isinstance(body, bytes) else orjson.dumps(body)
+    return t.Answer(status, content_type, data)
+
+
+CREATED = {
+    "order_id": "o-1", "client_order_id": "kt-sim-acc-1f-1", "fill_count": "0.00",
+    "remaining_count": "10.00", "ts_ms": 5,
+}
+HTML = b"<html><body>502 Bad Gateway</body></html>"
+
+
+def without_15(key: str) -> dict:
+    return {name: value for name, value in CREATED.items() if name != key}
+
+
+def nested(code: str) -> dict:
+    return {"error": {"code": code, "message": code.replace("_", " ")}}
+
+
+# ---- signer ---------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("form", ["PKCS1", "PKCS8"])
+def test_rsa_signature_is_pss_with_a_salt_of_the_digest_length(form):
+    signer = t.load_signer(pem_of(RSA_KEY, form=form), "key-1")
+    headers = signer.headers("GET", BASE + "/portfolio/orders?limit=5", 1703123456789)
+    assert headers["KALSHI-ACCESS-KEY"] == "key-1"
+    assert headers["KALSHI-ACCESS-TIMESTAMP"] == "1703123456789"
+    RSA_KEY.public_key().verify(
+        base64.b64decode(headers["KALSHI-ACCESS-SIGNATURE"]),
+        b"1703123456789GET/trade-api/v2/portfolio/orders",
+        padding.PSS(padding.MGF1(hashes.SHA256()), salt_length=32),
+        hashes.SHA256(),
+    )
+
+
+def test_ed25519_signature_verifies_and_line_ends_may_be_written_as_text():
+    text = pem_of(ED_KEY).replace(b"\n", b"\\n")
+    headers = t.load_signer(text, "key-1").headers("POST", BASE + "/x", 7)
+    ED_KEY.public_key().verify(
+        base64.b64decode(headers["KALSHI-ACCESS-SIGNATURE"]), b"7POST/trade-api/v2/x"
+    )
+
+
+PUBLIC = RSA_KEY.public_key().public_bytes(
+    serialization.Encoding.PEM, serialization.PublicFormat.SubjectPublicKeyInfo
+)
+SSH_PUBLIC = ED_KEY.public_key().public_bytes(
+    serialization.Encoding.OpenSSH, serialization.PublicFormat.OpenSSH
+)
+SMALL = rsa.generate_private_key(65537, 1024)
+WRONG_KEYS = {
+    "public": (PUBLIC, "public key"),
+    "ssh_public": (SSH_PUBLIC, "SSH public key"),
+    "openssh": (pem_of(ED_KEY, form="SSH"), "OpenSSH"),
+    "encrypted_pkcs8": (pem_of(RSA_KEY, secret=b"pw"), "encrypted"),
+    "encrypted_pkcs1": (pem_of(RSA_KEY, form="PKCS1", secret=b"pw"), "encrypted"),
+    "elliptic_pkcs8": (pem_of(ec.generate_private_key(ec.SECP256R1())), "neither RSA nor"),
+    "elliptic_sec1": (pem_of(ec.generate_private_key(ec.SECP256R1()), form="PKCS1"), "elliptic"),
+    "dsa": (pem_of(dsa.generate_private_key(1024)), "neither RSA nor"),
+    "small_rsa": (pem_of(SMALL), "1024 bits"),
+    "certificate": (b"-----BEGIN CERTIFICATE-----\nAA==\n-----END CERTIFICATE-----", "certificate"),
+    "cut": (pem_of(RSA_KEY)[:400], "damaged"),
+    "empty": (b"", "not PEM"),
+    "html": (HTML, "not PEM"),
+    "binary": (bytes(range(256)), "not PEM"),
+}
+
+
+@pytest.mark.parametrize(("material", "says"), WRONG_KEYS.values(), ids=list(WRONG_KEYS))
+def test_wrong_key_material_is_named_in_one_sentence_without_quoting_it(material, says):
+    with pytest.raises(t.ConfigError) as caught:
+        t.load_signer(material, "key-1")
+    text = str(caught.value)
+    assert says in text
+    assert "\n" not in text
+    body = material.replace(b"\n", b"")[40:80].decode("latin-1")
+    assert not body or body not in text
+    assert caught.value.__cause__ is None
+
+
+@pytest.mark.parametrize("key_id", ["", "a b", "x\r\nHost: evil", "a" * 65, "ü"])
+def test_key_id_that_could_enter_a_header_wrongly_is_refused(key_id):
+    with pytest.raises(t.ConfigError):
+        t.load_signer(pem_of(ED_KEY), key_id)
+
+
+def test_signer_never_shows_its_key():
+    signer = signer_of(RSA_KEY)
+    middle = pem_of(RSA_KEY).splitlines()[3].decode()
+    for text in (repr(signer), str(signer), f"{signer}", f"{[signer]!r}"):
+        assert middle not in text
+        assert "11111111" not in text
+    with pytest.raises(TypeError):
+        vars(signer)
+
+
+@pytest.fixture
+def key_path(tmp_path: Path) -> Path:
+    folder = tmp_path / "keys"
+    folder.mkdir(mode=0o700)
+    path = folder / "key.pem"
+    path.write_bytes(pem_of(ED_KEY))
+    path.chmod(0o600)
+    return path
+
+
+def test_key_file_of_ours_with_mode_0600_is_read(key_path, tmp_path):
+    repository = tmp_path / "repo"
+    repository.mkdir()
+    assert t.read_key_file(key_path, is_sim=False, repository=repository) == pem_of(ED_KEY)
+
+
+@pytest.mark.parametrize("mode", [0o640, 0o604, 0o620, 0o602, 0o644, 0o660, 0o666, 0o677])
+def test_key_file_open_to_others_is_refused(key_path, mode):
+    key_path.chmod(mode)
+    with pytest.raises(t.ConfigError, match="chmod 600"):
+        t.read_key_file(key_path, is_sim=True, repository=Path("/nowhere"))
+
+
+def test_key_file_in_a_folder_open_to_others_is_refused(key_path):
+    key_path.parent.chmod(0o777)
+    with pytest.raises(t.ConfigError, match="folder"):
+        t.read_key_file(key_path, is_sim=False, repository=Path("/nowhere"))
+
+
+def test_key_file_inside_the_repository_is_refused_except_in_sim(key_path):
+    link = key_path.parent.parent / "link.pem"
+    link.symlink_to(key_path)
+    for path in (key_path, link):
+        with pytest.raises(t.ConfigError, match="inside"):
+            t.read_key_file(path, is_sim=False, repository=key_path.parent)
+    assert t.read_key_file(key_path, is_sim=True, repository=key_path.parent)
+
+
+@pytest.mark.parametrize("kind", ["missing", "folder", "fifo"])
+def test_key_path_that_is_no_file_is_refused_at_once(tmp_path, kind):
+    path = tmp_path / "key.pem"
+    if kind == "folder":
+        path.mkdir()
+    elif kind == "fifo":
+        os.mkfifo(path)
+    with pytest.raises(t.ConfigError, match=r"key\.pem"):
+        t.read_key_file(path, is_sim=True, repository=Path("/nowhere"))
+
+
+def test_stock_gives_every_signature_once_and_only_fresh_ones():
+    real_s = [1000.0]
+    clock = t.Clock(monotonic=lambda: real_s[0], epoch_s=1.7e9)
+    stock = t.SignatureStock(signer_of(RSA_KEY), clock, "POST", "/p", threads=True)
+    try:
+        deadline = time.monotonic() + 5
+        while len(stock._ready) < t.SIGNATURES_AHEAD and time.monotonic() < deadline:
+            time.sleep(0.005)
+        seen = {stock.take()["KALSHI-ACCESS-SIGNATURE"] for _ in range(20)}
+        assert len(seen) == 20
+        assert stock.taken > 0
+        real_s[0] += 3.0  # everything made before is too old now
+        before = int(stock.take()["KALSHI-ACCESS-TIMESTAMP"])
+        assert clock.now_ms() - before <= t.SIGNATURE_AGE_MS
+    finally:
+        stock.close()
+
+
+def test_stock_without_threads_or_with_ed25519_signs_inline():
+    clock = t.Clock()
+    for key, threads in ((RSA_KEY, False), (ED_KEY, True)):
+        stock = t.SignatureStock(signer_of(key), clock, "POST", "/p", threads=threads)
+        stock.take()
+        assert (stock.inline, stock.taken, stock._thread) == (1, 0, None)
+
+
+def test_stock_discards_signatures_when_the_clock_is_corrected():
+    clock = t.Clock()
+    stock = t.SignatureStock(signer_of(ED_KEY), clock, "POST", "/p", threads=False)
+    stock._ready.append((clock.now_ms(), {"KALSHI-ACCESS-TIMESTAMP": "old"}))
+    clock.offset_s = -7.0
+    assert stock.take()["KALSHI-ACCESS-TIMESTAMP"] != "old"
+
+
+# ---- the table of RELIABILITY §1.1 ----------------------------------------------------
+
+K = t.OutcomeKind
+CREATE_ROWS = {
+    "201": (answer(201, CREATED), K.ACCEPTED),
+    "201_charset": (answer(201, CREATED), K.ACCEPTED),
+    "201_without_order_id": (answer(201, without_15("order_id")), K.UNKNOWN),
+    "201_without_client_id": (answer(201, without_15("client_order_id")), K.UNKNOWN),
+    "201_other_client_id": (answer(201, {**CREATED, "client_order_id": "x"}), K.UNKNOWN),
+    "201_without_counts": (answer(201, without_15("fill_count")), K.UNKNOWN),
+    "201_too_much": (answer(201, {**CREATED, "fill_count": "1.00"}), K.UNKNOWN),
+    "201_negative": (answer(201, {**CREATED, "fill_count": "-1.00"}), K.UNKNOWN),
+    "201_number_for_text": (answer(201, {**CREATED, "order_id": 5}), K.UNKNOWN),
+    "201_error_object": (answer(201, {**CREATED, "error": {"code": "x"}}), K.UNKNOWN),
+    "201_only_error": (answer(201, nested("invalid_price")), K.UNKNOWN),
+    "201_truncated": (answer(201, orjson.dumps(CREATED)[:-9]), K.UNKNOWN),
+    "201_empty": (answer(201, b""), K.UNKNOWN),
+    "201_list": (answer(201, [CREATED]), K.UNKNOWN),
+    "201_deep": (answer(201, b'{"a":' * 5000), K.UNKNOWN),
+    "201_html": (answer(201, HTML, "text/html"), K.UNKNOWN),
+    "201_wrong_type": (answer(201, CREATED, "text/plain"), K.UNKNOWN),
+    "200": (answer(200, CREATED), K.UNKNOWN),
+    "202": (answer(202, CREATED), K.UNKNOWN),
+    "204": (answer(204, b""), K.UNKNOWN),
+    "301": (answer(301, b""), K.UNKNOWN),
+    "307": (answer(307, nested("x")), K.UNKNOWN),
+    "400_nested": (answer(400, nested("invalid_price")), K.REFUSED),
+    "400_flat": (answer(400, {"code": "bad_request", "message": "bad request"}), K.REFUSED),
+    "400_bare": (answer(400, {"msg": "Parameter validation failed"}), K.REFUSED),
+    "400_string": (answer(400, {"error": "no"}), K.REFUSED),
+    "400_html": (answer(400, HTML, "text/html"), K.UNKNOWN),
+    "400_html_as_json": (answer(400, HTML), K.UNKNOWN),
+    "400_empty": (answer(400, b""), K.UNKNOWN),
+    "400_no_words": (answer(400, {}), K.UNKNOWN),
+    "400_truncated": (answer(400, b'{"error":{"code":"inv'), K.UNKNOWN),
+    "401": (answer(401, nested("authentication_error")), K.REFUSED),
+    "403": (answer(403, nested("forbidden")), K.REFUSED),
+    "404": (answer(404, nested("not_found")), K.REFUSED),
+    "408": (answer(408, nested("timeout")), K.UNKNOWN),
+    "409_exists": (answer(409, nested("order_already_exists")), K.DUPLICATE),
+    "409_fok": (answer(409, nested("fill_or_kill_insufficient_resting_volume")), K.REFUSED),
+    "409_trading_paused": (answer(409, nested("trading_is_paused")), K.REFUSED),
+    "409_exchange_paused": (answer(409, nested("exchange_is_paused")), K.REFUSED),
+    "409_html": (answer(409, HTML, "text/html"), K.UNKNOWN),
+    "410": (answer(410, nested("deprecated_v1_order_endpoint")), K.REFUSED),
+    "422": (answer(422, {"code": "x", "message": "y"}), K.REFUSED),
+    "429": (answer(429, {"error": "too many requests"}), K.RATE_LIMITED),
+    "429_html": (answer(429, HTML, "text/html"), K.RATE_LIMITED),
+    "500": (answer(500, nested("internal")), K.UNKNOWN),
+    "502_html": (answer(502, HTML, "text/html"), K.UNKNOWN),
+    "503": (answer(503, nested("unavailable")), K.UNKNOWN),
+    "504": (answer(504, nested("timeout")), K.UNKNOWN),
+    "999": (answer(999, nested("x")), K.UNKNOWN),
+}
+
+
+@pytest.mark.parametrize(("reply", "kind"), CREATE_ROWS.values(), ids=list(CREATE_ROWS))
+def test_answer_to_a_create_is_classified_by_the_table(reply, kind):
+    outcome = t.judge_create(an_intent_15(), reply)
+    assert outcome.kind is kind
+    assert outcome.status == reply.status
+    assert (outcome.order_id == "o-1") is (kind is K.ACCEPTED)
+
+
+def test_accepted_create_carries_what_the_answer_says():
+    counts = {"fill_count": "4.00", "remaining_count": "0.00", "average_fill_price": "0.41"}
+    body = {**CREATED, **counts}
+    outcome = t.judge_create(an_intent_15(), answer(201, body))
+    assert (outcome.filled_h, outcome.remaining_h, outcome.average_price_cc) == (400, 0, 4100)
+    assert outcome.at_ms == 5
+
+
+def test_refusal_keeps_code_and_words():
+    outcome = t.judge_create(an_intent_15(), answer(400, nested("insufficient_balance")))
+    assert outcome.code == "insufficient_balance"
+    assert "insufficient balance" in outcome.message
+
+
+def entry(n: int, **changes) -> dict:
+    return {**CREATED, "order_id": f"o-{n}", "client_order_id": f"c-{n}", "error": None, **changes}
+
+
+def failed(n: int | None, code: str) -> dict:
+    row = {"fill_count": None, "remaining_count": None, "error": {"code": code, "message": code}}
+    return row if n is None else {**row, "client_order_id": f"c-{n}"}
+
+
+def test_batch_entries_are_matched_by_client_id_and_never_by_place():
+    intents = [an_intent_15(client_order_id=f"c-{n}") for n in range(7)]
+    rows = [
+        failed(3, "insufficient_balance"), entry(2), failed(None, "invalid_price"),
+        entry(0), failed(4, "order_already_exists"), entry(5), entry(5), "rubbish",
+        entry(9), {"client_order_id": "c-6", "order_id": "o-6"},
+    ]
+    outcomes = t.judge_create_batch(intents, answer(201, {"orders": rows}))
+    kinds = [outcome.kind for outcome in outcomes]
+    unknown = K.UNKNOWN
+    assert kinds == [K.ACCEPTED, unknown, K.ACCEPTED, K.REFUSED, K.DUPLICATE, unknown, unknown]
+    assert [outcomes[0].order_id, outcomes[2].order_id] == ["o-0", "o-2"]
+
+
+@pytest.mark.parametrize(
+    ("reply", "kind"),
+    [
+        (answer(201, {"orders": None}), K.UNKNOWN),
+        (answer(201, b"{"), K.UNKNOWN),
+        (answer(200, {"orders": []}), K.UNKNOWN),
+        (answer(201, {"orders": []}, "text/html"), K.UNKNOWN),
+        (answer(429, {"error": "too many requests"}), K.RATE_LIMITED),
+        (answer(400, nested("bad_request")), K.REFUSED),
+        (answer(503, HTML, "text/html"), K.UNKNOWN),
+    ],
+)
+def test_batch_as_a_whole_follows_the_same_table(reply, kind):
+    outcomes = t.judge_create_batch([an_intent_15(), an_intent_15()], reply)
+    assert [outcome.kind for outcome in outcomes] == [kind, kind]
+
+
+CHANGED = {"order_id": "o-1", "remaining_count": "6.00", "ts_ms": 9}
+CANCELLED = {"order_id": "o-1", "reduced_by": "10.00", "ts_ms": 9}
+OTHER_ROWS = {
+    "ok": (200, None, K.ACCEPTED),
+    "other_order": (200, {"order_id": "o-2"}, K.UNKNOWN),
+    "no_order": (200, {"order_id": None}, K.UNKNOWN),
+    "wrong_status": (201, None, K.UNKNOWN),
+    "404": (404, nested("not_found"), K.GONE),
+    "404_html": (404, HTML, K.UNKNOWN),
+    "400": (400, nested("market_inactive"), K.REFUSED),
+    "409": (409, nested("exchange_is_paused"), K.REFUSED),
+    "409_exists": (409, nested("order_already_exists"), K.REFUSED),
+    "429": (429, {"error": "too many requests"}, K.RATE_LIMITED),
+    "500": (500, nested("internal"), K.UNKNOWN),
+    "502": (502, HTML, K.UNKNOWN),
+    "302": (302, b"", K.UNKNOWN),
+}
+
+
+@pytest.mark.parametrize(("status", "body", "kind"), OTHER_ROWS.values(), ids=list(OTHER_ROWS))
+@pytest.mark.parametrize("command", ["amend", "decrease", "cancel"])
+def test_answer_to_another_command_is_classified_by_the_table(command, status, body, kind):
+    good = CANCELLED if command == "cancel" else CHANGED
+    full = {**good, **(body or {})} if status in (200, 201) else body
+    reply = answer(status, full, "text/html" if full is HTML else "application/json")
+    judge: dict[str, Callable[[], t.OrderOutcome]] = {
+        "amend": lambda: t.judge_change("o-1", False, reply),
+        "decrease": lambda: t.judge_change("o-1", True, reply),
+        "cancel": lambda: t.judge_cancel("o-1", reply),
+    }
+    outcome = judge[command]()
+    assert outcome.kind is kind
+    if kind is K.ACCEPTED:
+        counts = outcome.remaining_h, outcome.reduced_h
+        assert counts == ((0, 1000) if command == "cancel" else (600, 0))
+
+
+def test_amend_answer_may_leave_counts_out_but_a_decrease_may_not():
+    reply = answer(200, {**CHANGED, "remaining_count": None, "fill_count": None})
+    assert t.judge_change("o-1", False, reply).kind is K.ACCEPTED
+    assert t.judge_change("o-1", True, reply).kind is K.UNKNOWN
+
+
+def test_batch_cancel_is_matched_by_order_id():
+    rows = [
+        {"order_id": "o-3", "reduced_by": "0.00", "error": {"code": "not_found", "message": "x"}},
+        {"order_id": "o-1", "reduced_by": "5.00", "ts_ms": 1},
+        {"order_id": "o-4", "reduced_by": "0.00", "error": {"code": "market_inactive"}},
+        {"order_id": "o-9", "reduced_by": "5.00"},
+    ]
+    outcomes = t.judge_cancel_batch(["o-1", "o-2", "o-3", "o-4"], answer(200, {"orders": rows}))
+    assert [outcome.kind for outcome in outcomes] == [K.ACCEPTED, K.UNKNOWN, K.GONE, K.REFUSED]
+    assert outcomes[0].reduced_h == 500
+
+
+@pytest.mark.parametrize("seed", range(20))
+def test_no_answer_makes_the_judges_raise_or_invent_a_success(seed):
+    rng = random.Random(seed)
+    good = orjson.dumps(CREATED)
+    for _ in range(300):
+        data = bytearray(good)
+        for _ in range(rng.randrange(1, 6)):
+            data[rng.randrange(len(data))] = rng.randrange(256)
+        status = rng.choice([200, 201, 400, 404, 409, 500])
+        reply = answer(status, bytes(data[: rng.randrange(200)]))
+        outcome = t.judge_create(an_intent_15(), reply)
+        t.judge_cancel("o-1", reply)
+        t.judge_change("o-1", True, reply)
+        t.judge_create_batch([an_intent_15()], reply)
+        t.judge_cancel_batch(["o-1"], reply)
+        if outcome.kind is K.ACCEPTED:
+            assert reply.status == 201
+            assert outcome.client_order_id == an_intent_15().client_order_id
+
+
+# ---- a small exchange of our own ------------------------------------------------------
+
+
+class Desk:
+    """Hand-made exchange: scripted answers in order, a log of what was asked."""
+
+    def __init__(self) -> None:
+        self.log: list[tuple[str, str, bytes, dict[str, str]]] = []
+        self.script: list[object] = []
+        self.default: object = answer(200, {"exchange_active": True, "trading_active": True})
+        self.skew_s = 0.0
+        self.url = ""
+
+    async def handle(self, request: web.Request) -> web.StreamResponse:
+        self.log.append(
+            (request.method, request.raw_path, await request.read(), dict(request.headers))
+        )
+        step = self.script.pop(0) if self.script else self.default
+        if callable(step):
+            return await step(request)
+        assert isinstance(step, t.Answer)
+        headers = {"Content-Type": step.content_type}
+        headers["Date"] = formatdate(time.time() + self.skew_s, usegmt=True)
+        return web.Response(status=step.status, body=step.body, headers=headers)
+
+    @property
+    def paths(self) -> list[str]:
+        return [f"{method} {path}" for method, path, _, _ in self.log]
+
+
+@contextlib.asynccontextmanager
+async def a_desk() -> AsyncIterator[Desk]:
+    desk = Desk()
+    app = web.Application(client_max_size=2**24)
+    app.router.add_route("*", "/{tail:.*}", desk.handle)
+    runner = web.AppRunner(app, access_log=None, shutdown_timeout=0.05)
+    await runner.setup()
+    site = web.TCPSite(runner, "127.0.0.1", 0)
+    await site.start()
+    port = runner.addresses[0][1]
+    desk.url = f"http://127.0.0.1:{port}{BASE}"
+    try:
+        yield desk
+    finally:
+        await runner.cleanup()
+
+
+@contextlib.asynccontextmanager
+async def a_client(url: str, **changes) -> AsyncIterator[t.KalshiRest]:
+    clock = changes.pop("clock", None) or t.Clock()
+    session = t.make_session(aiohttp.TCPConnector())
+    options = {"request_timeout_s": 2.0, "threads": False, **changes}
+    rest = t.KalshiRest(session, url, options.pop("signer", signer_of()), clock, **options)
+    rest._read_backoff = t.Backoff(clock, first_s=0.001, cap_s=0.001)
+    try:
+        yield rest
+    finally:
+        rest.close()
+        await session.close()
+
+
+def with_desk(test):
+    """Run an async test body with a desk and a client."""
+
+    def run():
+        async def body():
+            async with a_desk() as desk, a_client(desk.url) as rest:
+                await test(desk, rest)
+
+        asyncio.run(body())
+
+    run.__name__, run.__doc__ = test.__name__, test.__doc__
+    return run
+
+
+async def reset(request: web.Request) -> web.StreamResponse:
+    assert request.transport is not None
+    request.transport.abort()
+    return web.Response()
+
+
+async def hang(request: web.Request) -> web.StreamResponse:
+    await asyncio.sleep(30)
+    return web.Response()
+
+
+async def cut_body(request: web.Request) -> web.StreamResponse:
+    response = web.StreamResponse(status=201, headers={"Content-Type": "application/json"})
+    response.content_length = 500
+    await response.prepare(request)
+    await response.write(orjson.dumps(CREATED)[:60])
+    assert request.transport is not None
+    request.transport.close()
+    return response
+
+
+@with_desk
+async def test_create_leaves_once_signed_and_complete(desk, rest):
+    desk.script = [answer(201, CREATED)]
+    outcome = await rest.create(an_intent_15(), "g-1")
+    assert outcome.kind is K.ACCEPTED
+    (method, path, body, headers), = desk.log
+    assert (method, path) == ("POST", BASE + "/portfolio/events/orders")
+    sent = orjson.loads(body)
+    assert sent["client_order_id"] == "kt-sim-acc-1f-1"
+    assert sent["order_group_id"] == "g-1"
+    assert headers["Content-Type"] == "application/json"
+    text = f"{headers['KALSHI-ACCESS-TIMESTAMP']}POST{BASE}/portfolio/events/orders"
+    ED_KEY.public_key().verify(base64.b64decode(headers["KALSHI-ACCESS-SIGNATURE"]), text.encode())
+
+
+@with_desk
+async def test_other_commands_use_their_method_path_and_ticker(desk, rest):
+    desk.script = [
+        answer(200, CANCELLED), answer(200, CHANGED), answer(200, CHANGED),
+        answer(200, {"orders": [CANCELLED]}),
+        answer(201, {"orders": [CREATED]}),
+    ]
+    order = an_order()
+    assert (await rest.cancel(order)).kind is K.ACCEPTED
+    amend = an_intent_15(kind=t.CommandKind.AMEND, order_id="o-1", filled_h=100)
+    assert (await rest.amend(amend)).kind is K.ACCEPTED
+    assert (await rest.decrease(order, 600)).kind is K.ACCEPTED
+    assert [each.kind for each in await rest.cancel_batch([order])] == [K.ACCEPTED]
+    assert [each.kind for each in await rest.create_batch([an_intent_15()], None)] == [K.ACCEPTED]
+    orders = BASE + "/portfolio/events/orders"
+    assert desk.paths == [
+        f"DELETE {orders}/o-1?market_ticker=KXA-26-T1.5",
+        f"POST {orders}/o-1/amend",
+        f"POST {orders}/o-1/decrease",
+        f"DELETE {orders}/batched",
+        f"POST {orders}/batched",
+    ]
+    assert orjson.loads(desk.log[1][2])["count"] == "11.00"
+    assert orjson.loads(desk.log[2][2])["market_ticker"] == "KXA-26-T1.5"
+    assert orjson.loads(desk.log[3][2])["orders"][0]["market_ticker"] == "KXA-26-T1.5"
+    for method, path, _, headers in desk.log:
+        text = f"{headers['KALSHI-ACCESS-TIMESTAMP']}{method}{path.partition('?')[0]}".encode()
+        ED_KEY.public_key().verify(base64.b64decode(headers["KALSHI-ACCESS-SIGNATURE"]), text)
+
+
+COMMANDS: dict[str, Callable[[t.KalshiRest], object]] = {
+    "create": lambda rest: rest.create(an_intent_15(), None),
+    "amend": lambda rest: rest.amend(an_intent_15(kind=t.CommandKind.AMEND, order_id="o-1")),
+    "decrease": lambda rest: rest.decrease(an_order(), 100),
+    "cancel": lambda rest: rest.cancel(an_order()),
+}
+FAULTS = {
+    "reset": reset,
+    "cut_body": cut_body,
+    "500": answer(500, nested("internal")),
+    "503_html": answer(503, HTML, "text/html"),
+    "redirect": answer(307, b""),
+}
+
+
+@pytest.mark.parametrize("fault", FAULTS.values(), ids=list(FAULTS))
+@pytest.mark.parametrize("command", COMMANDS)
+@pytest.mark.parametrize("is_warm", [False, True], ids=["cold", "warm"])
+def test_doubt_is_unknown_and_a_command_is_never_sent_again(command, fault, is_warm):
+    async def body():
+        async with a_desk() as desk, a_client(desk.url) as rest:
+            if is_warm:  # a kept connection: here aiohttp would repeat PUT and DELETE by itself
+                await rest.exchange_status()
+                desk.log.clear()
+            desk.script = [fault]
+            outcome = await COMMANDS[command](rest)
+            assert outcome.kind is K.UNKNOWN
+            assert len(desk.log) == 1
+
+    asyncio.run(body())
+
+
+def test_group_calls_are_never_sent_again_either():
+    async def body():
+        async with a_desk() as desk, a_client(desk.url) as rest:
+            await rest.exchange_status()
+            desk.script = [reset, answer(200, {}), reset]
+            with pytest.raises(t.ExchangeError):
+                await rest.trigger_group("g-1")
+            await rest.trigger_group("g-1")
+            with pytest.raises(t.ExchangeError):
+                await rest.delete_group("g-1")
+            assert len(desk.log) == 4
+
+    asyncio.run(body())
+
+
+@with_desk
+async def test_redirect_is_not_followed(desk, rest):
+    async def elsewhere(request):
+        raise web.HTTPTemporaryRedirect("/elsewhere")
+
+    desk.script = [elsewhere]
+    with pytest.raises(t.ExchangeError):
+        await rest.balance()
+    assert len(desk.log) == 1
+
+
+@pytest.mark.parametrize("command", COMMANDS)
+def test_timeout_is_unknown(command):
+    async def body():
+        async with a_desk() as desk, a_client(desk.url, request_timeout_s=0.2) as rest:
+            desk.script = [hang]
+            outcome = await COMMANDS[command](rest)
+            assert (outcome.kind, outcome.code) == (K.UNKNOWN, "timeout")
+            assert len(desk.log) == 1
+
+    asyncio.run(body())
+
+
+@pytest.mark.parametrize("command", COMMANDS)
+@pytest.mark.parametrize(
+    "url", ["http://127.0.0.1:1/trade-api/v2", "http://no-such-host.invalid/trade-api/v2"]
+)
+def test_connection_never_opened_means_never_sent(command, url):
+    async def body():
+        async with a_client(url) as rest:
+            assert (await COMMANDS[command](rest)).kind is K.NEVER_SENT
+
+    asyncio.run(body())
+
+
+def test_plain_server_behind_https_means_never_sent_and_is_never_trusted():
+    async def body():
+        async with a_desk() as desk:
+            async with a_client(desk.url.replace("http:", "https:")) as rest:
+                assert (await rest.create(an_intent_15(), None)).kind is K.NEVER_SENT
+            assert desk.log == []
+
+    asyncio.run(body())
+
+
+def test_tls_is_verified_and_at_least_1_2():
+    context = t.secure_tls()
+    assert context.verify_mode == t.ssl.CERT_REQUIRED
+    assert context.check_hostname
+    assert context.minimum_version >= t.ssl.TLSVersion.TLSv1_2
+
+
+def test_proxy_variables_are_ignored(monkeypatch):
+    monkeypatch.setenv("HTTP_PROXY", "http://127.0.0.1:1")
+    monkeypatch.setenv("http_proxy", "http://127.0.0.1:1")
+
+    async def body():
+        async with a_desk() as desk, a_client(desk.url) as rest:
+            assert await rest.exchange_status() == (True, True)
+
+    asyncio.run(body())
+
+
+@with_desk
+async def test_bad_id_never_reaches_a_url(desk, rest):
+    for bad in ("../../api_keys", "a/b", "a?b", "a#b", "", "a\r\nb", ".."):
+        outcome = await rest.cancel(an_order(order_id=bad))
+        assert (outcome.kind, outcome.code) == (K.NEVER_SENT, "bad_id")
+    assert desk.log == []
+
+
+@with_desk
+async def test_halted_trader_sends_no_create_and_no_amend_but_cancels(desk, rest):
+    rest.may_open = lambda: False
+    desk.default = answer(200, CANCELLED)
+    outcomes = {name: await send(rest) for name, send in COMMANDS.items()}
+    assert outcomes["create"].kind is outcomes["amend"].kind is K.NEVER_SENT
+    assert outcomes["create"].code == "halted"
+    assert outcomes["cancel"].kind is K.ACCEPTED
+    assert [method for method, *_ in desk.log] == ["POST", "DELETE"]
+
+
+# ---- budget, breaker, key, clock ------------------------------------------------------
+
+
+def still_clock_15() -> tuple[t.Clock, list[float]]:
+    now_s = [1000.0]
+    return t.Clock(monotonic=lambda: now_s[0], epoch_s=1.7e9), now_s
+
+
+def still_rest(signer=None) -> tuple[t.KalshiRest, list[float]]:
+    clock, now_s = still_clock_15()
+    url = "https://x/trade-api/v2"
+    rest = t.KalshiRest(None, url, signer, clock, request_timeout_s=1.0, threads=False)
+    return rest, now_s
+
+
+def test_a_fifth_of_the_write_budget_is_kept_for_cancels():
+    rest, now_s = still_rest()
+    assert rest.writes.capacity == 80.0
+    creates = sum(rest.try_budget(t.CommandKind.CREATE) for _ in range(50))
+    assert creates == 6  # 80 - 6 * 10 = 20, and 16 must stay
+    assert not rest.try_budget(t.CommandKind.AMEND)
+    assert not rest.try_budget(t.CommandKind.DECREASE)
+    assert sum(rest.try_budget(t.CommandKind.CANCEL) for _ in range(50)) == 10
+    now_s[0] += 1.0
+    assert rest.try_budget(t.CommandKind.CREATE)
+
+
+def test_refused_budget_takes_nothing():
+    rest, _ = still_rest()
+    left = rest.writes.left()
+    assert not rest.try_budget(t.CommandKind.CREATE, items=7)
+    assert rest.writes.left() == left
+
+
+@with_desk
+async def test_limits_and_costs_are_learnt_from_the_exchange(desk, rest):
+    desk.script = [
+        answer(200, {
+            "usage_tier": "advanced", "read": {"refill_rate": 300, "bucket_capacity": 900},
+            "write": {"refill_rate": 300, "bucket_capacity": 300}, "grants": [],
+        }),
+        answer(200, {"default_cost": 11, "endpoint_costs": [
+            {"method": "DELETE", "path": BASE + "/portfolio/events/orders/:id", "cost": 3},
+            {"method": "POST", "path": BASE + "/portfolio/events/orders", "cost": 20},
+        ]}),
+    ]
+    await rest.learn_limits()
+    assert (rest.reads.capacity, rest.writes.refill_per_s) == (720.0, 240.0)
+    assert rest._costs["cancel"] == 3.0
+    assert rest._costs["create"] == 20.0
+    assert rest._costs["amend"] == 11.0
+    assert rest._costs["cancel_batch"] == 2.0
+
+
+@with_desk
+async def test_impossible_limits_are_refused(desk, rest):
+    desk.script = [answer(200, {
+        "usage_tier": "", "read": {"refill_rate": 0, "bucket_capacity": 600},
+        "write": {"refill_rate": 100, "bucket_capacity": 100},
+    })]
+    with pytest.raises(t.WireError):
+        await rest.account_limits()
+    assert rest.reads.refill_per_s > 0
+
+
+@with_desk
+async def test_429_drains_the_bucket_and_a_read_backs_off(desk, rest):
+    desk.script = [answer(429, {"error": "too many requests"})] * 2
+    assert await rest.exchange_status() == (True, True)
+    assert rest.count_429 == 2
+    assert len(desk.log) == 3
+    desk.script = [answer(429, {"error": "too many requests"})]
+    assert (await rest.create(an_intent_15(), None)).kind is K.RATE_LIMITED
+    assert rest.writes.left() < 10
+    assert not rest.try_budget(t.CommandKind.CREATE)
+
+
+@with_desk
+async def test_read_is_repeated_only_for_reasons_that_pass(desk, rest):
+    desk.script = [answer(404, nested("not_found"))]
+    with pytest.raises(t.ExchangeError) as caught:
+        await rest.market("KXA")
+    assert (caught.value.status, caught.value.retryable, len(desk.log)) == (404, False, 1)
+    desk.log.clear()
+    desk.script = [answer(503, HTML, "text/html")] * 9
+    with pytest.raises(t.ExchangeError) as caught:
+        await rest.exchange_status()
+    assert caught.value.retryable
+    assert len(desk.log) == t.READ_TRIES
+
+
+def test_breaker_opens_after_five_failures_and_lets_one_probe_through():
+    clock, now_s = still_clock_15()
+    breaker = t.CircuitBreaker(clock)
+    for _ in range(4):
+        breaker.failed()
+    assert breaker.may_pass()
+    breaker.failed()
+    assert breaker.is_open
+    assert not breaker.may_pass()
+    now_s[0] += t.BREAKER_OPEN_S
+    assert [breaker.may_pass() for _ in range(3)] == [True, False, False]
+    breaker.failed()
+    now_s[0] += t.BREAKER_OPEN_S - 0.1
+    assert not breaker.may_pass()
+    now_s[0] += 0.1
+    assert breaker.may_pass()
+    breaker.succeeded()
+    assert not breaker.is_open
+    assert breaker.may_pass()
+
+
+def test_breaker_stays_closed_when_failures_are_spread_out():
+    clock, now_s = still_clock_15()
+    breaker = t.CircuitBreaker(clock)
+    for _ in range(50):
+        breaker.failed()
+        now_s[0] += 8.0
+    assert not breaker.is_open
+
+
+@with_desk
+async def test_open_breaker_stops_creates_and_reads_but_not_cancels(desk, rest):
+    desk.default = answer(503, HTML, "text/html")
+    for _ in range(3):
+        with contextlib.suppress(t.ExchangeError):
+            await rest.exchange_status()
+    assert rest.breaker.is_open
+    assert not rest.is_healthy
+    count = len(desk.log)
+    outcome = await rest.create(an_intent_15(), None)
+    assert (outcome.kind, outcome.code) == (K.NEVER_SENT, "breaker_open")
+    with pytest.raises(t.ExchangeError):
+        await rest.exchange_status()
+    assert len(desk.log) == count
+    desk.default = answer(200, CANCELLED)
+    assert (await rest.cancel(an_order())).kind is K.ACCEPTED
+    assert not rest.breaker.is_open
+
+
+@with_desk
+async def test_refused_key_allows_one_attempt_in_thirty_seconds(desk, rest):
+    desk.default = answer(401, nested("authentication_error"))
+    for _ in range(5):
+        with pytest.raises(t.ExchangeError):
+            await rest.balance()
+        await rest.cancel(an_order())
+    assert len(desk.log) == 1
+    assert rest.is_key_refused
+    assert not rest.is_healthy
+    assert (await rest.create(an_intent_15(), None)).kind is K.NEVER_SENT
+    desk.default = answer(200, {"exchange_active": True, "trading_active": True})
+    assert await rest.exchange_status() == (True, True)  # public reads go on
+    rest._refused_at_s -= t.AUTH_PAUSE_S
+    desk.default = answer(200, {"balance": 1, "balance_dollars": "1.5", "portfolio_value": 0,
+                                "updated_ts": 1})
+    assert (await rest.balance()).cash_ud == 1_500_000
+    assert not rest.is_key_refused
+
+
+@with_desk
+async def test_expired_time_stamp_asks_for_the_clock_and_then_tries_again(desk, rest):
+    desk.skew_s = 20.0
+    desk.script = [answer(401, nested("header_timestamp_expired"))]
+    with pytest.raises(t.ExchangeError):
+        await rest.balance()
+    assert rest.needs_clock_sync
+    assert rest.is_key_refused
+    offset_s = await rest.sync_clock()
+    assert 19.4 <= offset_s <= 20.6
+    assert not rest.needs_clock_sync
+    assert not rest.is_key_refused
+    ts_s = int(rest._sign(t.ENDPOINTS["balance"], "/p")["KALSHI-ACCESS-TIMESTAMP"]) / 1000
+    assert abs(ts_s - time.time() - 20.0) < 1.0
+
+
+@pytest.mark.parametrize("true_s", [-3600.0, -5.3, -0.4, 0.0, 0.37, 9.99, 3600.0])
+@pytest.mark.parametrize("rtt_s", [0.002, 0.3])
+def test_offset_from_whole_seconds_is_within_a_fifth_of_a_second(true_s, rtt_s):
+    clock, now_s = still_clock_15()
+    samples = t.ClockSamples(clock)
+    for _ in range(t.CLOCK_SAMPLES):
+        sent_s = clock.monotonic()
+        now_s[0] += rtt_s / 2
+        server_s = int(clock.wall_s() + true_s)
+        now_s[0] += rtt_s / 2
+        samples.add_date(formatdate(server_s, usegmt=True), sent_s, clock.monotonic())
+        now_s[0] += t.CLOCK_SAMPLE_PAUSE_S
+    assert samples.offset_s() == pytest.approx(true_s, abs=0.2 + rtt_s / 2)
+
+
+def add_dates(samples: t.ClockSamples, clock: t.Clock, now_s: list[float], true_s: float) -> None:
+    for _ in range(t.CLOCK_SAMPLES):
+        date = formatdate(int(clock.wall_s() + true_s), usegmt=True)
+        samples.add_date(date, clock.monotonic(), clock.monotonic())
+        now_s[0] += t.CLOCK_SAMPLE_PAUSE_S
+
+
+def test_offset_survives_rubbish_and_a_step_of_our_own_clock():
+    clock, now_s = still_clock_15()
+    samples = t.ClockSamples(clock)
+    assert samples.offset_s() is None
+    add_dates(samples, clock, now_s, 2.0)
+    samples.add_date("rubbish", 0.0, 0.0)
+    samples.add_date("Tue, 99 Foo 2026 00:00:00 GMT", 0.0, 0.0)
+    assert samples.offset_s() == pytest.approx(2.0, abs=0.2)
+    clock._epoch_s -= 30.0  # the operator sets the clock back
+    assert samples.offset_s() == pytest.approx(32.0, abs=0.2)
+
+
+@pytest.mark.parametrize("true_s", [-7.3, 0.0, 0.49])
+def test_polls_at_the_same_part_of_a_second_do_not_mislead(true_s):
+    clock, now_s = still_clock_15()
+    samples = t.ClockSamples(clock)
+    add_dates(samples, clock, now_s, true_s)
+    now_s[0] = float(int(now_s[0])) + 1.03
+    for _ in range(30):
+        date = formatdate(int(clock.wall_s() + true_s), usegmt=True)
+        samples.add_date(date, clock.monotonic(), clock.monotonic())
+        now_s[0] += 2.0
+    assert samples.offset_s() == pytest.approx(true_s, abs=0.2)
+
+
+def test_fast_drift_is_followed_though_old_bounds_disagree():
+    clock, now_s = still_clock_15()
+    samples = t.ClockSamples(clock)
+    drift_s = 0.0
+    for _ in range(60):
+        drift_s += 0.05
+        date = formatdate(int(clock.wall_s() + drift_s), usegmt=True)
+        samples.add_date(date, clock.monotonic(), clock.monotonic())
+        now_s[0] += 5.13
+    assert samples.offset_s() == pytest.approx(drift_s, abs=0.8)
+
+
+@pytest.mark.parametrize("age_s", [0.0, 0.05, 20.0, -1e6])
+def test_fresh_stream_times_bound_the_offset_and_stale_or_wild_ones_do_not_move_it(age_s):
+    clock, now_s = still_clock_15()
+    samples = t.ClockSamples(clock)
+    add_dates(samples, clock, now_s, 2.0)
+    for _ in range(20):
+        samples.add_ms(int((clock.wall_s() + 2.0 - age_s) * 1000), clock.monotonic())
+    offset_s = samples.offset_s()
+    assert offset_s == pytest.approx(2.0, abs=0.2)
+    if 0 <= age_s < 0.1:
+        assert offset_s >= 2.0 - age_s - 0.01
+
+
+def test_correction_smaller_than_a_date_can_prove_is_left_out():
+    rest, now_s = still_rest()
+    add_dates(rest.clock_samples, rest._clock, now_s, 0.1)
+    rest.apply_clock()
+    assert rest._clock.offset_s == 0.0
+    add_dates(rest.clock_samples, rest._clock, now_s, -3.0)
+    rest.apply_clock()
+    assert rest._clock.offset_s == pytest.approx(-3.0, abs=0.2)
+
+
+@with_desk
+async def test_closed_exchange_answers_its_status_with_503_and_is_no_failure(desk, rest):
+    body = {"exchange_active": False, "trading_active": False}
+    desk.default = answer(503, body)
+    for _ in range(7):
+        assert await rest.exchange_status() == (False, False)
+    assert not rest.breaker.is_open
+    assert rest.errors == 0
+    desk.default = answer(503, nested("unavailable"))
+    with pytest.raises(t.ExchangeError):
+        await rest.exchange_status()
+
+
+# ---- reads ----------------------------------------------------------------------------
+
+
+def page(rows: list, cursor: object) -> t.Answer:
+    return answer(200, {"settlements": rows, "cursor": cursor})
+
+
+ROW = {
+    "ticker": "KXA", "market_result": "yes", "yes_count_fp": "3.00", "no_count_fp": "0.00",
+    "revenue": 300, "value": 100, "fee_cost": "0.018900", "settled_time": "2026-11-23T00:06:10Z",
+}
+
+
+@with_desk
+async def test_pages_are_walked_to_the_end(desk, rest):
+    for end in ("", None):
+        desk.log.clear()
+        desk.script = [page([ROW], "c1"), page([ROW, ROW], "c+/=&2"), page([], end)]
+        assert len(await rest.settlements(min_ts_s=5)) == 3
+        asked = [parse_qs(path.partition("?")[2]) for path in desk.paths]
+        assert [each.get("cursor") for each in asked] == [None, ["c1"], ["c+/=&2"]]
+        assert all(each["min_ts"] == ["5"] and each["limit"] == ["1000"] for each in asked)
+
+
+@with_desk
+async def test_repeated_cursor_endless_list_and_bad_row_are_errors(desk, rest):
+    desk.script = [page([ROW], "a"), page([ROW], "b"), page([ROW], "a")]
+    with pytest.raises(t.WireError, match="twice"):
+        await rest.settlements()
+    desk.script = [page([ROW, {"ticker": "KXB"}], "")]
+    with pytest.raises(t.WireError):
+        await rest.settlements()
+    rest.reads.resize(capacity=1e9, refill_per_s=1e9)
+    desk.script = [page([], f"n{n}") for n in range(t.PAGES_MAX + 1)]
+    with pytest.raises(t.WireError, match="pages"):
+        await rest.settlements()
+
+
+@with_desk
+async def test_failed_page_fails_the_whole_list(desk, rest):
+    desk.script = [page([ROW], "a"), answer(400, {"msg": "no"})]
+    with pytest.raises(t.ExchangeError):
+        await rest.settlements()
+
+
+@with_desk
+async def test_body_beyond_the_bound_is_refused_even_when_compressed(desk, rest):
+    async def bomb(request):
+        response = web.Response(body=b" " * 40_000_000, content_type="application/json")
+        response.enable_compression(web.ContentCoding.gzip)
+        return response
+
+    desk.script = [bomb]
+    with pytest.raises(t.ExchangeError, match="too_large"):
+        await rest._get("status", tries=1)
+    desk.script = [bomb]
+    assert (await rest.create(an_intent_15(), None)).kind is K.UNKNOWN
+
+
+@pytest.mark.parametrize(
+    "reply",
+    [answer(200, HTML, "text/html"), answer(200, b"[]"), answer(200, b"{"), answer(200, HTML)],
+)
+def test_read_answered_with_nonsense_is_a_wire_error(reply):
+    async def body():
+        async with a_desk() as desk, a_client(desk.url) as rest:
+            desk.script = [reply]
+            with pytest.raises(t.WireError):
+                await rest.balance()
+
+    asyncio.run(body())
+
+
+@with_desk
+async def test_signed_reads_without_a_key_never_leave(desk, rest):
+    async with a_client(desk.url, signer=None) as keyless:
+        assert await keyless.exchange_status() == (True, True)
+        with pytest.raises(t.ExchangeError, match="no_key"):
+            await keyless.positions()
+    assert len(desk.log) == 1
+
+
+@with_desk
+async def test_balance_is_asked_at_most_once_a_second(desk, rest):
+    desk.default = answer(200, {"balance": 1, "balance_dollars": "1", "portfolio_value": 0,
+                                "updated_ts": 1})
+    started_s = time.monotonic()
+    await rest.balance()
+    await rest.balance()
+    assert time.monotonic() - started_s >= 0.9
+
+
+@with_desk
+async def test_counters_and_latencies_are_kept_by_endpoint(desk, rest):
+    desk.script = [answer(200, {"exchange_active": True, "trading_active": True}),
+                   answer(404, nested("not_found"))]
+    await rest.exchange_status()
+    with pytest.raises(t.ExchangeError):
+        await rest.market("KXA")
+    assert rest.requests == {("status", 200): 1, ("market", 404): 1}
+    assert len(rest.latency_s["status"]) == 1
+
+
+def test_no_secret_in_any_error_of_the_client(caplog):
+    async def body():
+        async with a_desk() as desk, a_client(desk.url, signer=signer_of(RSA_KEY)) as rest:
+            texts = []
+            for fault in (*FAULTS.values(), answer(401, nested("authentication_error"))):
+                desk.script = [fault] * 3
+                rest._refused_at_s = None
+                with contextlib.suppress(t.ExchangeError):
+                    await rest.account_limits()
+                texts += [repr(await rest.create(an_intent_15(), None)), repr(rest.last_error)]
+            signatures = {headers.get("KALSHI-ACCESS-SIGNATURE") for *_, headers in desk.log}
+            return "".join(texts), signatures - {None}
+
+    texts, signatures = asyncio.run(body())
+    assert signatures
+    for secret in (*signatures, "11111111-2222-3333"):
+        assert secret not in texts
+        assert secret not in caplog.text
+
+
+def test_another_key_is_used_after_replacing_it():
+    async def body():
+        async with a_desk() as desk, a_client(desk.url) as rest:
+            desk.default = answer(401, nested("authentication_error"))
+            with pytest.raises(t.ExchangeError):
+                await rest.positions()
+            rest.replace_signer(t.load_signer(pem_of(RSA_KEY), "key-2"))
+            desk.default = answer(200, {"market_positions": [], "event_positions": []})
+            assert await rest.positions() == []
+            assert desk.log[-1][3]["KALSHI-ACCESS-KEY"] == "key-2"
+
+    asyncio.run(body())
+
+
+def test_every_endpoint_name_is_unique_and_costs_are_positive():
+    names = [each.name for each in t.ENDPOINTS.values()]
+    assert len(set(names)) == len(names)
+    assert all(each.cost > 0 or each.name == "balance" for each in t.ENDPOINTS.values())
+    fields = {each.name for each in dataclasses.fields(t.OrderOutcome)}
+    assert {"kind", "status", "code", "order_id", "filled_h", "remaining_h", "at_ms"} <= fields
+
+
+# ---- the order line: a create on a warm connection ------------------------------------
+
+
+async def warm(desk: Desk, rest: t.KalshiRest) -> None:
+    """Leave one idle connection in the pool and an empty log."""
+    await rest.exchange_status()
+    desk.log.clear()
+    desk.default = answer(201, CREATED)
+
+
+@with_desk
+async def test_bytes_of_a_create_leave_in_the_call_and_the_answer_is_heard_later(desk, rest):
+    await warm(desk, rest)
+    pending = rest.create(an_intent_15(), None)
+    while not desk.log:  # nobody awaits the create, and yet it arrives
+        await asyncio.sleep(0.001)
+    assert (await pending).kind is K.ACCEPTED
+    assert rest._line.used == 1
+    assert len(desk.log) == 1
+
+
+@with_desk
+async def test_line_and_session_send_the_same_request(desk, rest):
+    desk.default = answer(201, CREATED)
+    await rest.create(an_intent_15(), "g-1")  # nothing is in the pool: session.post
+    await rest.create(an_intent_15(), "g-1")
+    assert rest._line.used == 1
+    (_, cold_path, cold_body, cold), (_, warm_path, warm_body, line) = desk.log
+    assert (cold_path, cold_body) == (warm_path, warm_body)
+    changing = {"KALSHI-ACCESS-TIMESTAMP", "KALSHI-ACCESS-SIGNATURE", "Accept-Encoding"}
+    same = {name: value for name, value in cold.items() if name not in changing}
+    assert same == {name: value for name, value in line.items() if name not in changing}
+
+
+@with_desk
+async def test_line_uses_one_connection_again_and_again_and_shares_it_with_reads(desk, rest):
+    peers = set()
+
+    async def note(request):
+        peers.add(request.transport.get_extra_info("peername"))
+        is_read = request.method == "GET"
+        body = {"exchange_active": True, "trading_active": True} if is_read else CREATED
+        return web.json_response(body, status=200 if is_read else 201)
+
+    desk.default = note
+    for _ in range(20):
+        await rest.exchange_status()
+        assert (await rest.create(an_intent_15(), None)).kind is K.ACCEPTED
+    assert len(peers) == 1
+    assert rest._line.used == 20
+
+
+@with_desk
+async def test_creates_at_the_same_time_never_share_a_connection(desk, rest):
+    async def echo(request):
+        sent = orjson.loads(await request.read())
+        await asyncio.sleep(random.random() * 0.02)
+        made = {**CREATED, "client_order_id": sent["client_order_id"]}
+        return web.json_response(made, status=201)
+
+    await warm(desk, rest)
+    desk.default = echo
+    for _ in range(5):
+        sends = [rest.create(an_intent_15(client_order_id=f"c-{n}"), None) for n in range(8)]
+        outcomes = await asyncio.gather(*sends)
+        assert [each.client_order_id for each in outcomes] == [f"c-{n}" for n in range(8)]
+    assert rest._line.used > 5
+
+
+@with_desk
+async def test_connection_closed_by_the_exchange_is_not_written_to(desk, rest):
+    async def close_after(request):
+        response = web.json_response({"exchange_active": True, "trading_active": True})
+        response.force_close()
+        return response
+
+    desk.script = [close_after]
+    await warm(desk, rest)
+    await asyncio.sleep(0.02)
+    assert (await rest.create(an_intent_15(), None)).kind is K.ACCEPTED
+    assert rest._line.used == 0
+
+
+@with_desk
+async def test_latch_set_before_the_call_lets_no_byte_out_and_keeps_the_connection(desk, rest):
+    await warm(desk, rest)
+    rest.may_open = lambda: False
+    outcome = await rest.create(an_intent_15(), None)
+    assert (outcome.kind, outcome.code) == (K.NEVER_SENT, "halted")
+    rest.may_open = lambda: True
+    assert (await rest.create(an_intent_15(), None)).kind is K.ACCEPTED
+    assert rest._line.used == 1
+    assert len(desk.log) == 1
+
+
+@with_desk
+async def test_cancelled_listener_gives_up_its_connection(desk, rest):
+    await warm(desk, rest)
+    desk.script = [hang]
+    task = asyncio.create_task(rest.create(an_intent_15(), None))
+    await asyncio.sleep(0.05)
+    task.cancel()
+    await asyncio.wait([task])
+    assert task.cancelled()
+    assert (await rest.create(an_intent_15(), None)).kind is K.ACCEPTED
+    assert rest._line.used == 1, "the second went on a new connection"
+
+
+RAW_ANSWERS = {
+    "no_http": b"\x00\xff not http at all\r\n\r\n",
+    "bad_length": b"HTTP/1.1 201 Created\r\nContent-Length: -5\r\n\r\n",
+    "huge_header": b"HTTP/1.1 201 Created\r\nX: " + b"y" * 100_000 + b"\r\n\r\n",
+    "too_large": b"HTTP/1.1 201 Created\r\nContent-Length: 9999999\r\n\r\n" + b" " * 2_000_000,
+    "closed": b"",
+    "half_head": b"HTTP/1.1 201 Cre",
+    "two_answers": b"HTTP/1.1 500 X\r\nContent-Length: 0\r\n\r\n" * 2,
+    "upgrade": b"HTTP/1.1 101 X\r\nConnection: upgrade\r\nUpgrade: h2c\r\n\r\n",
+    "bomb": b"HTTP/1.1 201 X\r\nContent-Type: application/json\r\nContent-Encoding: gzip\r\n"
+    b"Connection: close\r\n\r\n" + gzip.compress(b" " * 30_000_000),
+}
+
+
+@pytest.mark.parametrize("raw", RAW_ANSWERS.values(), ids=list(RAW_ANSWERS))
+def test_whatever_comes_back_on_the_line_is_unknown_and_the_connection_is_dropped(raw):
+    seen = []
+    status = orjson.dumps({"exchange_active": True, "trading_active": True})
+    good = b"HTTP/1.1 200 OK\r\nContent-Type: application/json\r\nContent-Length: %d\r\n\r\n%b"
+
+    async def serve(reader, writer):
+        head = await reader.readuntil(b"\r\n\r\n")
+        writer.write(good % (len(status), status))
+        if await reader.read(1):
+            seen.append(head)
+            writer.write(raw)
+            with contextlib.suppress(OSError):
+                await writer.drain()
+        writer.close()
+
+    async def body():
+        server = await asyncio.start_server(serve, "127.0.0.1", 0)
+        port = server.sockets[0].getsockname()[1]
+        url = f"http://127.0.0.1:{port}{BASE}"
+        async with server, a_client(url, request_timeout_s=0.5) as rest:
+            await rest.exchange_status()
+            outcome = await rest.create(an_intent_15(), None)
+            assert outcome.kind is K.UNKNOWN, outcome
+            assert rest._line.used == 1
+            assert len(seen) == 1
+            assert rest._line.take() is None
+
+    asyncio.run(body())
+
+
+def test_shape_of_aiohttp_that_the_line_rests_on():
+    assert aiohttp.__version__.startswith("3.14."), "look at _OrderLine again"
+    connector = aiohttp.BaseConnector
+    assert list(inspect.signature(connector._get).parameters) == ["self", "key", "traces"]
+    for name in ("protocol", "transport", "release", "close"):
+        assert hasattr(aiohttp.connector.Connection, name)
+    handler = aiohttp.client_proto.ResponseHandler
+    assert {"read_until_eof", "auto_decompress"} <= set(
+        inspect.signature(handler.set_response_params).parameters
+    )
+
+
+# ---- against the simulated exchange, in its own process -------------------------------
+
+SIM = Path(t.__file__).with_name("sim_exchange.py")
+
+
+@pytest.fixture(scope="module", params=["rsa", "ed25519"])
+def sim(request):
+    """Address line of a running sim_exchange.py."""
+    if not SIM.exists():
+        pytest.skip("no sim_exchange.py beside trader.py")
+    command = [sys.executable, str(SIM), "--markets", "3", "--seed", "7"]
+    command += ["--key-type", request.param]
+    process = subprocess.Popen(command, stdout=subprocess.PIPE, text=True)
+    assert process.stdout is not None
+    yield orjson.loads(process.stdout.readline())
+    process.terminate()
+    assert process.wait(timeout=10) == 0
+    process.stdout.close()
+
+
+def on_sim(sim: dict, test: Callable[[t.KalshiRest], object], **changes) -> None:
+    pem = Path(sim["private_key_path"]).read_bytes()
+
+    async def body():
+        signer = t.load_signer(pem, sim["key_id"])
+        options = {"threads": True, **changes}
+        async with a_client(sim["rest"], signer=signer, **options) as rest:
+            await rest.sync_clock()
+            await rest.learn_limits()
+            await test(rest)
+
+    asyncio.run(body())
+
+
+def test_every_read_of_the_exchange_is_understood(sim):
+    async def body(rest):
+        assert await rest.exchange_status() == (True, True)
+        assert abs(rest.clock_samples.offset_s()) < 0.7
+        markets, _cursor, refused = await rest.markets_page(status="open")
+        assert markets
+        assert refused == 0
+        ticker = markets[0].ticker
+        assert (await rest.market(ticker)).ticker == ticker
+        yes, no = await rest.orderbook(ticker)
+        assert yes
+        assert no
+        assert set(await rest.orderbooks([each.ticker for each in markets])) == {
+            each.ticker for each in markets
+        }
+        event = await rest.event(markets[0].event_ticker)
+        assert (await rest.series(event.series)).fee_type
+        assert (await rest.balance()).cash_ud > 0
+        assert await rest.positions() == []
+        assert await rest.fills() == []
+        assert await rest.historical_orders() == []
+        assert await rest.settlements() == []
+        assert abs(await rest.user_data_timestamp_ms() - time.time() * 1000) < 5000
+        assert (await rest.schedule())["schedule"]
+
+    on_sim(sim, body)
+
+
+def test_life_of_an_order_at_the_exchange(sim):
+    async def body(rest):
+        run = f"{random.randrange(2**40):x}"
+        markets, _, _ = await rest.markets_page(status="open")
+        market, group_id = markets[0], await rest.create_group(5000)
+        soon_ms = int(time.time() * 1000) + 60_000
+
+        def intent(n, **changes):
+            facts = {"ticker": market.ticker, "event_ticker": market.event_ticker, "price_cc": 100,
+                     "expires_at_ms": soon_ms, "client_order_id": f"kt-sim-a-{run}-{n}"}
+            return an_intent_15(**{**facts, **changes})
+
+        made = [await rest.create(intent(n), group_id) for n in range(3)]
+        assert [each.kind for each in made] == [K.ACCEPTED] * 3
+        assert {each.remaining_h for each in made} == {1000}
+        again = await rest.create(intent(0), group_id)
+        assert again.kind is K.DUPLICATE
+        off_grid = await rest.create(intent(9, price_cc=101), group_id)
+        assert (off_grid.kind, off_grid.code) == (K.REFUSED, "invalid_price")
+        orders = [
+            an_order(
+                ticker=market.ticker, order_id=each.order_id, client_order_id=each.client_order_id
+            )
+            for each in made
+        ]
+        less = await rest.decrease(orders[0], 400)
+        assert (less.kind, less.remaining_h) == (K.ACCEPTED, 400)
+        amend = intent(1, kind=t.CommandKind.AMEND, order_id=made[1].order_id, price_cc=200)
+        assert (await rest.amend(amend)).kind is K.ACCEPTED
+        assert (await rest.cancel(orders[2])).kind is K.ACCEPTED
+        assert (await rest.cancel(orders[2])).kind is K.GONE
+        kinds = [each.kind for each in await rest.cancel_batch(orders)]
+        assert kinds == [K.ACCEPTED, K.ACCEPTED, K.GONE]
+        sent_ms = time.time() * 1000
+        while await rest.user_data_timestamp_ms() < sent_ms + 1000:  # reads lag writes
+            await asyncio.sleep(0.2)
+        seen = {each.client_order_id: each for each in await rest.orders(ticker=market.ticker)}
+        ended = [seen[f"kt-sim-a-{run}-{n}"].status for n in range(3)]
+        assert ended == [t.OrderStatus.CANCELED] * 3
+        await rest.trigger_group(group_id)
+        refused = await rest.create(intent(10), group_id)
+        assert refused.kind is K.REFUSED
+        await rest.delete_group(group_id)
+        assert rest.count_429 == 0
+
+    on_sim(sim, body)
+
+
+def test_wrong_key_id_is_refused_in_one_step(sim):
+    async def body():
+        pem = Path(sim["private_key_path"]).read_bytes()
+        signer = t.load_signer(pem, "00000000-0000-0000-0000-000000000000")
+        async with a_client(sim["rest"], signer=signer) as rest:
+            with pytest.raises(t.ExchangeError) as caught:
+                await rest.balance()
+            assert caught.value.status == 401
+            assert rest.is_key_refused
+
+    asyncio.run(body())
+
+
+def test_clock_a_minute_off_is_corrected_and_then_the_key_works(sim):
+    clock = t.Clock()
+    wall_s = clock.wall_s
+    clock.wall_s = lambda: wall_s() + 60.0  # type: ignore[method-assign]
+
+    async def body(rest):
+        assert rest._clock.offset_s == pytest.approx(-60.0, abs=0.3)
+        assert (await rest.balance()).cash_ud > 0
+
+    on_sim(sim, body, clock=clock)
+
+
+# ---- in virtual time, over memory links -----------------------------------------------
+
+
+def in_memory(test: Callable[..., object], *, fault=None, latency=(0.005, 0.05)) -> None:
+    """Run `test(rest, exchange)` on a virtual loop against the exchange in memory."""
+    sim_exchange = pytest.importorskip("sim_exchange")
+    loop = sim_exchange.SimLoop()
+    rng = random.Random(4)
+    net = sim_exchange.Net(loop, rng, fault or (lambda _end, _data: None), latency)
+    epoch_s = 1_795_000_000.0
+    exchange = sim_exchange.SimExchange(
+        sim_exchange.SimSettings(markets=2, seed=3), sim_exchange.LoopTime(loop, epoch_s)
+    )
+
+    async def serve():
+        runner = web.AppRunner(exchange.build_app(), access_log=None)
+        await runner.setup()
+        exchange.start_drivers()
+        return runner
+
+    async def trade(runner):
+        address = exchange.address("sim.invalid")
+        connector = sim_exchange.MemoryConnector(net, runner.server, "exchange")
+        clock = t.Clock(monotonic=loop.time, epoch_s=epoch_s, rng=rng)
+        async with t.make_session(connector) as session:
+            signer = t.load_signer(address.private_key_pem.encode(), address.key_id)
+            rest = t.KalshiRest(
+                session, address.rest, signer, clock, request_timeout_s=5.0, threads=False
+            )
+            await rest.sync_clock()
+            await test(rest, exchange)
+            rest.close()
+
+    try:
+        serving = loop.create_task(serve(), context=sim_exchange.context_of("exchange"))
+        runner = loop.run_until_complete(serving)
+        trading = loop.create_task(trade(runner), context=sim_exchange.context_of("trader-1"))
+        loop.run_until_complete(asyncio.wait_for(trading, 3600))
+    finally:
+        rest_of = [task for task in asyncio.all_tasks(loop) if not task.done()]
+        for task in rest_of:
+            task.cancel()
+        loop.run_until_complete(asyncio.gather(*rest_of, return_exceptions=True))
+        loop.close()
+
+
+async def far_intent(rest: t.KalshiRest, n: int) -> t.Intent:
+    markets, _, _ = await rest.markets_page(status="open")
+    return an_intent_15(
+        ticker=markets[0].ticker, price_cc=100, client_order_id=f"kt-sim-a-1-{n}",
+        expires_at_ms=rest._clock.now_ms() + 60_000,
+    )
+
+
+def test_order_line_works_over_memory_links_in_virtual_time():
+    async def body(rest, exchange):
+        for n in range(20):
+            outcome = await rest.create(await far_intent(rest, n), None)
+            assert outcome.kind is K.ACCEPTED, outcome
+            await asyncio.sleep(1.0)
+        assert rest._line.used == 20
+        assert len(exchange.account.orders) == 20
+
+    in_memory(body)
+
+
+@pytest.mark.parametrize("how", ["reset", "hang"])
+def test_lost_answer_on_the_line_is_unknown_though_the_order_is_there(how):
+    async def body(rest, exchange):
+        exchange.control.lose_answers(1, how=how, match="create")
+        outcome = await rest.create(await far_intent(rest, 1), None)
+        assert outcome.kind is K.UNKNOWN
+        assert rest._line.used == 1
+        assert len(exchange.account.orders) == 1
+        outcome = await rest.create(await far_intent(rest, 2), None)
+        assert outcome.kind is K.ACCEPTED
+
+    in_memory(body)
+
+
+# ======================================================================================
+# §16 §17 STREAM, MARKET SELECTION, MARKET DATA
+# ======================================================================================
+
+
+
+
+
+EPOCH_S = 1_795_341_600.0
+TICKERS = ("KXA-1", "KXA-2", "KXB-1")
+TEXT, PING, PONG, CLOSED = (
+    aiohttp.WSMsgType.TEXT,
+    aiohttp.WSMsgType.PING,
+    aiohttp.WSMsgType.PONG,
+    aiohttp.WSMsgType.CLOSED,
+)
+
+
+class _Jump:
+    """A selector that never waits: idle time is skipped by moving the loop's clock."""
+
+    def __init__(self, loop: JumpLoop, real: Any) -> None:
+        self._loop, self._real = loop, real
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._real, name)
+
+    def select(self, timeout: float | None = None) -> list[Any]:
+        assert timeout is not None, "every task waits and no timer is set"
+        self._loop.now_s += max(timeout, 0.0)
+        return []
+
+
+class JumpLoop(asyncio.SelectorEventLoop):
+    """Virtual time: an hour of backoff takes milliseconds."""
+
+    def __init__(self) -> None:
+        self.now_s = 1000.0
+        super().__init__()
+        self._selector = _Jump(self, self._selector)
+        self._clock_resolution = 1e-6
+
+    def time(self) -> float:
+        return self.now_s
+
+
+class FakeLink:
+    """The client's end of one socket to FakeExchange."""
+
+    def __init__(self, exchange: FakeExchange) -> None:
+        self._exchange = exchange
+        self._inbox: asyncio.Queue[SimpleNamespace] = asyncio.Queue()
+        self.sids: dict[str, int] = {}
+        self.seqs: dict[int, int] = {}
+        self.markets: dict[int, list[str]] = {}
+        self.is_closed, self.close_code = False, None
+        self.pongs = 0
+
+    def put(self, kind: aiohttp.WSMsgType, data: Any = b"") -> None:
+        self._inbox.put_nowait(SimpleNamespace(type=kind, data=data))
+
+    async def receive(self) -> SimpleNamespace:
+        return await self._inbox.get()
+
+    async def send_frame(self, data: bytes, kind: aiohttp.WSMsgType) -> None:
+        assert kind is TEXT
+        assert isinstance(data, bytes)
+        if self.is_closed:
+            raise ConnectionResetError("closed")
+        self._exchange.command(self, orjson.loads(data))
+
+    async def ping(self) -> None:
+        self._exchange.pings += 1
+        if not self._exchange.is_mute:
+            self.put(PONG)
+
+    async def pong(self, data: bytes) -> None:
+        assert data == b"heartbeat"
+        self.pongs += 1
+
+    async def close(self) -> None:
+        self.is_closed = True
+
+
+class FakeExchange:
+    """Session and exchange in one: numbered subscriptions over true books, and switches to lie."""
+
+    def __init__(self, loop: JumpLoop) -> None:
+        self._loop = loop
+        self.books: dict[str, dict[str, dict[int, int]]] = {}
+        self.links: list[FakeLink] = []
+        self.commands: list[dict[str, Any]] = []
+        self.handshakes: list[tuple[float, dict[str, str]]] = []
+        self.refuse_status: int | None = None
+        self.is_down = self.is_mute = False
+        self.merges = False  # a new subscribe answers ok instead of subscribed
+        self.ignores: set[str] = set()  # actions that get no answer
+        self.unknown: set[str] = set()
+        self.age_ms = 0
+        self.pings = 0
+        self.swallow: Callable[[dict[str, Any]], bool] = lambda frame: False
+        for ticker in TICKERS:
+            self.books[ticker] = {"yes": {4200: 1300, 4100: 1000}, "no": {5600: 1700, 5500: 2000}}
+
+    async def ws_connect(self, url: str, **options: Any) -> FakeLink:
+        self.handshakes.append((self._loop.time(), options["headers"]))
+        await asyncio.sleep(0.01)
+        if self.refuse_status is not None:
+            raise aiohttp.WSServerHandshakeError(
+                SimpleNamespace(real_url=url), (), status=self.refuse_status
+            )
+        if self.is_down:
+            raise aiohttp.ClientConnectionError("refused")
+        self.links.append(FakeLink(self))
+        return self.links[-1]
+
+    @property
+    def link(self) -> FakeLink:
+        return self.links[-1]
+
+    def drop(self) -> None:
+        self.link.is_closed = True
+        self.link.put(CLOSED)
+
+    def send(self, link: FakeLink, frame: dict[str, Any]) -> None:
+        """Number a frame of a subscription and send it, unless a switch loses it on the way."""
+        sid = frame.get("sid")
+        if sid is not None:
+            link.seqs[sid] = frame["seq"] = link.seqs.get(sid, 0) + 1
+        if not (link.is_closed or self.is_mute or self.swallow(frame)):
+            link.put(TEXT, orjson.dumps(frame))
+
+    def command(self, link: FakeLink, command: dict[str, Any]) -> None:
+        self.commands.append(command)
+        verb, params = command["cmd"], command.get("params", {})
+        action = params.get("action", verb)
+        if action in self.ignores:
+            return
+        bad = self.unknown.intersection(params.get("market_tickers", ()))
+        if bad:
+            msg = {"code": 11, "msg": "Invalid parameter", "market_ticker": min(bad)}
+            self.send(link, {"type": "error", "id": command["id"], "msg": msg})
+        elif verb == "subscribe":
+            self._subscribe(link, command, params)
+        elif verb == "unsubscribe":
+            for sid in params["sids"]:
+                self.send(link, {"type": "unsubscribed", "id": command["id"], "sid": sid})
+                link.sids = {name: one for name, one in link.sids.items() if one != sid}
+        else:
+            self._update(link, command, params, action)
+
+    def _subscribe(self, link: FakeLink, command: dict[str, Any], params: dict[str, Any]) -> None:
+        (name,) = params["channels"]
+        sid = link.sids[name] = len(link.seqs) + 1
+        link.seqs[sid] = 0
+        tickers = link.markets[sid] = list(params.get("market_tickers", ()))
+        if self.merges:
+            body = {
+                "type": "ok",
+                "id": command["id"],
+                "sid": sid,
+                "msg": {"market_tickers": tickers},
+            }
+            self.send(link, body)
+        else:
+            msg = {"channel": name, "sid": sid}
+            link.put(TEXT, orjson.dumps({"type": "subscribed", "id": command["id"], "msg": msg}))
+        if name == t.BOOK_CHANNEL and not self.merges:
+            for ticker in tickers:
+                self.snapshot(link, sid, ticker)
+
+    def _update(
+        self, link: FakeLink, command: dict[str, Any], params: dict[str, Any], action: str
+    ) -> None:
+        sid, tickers = params["sid"], params["market_tickers"]
+        held = link.markets[sid]
+        if action == "get_snapshot":
+            for ticker in tickers:
+                self.snapshot(link, sid, ticker)
+            return
+        if action == "add_markets":
+            held.extend(tickers)
+        else:
+            held[:] = [one for one in held if one not in tickers]
+        msg = {"market_tickers": held}
+        self.send(link, {"type": "ok", "id": command["id"], "sid": sid, "msg": msg})
+        if action == "add_markets" and link.sids.get(t.BOOK_CHANNEL) == sid:
+            for ticker in tickers:
+                self.snapshot(link, sid, ticker)
+
+    def snapshot(self, link: FakeLink, sid: int, ticker: str) -> None:
+        msg: dict[str, Any] = {"market_ticker": ticker}
+        for leg, side in self.books[ticker].items():
+            if side:
+                pairs = sorted(side.items())
+                msg[f"{leg}_dollars_fp"] = [
+                    [t.format_price(price), t.format_count(count)] for price, count in pairs
+                ]
+        self.send(link, {"type": "orderbook_snapshot", "sid": sid, "msg": msg})
+
+    def change(self, ticker: str, leg: str, price_cc: int, change_h: int) -> None:
+        """Move the true book and tell the subscriber."""
+        side = self.books[ticker][leg]
+        side[price_cc] = side.get(price_cc, 0) + change_h
+        assert side[price_cc] >= 0
+        if not side[price_cc]:
+            del side[price_cc]
+        sid = self.link.sids.get(t.BOOK_CHANNEL)
+        if sid is None or ticker not in self.link.markets[sid]:
+            return
+        msg = {
+            "market_ticker": ticker,
+            "price_dollars": t.format_price(price_cc),
+            "delta_fp": t.format_count(change_h),
+            "side": leg,
+            "ts_ms": self.now_ms() - self.age_ms,
+        }
+        self.send(self.link, {"type": "orderbook_delta", "sid": sid, "msg": msg})
+
+    def tell(self, channel: str, kind: str, **msg: Any) -> None:
+        sid = self.link.sids[channel]
+        self.send(self.link, {"type": kind, "sid": sid, "msg": msg})
+
+    def now_ms(self) -> int:
+        return int((EPOCH_S + self._loop.time() - 1000.0) * 1000)
+
+
+class Signer:
+    def __init__(self) -> None:
+        self.asked: list[tuple[str, str, int]] = []
+
+    def headers(self, method: str, path: str, ts_ms: int) -> dict[str, str]:
+        self.asked.append((method, path, ts_ms))
+        return {"KALSHI-ACCESS-SIGNATURE": f"{len(self.asked)}"}
+
+
+class FakeReader:
+    """REST as §17 needs it, over the true books of the same exchange."""
+
+    def __init__(self, exchange: FakeExchange) -> None:
+        self._exchange = exchange
+        self.markets = {ticker: a_market(ticker) for ticker in TICKERS}
+        self.calls: list[str] = []
+        self.fails = False
+
+    async def market(self, ticker: str) -> t.Market:
+        self.calls.append(ticker)
+        await asyncio.sleep(0.02)
+        if self.fails:
+            raise t.ExchangeError(503, "", "down", retryable=True)
+        if ticker not in self.markets:
+            raise t.ExchangeError(404, "not_found", "not found")
+        return self.markets[ticker]
+
+    async def orderbooks(self, tickers: Any) -> dict[str, t.BookSides]:
+        await asyncio.sleep(0.02)
+        books = self._exchange.books
+        return {one: (dict(books[one]["yes"]), dict(books[one]["no"])) for one in tickers}
+
+
+def a_market(ticker: str, **changes: Any) -> t.Market:
+    facts = {
+        "ticker": ticker,
+        "event_ticker": ticker.rpartition("-")[0],
+        "series": ticker.rpartition("-")[0],
+        "title": ticker,
+        "status": "active",
+        "open_at_ms": 0,
+        "close_at_ms": int((EPOCH_S + 7200) * 1000),
+        "grid": t.CENT_GRID,
+    }
+    return t.Market(**{**facts, **changes})
+
+
+class House_16:
+    """Stream and market data on a fake exchange, with everything they said written down."""
+
+    def __init__(self, loop: JumpLoop) -> None:
+        self.loop = loop
+        self.exchange = FakeExchange(loop)
+        self.clock = t.Clock(monotonic=loop.time, epoch_s=EPOCH_S, rng=random.Random(5))
+        self.deaths: list[tuple[str, BaseException]] = []
+        self.supervisor = t.Supervisor(lambda name, error: self.deaths.append((name, error)))
+        self.bus = t.EventBus(self.clock, self.supervisor)
+        self.signer, self.reader = Signer(), FakeReader(self.exchange)
+        config: Any = SimpleNamespace(book_stale_s=2.0, rest_check_s=30.0)
+        self.stream = t.KalshiStream(
+            session=self.exchange,  # type: ignore[arg-type]
+            ws_url="ws://x/trade-api/ws/v2",
+            signer=self.signer,
+            clock=self.clock,
+            supervisor=self.supervisor,
+            bus=self.bus,
+            config=config,
+        )
+        self.data = t.OrderbookIntegration(
+            stream=self.stream, rest=self.reader, clock=self.clock, bus=self.bus, config=config
+        )
+        self.heard: list[t.Event] = []
+        for kind in (
+            t.BookChanged,
+            t.BookProofChanged,
+            t.TradePrinted,
+            t.StreamLost,
+            t.StreamRestored,
+            t.MarketChanged,
+            t.MarketsChanged,
+            t.AlertRaised,
+            t.AssertionBroke,
+        ):
+            self.bus.subscribe(kind, self.heard.append)
+
+    def said(self, kind: type[t.Event]) -> list[Any]:
+        return [event for event in self.heard if type(event) is kind]
+
+    async def start(self, tickers: tuple[str, ...] = TICKERS) -> None:
+        self.data.follow([self.reader.markets[ticker] for ticker in tickers])
+        self.supervisor.spawn(self.stream.run(), name="stream")
+        self.supervisor.spawn(self.data.run(), name="books")
+        self.supervisor.spawn(self.data.run_checks(), name="checks")
+        await self.eventually(lambda: self.data.proven == len(tickers))
+
+    async def eventually(self, check: Callable[[], bool], limit_s: float = 60.0) -> float:
+        """Virtual seconds until `check` holds."""
+        start_s = self.loop.time()
+        while not check():
+            assert self.loop.time() - start_s < limit_s, "never came true"
+            await asyncio.sleep(0.01)
+        return self.loop.time() - start_s
+
+    def assert_equal(self) -> None:
+        for ticker, book in self.data.books.items():
+            assert book.counts == self.exchange.books[ticker], ticker
+
+    def count(self, action: str) -> int:
+        return sum(
+            action in (one["cmd"], one.get("params", {}).get("action"))
+            for one in self.exchange.commands
+        )
+
+
+def in_house(body: Callable[[House_16], Coroutine[Any, Any, None]]) -> Callable[[], None]:
+    """Run an async test in virtual time in a house of its own; no task may have died."""
+
+    async def whole() -> None:
+        loop = asyncio.get_running_loop()
+        assert isinstance(loop, JumpLoop)
+        house = House_16(loop)
+        try:
+            await body(house)
+            assert house.deaths == []
+        finally:
+            await house.supervisor.stop(timeout_s=5)
+
+    def test() -> None:
+        with asyncio.Runner(loop_factory=JumpLoop) as runner:
+            runner.run(whole())
+
+    test.__name__, test.__doc__ = body.__name__, body.__doc__
+    return test
+
+
+# -- connection -----------------------------------------------------------------------------
+
+
+@in_house
+async def test_stream_signs_subscribes_each_channel_once_and_proves_the_books(h: House_16) -> None:
+    await h.start()
+    assert h.signer.asked == [("GET", "/trade-api/ws/v2", int(EPOCH_S * 1000))]
+    assert [one["params"]["channels"] for one in h.exchange.commands] == [
+        ["market_lifecycle_v2"],
+        ["orderbook_delta"],
+        ["trade"],
+    ]
+    assert h.exchange.commands[1]["params"]["use_yes_price"] is False
+    assert len(h.said(t.StreamRestored)) == 1
+    assert (h.data.books["KXA-1"].bid_cc, h.data.books["KXA-1"].ask_cc) == (4200, 4400)
+    assert h.data.counters()["healthy"] is True
+    h.assert_equal()
+
+
+@in_house
+async def test_a_change_at_the_best_is_published_in_the_receive_call(h: House_16) -> None:
+    await h.start()
+    h.heard.clear()
+    h.exchange.change("KXA-1", "yes", 4100, 5)
+    h.exchange.change("KXA-1", "yes", 4300, 200)
+    h.exchange.change("KXA-1", "no", 5600, -1700)
+    await asyncio.sleep(0.05)
+    assert [(one.ticker, one.bid_cc, one.ask_cc) for one in h.said(t.BookChanged)] == [
+        ("KXA-1", 4300, 4400),
+        ("KXA-1", 4300, 4500),
+    ]
+    h.assert_equal()
+
+
+@in_house
+async def test_a_quiet_market_stays_proven_by_pings_alone(h: House_16) -> None:
+    await h.start()
+    h.heard.clear()
+    await asyncio.sleep(120)
+    assert h.said(t.BookProofChanged) == []
+    assert h.stream.connects == 1
+    assert h.data.age_ms("KXA-1") <= 2000
+    assert h.exchange.pings > 100
+
+
+@in_house
+async def test_a_ping_of_the_server_is_answered(h: House_16) -> None:
+    await h.start()
+    h.exchange.link.put(PING, b"heartbeat")
+    await h.eventually(lambda: h.exchange.link.pongs == 1)
+
+
+@in_house
+async def test_silence_makes_books_stale_in_two_seconds_and_then_reconnects(h: House_16) -> None:
+    await h.start()
+    h.heard.clear()
+    h.exchange.is_mute = True
+    took_s = await h.eventually(lambda: h.data.proven == 0)
+    assert 1.5 <= took_s <= 2.6
+    assert {one.proof for one in h.said(t.BookProofChanged)} == {t.Proof.STALE}
+    assert all(one.bid_cc is None and one.ask_cc is None for one in h.said(t.BookChanged))
+    assert h.data.books["KXA-1"].bid_cc is None
+    await h.eventually(lambda: bool(h.said(t.StreamLost)))
+    assert "silent" in h.said(t.StreamLost)[0].why
+    h.exchange.is_mute = False
+    await h.eventually(lambda: h.data.proven == 3)
+    assert h.stream.connects == 2
+
+
+@in_house
+async def test_a_short_silence_needs_no_new_connection_or_snapshot(h: House_16) -> None:
+    await h.start()
+    h.exchange.is_mute = True
+    await h.eventually(lambda: h.data.proven == 0)
+    h.exchange.is_mute = False
+    await h.eventually(lambda: h.data.proven == 3)
+    assert (h.stream.connects, h.data.snapshots) == (1, 3)
+
+
+@in_house
+async def test_the_loss_of_the_socket_stales_every_book_at_once_and_heals(h: House_16) -> None:
+    await h.start()
+    h.heard.clear()
+    h.exchange.drop()
+    await h.eventually(lambda: bool(h.said(t.StreamLost)))
+    assert len(h.said(t.StreamLost)) == 1
+    assert [one.proof for one in h.said(t.BookProofChanged)] == [t.Proof.STALE] * 3
+    assert [(one.bid_cc, one.ask_cc) for one in h.said(t.BookChanged)] == [(None, None)] * 3
+    h.exchange.books["KXA-1"]["yes"][4300] = 500
+    await h.eventually(lambda: h.data.proven == 3)
+    assert h.data.books["KXA-1"].bid_cc == 4300
+    assert len(h.said(t.StreamRestored)) == 1
+    h.assert_equal()
+
+
+@in_house
+async def test_a_dead_exchange_is_asked_for_hours_with_bounded_attempts(h: House_16) -> None:
+    await h.start()
+    h.exchange.is_down = True
+    h.exchange.drop()
+    await asyncio.sleep(4 * 3600)
+    attempts = len(h.exchange.handshakes)
+    assert 4 * 3600 / 31 < attempts < 4 * 3600 / 10
+    h.exchange.is_down = False
+    await h.eventually(lambda: h.data.proven == 3)
+
+
+@in_house
+async def test_a_connect_close_storm_leaks_no_task(h: House_16) -> None:
+    await h.start()
+    for _ in range(100):
+        await h.eventually(lambda: h.stream.is_connected)
+        h.exchange.drop()
+        await h.eventually(lambda: not h.stream.is_connected)
+    await h.eventually(lambda: h.data.proven == 3)
+    names = h.supervisor.names
+    assert sorted(names) == ["books", "checks", "stream", "stream:tender"]
+
+
+@in_house
+async def test_a_refused_key_is_visible_and_tried_at_most_twice_a_minute(h: House_16) -> None:
+    h.exchange.refuse_status = 401
+    h.data.follow([h.reader.markets["KXA-1"]])
+    h.supervisor.spawn(h.stream.run(), name="stream")
+    await asyncio.sleep(300)
+    assert h.stream.key_refused
+    assert 9 <= len(h.exchange.handshakes) <= 11
+    alert = h.said(t.AlertRaised)[0]
+    assert (alert.kind, alert.severity) == ("key_refused", "error")
+    assert "key" in alert.text
+    h.exchange.refuse_status = None
+    await h.eventually(lambda: h.data.proven == 1)
+    assert not h.stream.key_refused
+
+
+@in_house
+async def test_a_replaced_key_signs_in_again_at_once(h: House_16) -> None:
+    h.exchange.refuse_status = 401
+    h.data.follow([h.reader.markets["KXA-1"]])
+    h.supervisor.spawn(h.stream.run(), name="stream")
+    await h.eventually(lambda: h.stream.key_refused)
+    h.exchange.refuse_status = None
+    h.stream.replace_signer(Signer())
+    assert await h.eventually(lambda: h.data.proven == 1) < 1
+
+
+@in_house
+async def test_an_error_page_at_the_handshake_is_no_key_trouble(h: House_16) -> None:
+    h.exchange.refuse_status = 502
+    h.supervisor.spawn(h.stream.run(), name="stream")
+    await asyncio.sleep(1)
+    assert not h.stream.key_refused
+    assert "502" in (h.stream.last_error or "")
+
+
+# -- sequence -------------------------------------------------------------------------------
+
+
+@in_house
+async def test_a_gap_breaks_every_book_of_the_sid_and_one_get_snapshot_heals(h: House_16) -> None:
+    await h.start()
+    h.heard.clear()
+    h.exchange.swallow = lambda frame: frame["type"] == "orderbook_delta"
+    h.exchange.change("KXA-1", "yes", 4300, 700)
+    h.exchange.swallow = lambda frame: False
+    h.exchange.change("KXB-1", "yes", 4100, 5)
+    took_s = await h.eventually(lambda: bool(h.said(t.BookProofChanged)))
+    broken = h.said(t.BookProofChanged)[:3]
+    assert {(one.ticker, one.proof) for one in broken} == {
+        (ticker, t.Proof.RESYNCING) for ticker in TICKERS
+    }
+    assert "sequence gap" in broken[0].why
+    took_s += await h.eventually(lambda: h.data.proven == 3)
+    assert took_s < 3
+    assert (h.count("get_snapshot"), h.stream.connects) == (1, 1)
+    assert h.stream.subscriptions.gaps == 1
+    h.assert_equal()
+
+
+@in_house
+async def test_old_numbers_are_ignored_and_never_applied_twice(h: House_16) -> None:
+    await h.start()
+    frames: list[bytes] = []
+    h.stream.on_public = lambda data: frames.append(bytes(data))
+    h.exchange.change("KXA-1", "yes", 4200, 100)
+    h.exchange.change("KXA-1", "yes", 4200, 100)
+    await asyncio.sleep(0.05)
+    for frame in [*frames, *frames]:
+        h.exchange.link.put(TEXT, frame)
+    await asyncio.sleep(0.05)
+    assert h.stream.subscriptions.ignored == 4
+    assert h.data.proven == 3
+    h.assert_equal()
+
+
+@in_house
+async def test_answers_take_numbers_too(h: House_16) -> None:
+    await h.start(("KXA-1",))
+    for tickers in (TICKERS, ("KXA-1",), TICKERS[:2], TICKERS):
+        h.data.follow([h.reader.markets[one] for one in tickers])
+        count = len(tickers)
+        await h.eventually(lambda count=count: h.data.proven == count)
+        h.exchange.change("KXA-1", "yes", 4200, 100)
+        await asyncio.sleep(0.05)
+    assert h.stream.subscriptions.gaps == 0
+    assert (h.count("add_markets"), h.count("delete_markets")) == (6, 2)
+    h.assert_equal()
+
+
+@in_house
+async def test_an_added_market_whose_snapshot_stays_away_is_asked_for(h: House_16) -> None:
+    await h.start(("KXA-1",))
+    h.exchange.swallow = lambda frame: frame["type"] == "orderbook_snapshot"
+    h.data.follow([h.reader.markets[one] for one in TICKERS[:2]])
+    await asyncio.sleep(1)
+    h.exchange.swallow = lambda frame: False
+    h.exchange.link.seqs[h.exchange.link.sids[t.BOOK_CHANNEL]] -= 1  # as if it was never sent
+    await h.eventually(lambda: h.data.proven == 2, limit_s=4)
+    assert h.count("get_snapshot") == 1
+    h.assert_equal()
+
+
+@in_house
+async def test_a_merging_ok_is_a_subscription_and_its_books_are_asked_for(h: House_16) -> None:
+    h.exchange.merges = True
+    await h.start()
+    assert h.stream.is_ready
+    assert h.count("get_snapshot") == 1
+    assert h.stream.subscriptions.gaps == 0
+    h.assert_equal()
+
+
+@in_house
+async def test_an_unanswered_get_snapshot_leads_to_a_new_subscription(h: House_16) -> None:
+    await h.start()
+    h.exchange.ignores = {"get_snapshot"}
+    h.exchange.swallow = lambda frame: frame["type"] == "orderbook_delta"
+    h.exchange.change("KXA-1", "yes", 4200, 100)
+    h.exchange.swallow = lambda frame: False
+    h.exchange.change("KXA-1", "yes", 4200, 100)
+    await h.eventually(lambda: h.data.proven == 0)
+    took_s = await h.eventually(lambda: h.data.proven == 3)
+    assert took_s < 5
+    assert (h.count("unsubscribe"), h.stream.connects) == (1, 1)
+    h.assert_equal()
+
+
+@in_house
+async def test_an_unanswered_subscribe_ends_the_connection(h: House_16) -> None:
+    h.exchange.ignores = {"subscribe"}
+    h.data.follow([h.reader.markets["KXA-1"]])
+    h.supervisor.spawn(h.stream.run(), name="stream")
+    await h.eventually(lambda: h.stream.losses == 1)
+    assert "no answer to subscribe" in h.said(t.StreamLost)[0].why
+    h.exchange.ignores = set()
+    await h.eventually(lambda: h.data.proven == 1)
+
+
+@in_house
+async def test_a_storm_of_gaps_asks_for_snapshots_at_a_bounded_rate(h: House_16) -> None:
+    await h.start()
+    rng = random.Random(1)
+    h.exchange.swallow = lambda frame: frame["type"] == "orderbook_delta" and rng.random() < 0.5
+    start = h.count("get_snapshot")
+    for _ in range(2000):
+        h.exchange.change("KXA-1", "yes", 4200, 1)
+        await asyncio.sleep(0.01)
+    assert h.stream.subscriptions.gaps > 300
+    assert h.count("get_snapshot") - start <= 20 / t.RESYNC_PAUSE_S + 1
+    h.exchange.swallow = lambda frame: False
+    h.exchange.change("KXA-1", "yes", 4200, 1)
+    await h.eventually(lambda: h.data.proven == 3, limit_s=3)
+    h.assert_equal()
+
+
+@pytest.mark.parametrize("code", [10, 25])
+def test_a_terminal_error_subscribes_that_channel_again(code: int) -> None:
+    @in_house
+    async def body(h: House_16) -> None:
+        await h.start()
+        sid = h.exchange.link.sids.pop(t.BOOK_CHANNEL)
+        msg = {"code": code, "msg": "Channel error"}
+        h.exchange.send(h.exchange.link, {"type": "error", "sid": sid, "msg": msg})
+        await h.eventually(lambda: h.data.proven == 0)
+        await h.eventually(lambda: h.data.proven == 3, limit_s=3)
+        assert (h.count("subscribe"), h.stream.connects) == (4, 1)
+        assert h.stream.subscriptions.error_codes[code] == 1
+        assert [one.kind for one in h.said(t.AlertRaised)] == ["stream_error"]
+        h.assert_equal()
+
+    body()
+
+
+@in_house
+async def test_a_market_the_stream_refuses_is_named_and_the_rest_is_followed(h: House_16) -> None:
+    h.exchange.unknown = {"KXA-2"}
+    h.data.follow([h.reader.markets[one] for one in TICKERS])
+    h.supervisor.spawn(h.stream.run(), name="stream")
+    h.supervisor.spawn(h.data.run(), name="books")
+    await h.eventually(lambda: h.data.proven == 2)
+    refused = [one for one in h.said(t.AlertRaised) if one.kind == "ticker_refused"]
+    assert [one.ticker for one in refused] == ["KXA-2"]
+    assert h.data.proof("KXA-2") is t.Proof.NEVER
+
+
+@in_house
+async def test_a_level_below_zero_breaks_its_own_book_only(h: House_16) -> None:
+    await h.start()
+    h.heard.clear()
+    sid = h.exchange.link.sids[t.BOOK_CHANNEL]
+    msg = {
+        "market_ticker": "KXA-1",
+        "price_dollars": "0.4200",
+        "delta_fp": "-99.00",
+        "side": "yes",
+    }
+    h.exchange.send(h.exchange.link, {"type": "orderbook_delta", "sid": sid, "msg": msg})
+    await h.eventually(lambda: bool(h.said(t.BookProofChanged)))
+    first = h.said(t.BookProofChanged)[0]
+    assert (first.ticker, first.proof) == ("KXA-1", t.Proof.RESYNCING)
+    assert h.data.proof("KXB-1") is t.Proof.PROVEN
+    await h.eventually(lambda: h.data.proven == 3)
+    assert {one.ticker for one in h.said(t.BookProofChanged)} == {"KXA-1"}
+    h.assert_equal()
+
+
+@pytest.mark.parametrize("seed", range(12))
+def test_whatever_the_wire_does_a_proven_book_is_the_exchanges_book(seed: int) -> None:
+    """Drops, repeats, reordering, garbage, silence and lost sockets, by a seed (I14)."""
+
+    @in_house
+    async def body(h: House_16) -> None:
+        rng = random.Random(seed)
+        await h.start()
+        kept: list[bytes] = []
+        compared = 0
+        h.stream.on_public = lambda data: kept.append(bytes(data))
+        truth: dict[tuple[Any, ...], dict[str, Any]] = {}
+        sent = h.exchange.send
+
+        def remember(link: FakeLink, frame: dict[str, Any]) -> None:
+            sent(link, frame)
+            msg = frame["msg"] if isinstance(frame.get("msg"), dict) else {}
+            sid = link.sids.get(t.BOOK_CHANNEL)
+            if msg.get("market_ticker") in TICKERS and frame["sid"] == sid:
+                now = h.exchange.books[msg["market_ticker"]]
+                key = (link, frame["sid"], msg["market_ticker"], frame["seq"])
+                truth[key] = {leg: dict(side) for leg, side in now.items()}
+
+        h.exchange.send = remember  # type: ignore[method-assign]
+        for _ in range(1500):
+            ticker, leg = rng.choice(TICKERS), rng.choice(["yes", "no"])
+            side = h.exchange.books[ticker][leg]
+            if side and rng.random() < 0.5:
+                price_cc = rng.choice(sorted(side))
+                change_h = rng.randint(-side[price_cc], 300)
+            else:
+                price_cc, change_h = rng.randrange(100, 5000, 100), rng.randint(1, 900)
+            lost = rng.random() < 0.02
+            h.exchange.swallow = lambda frame, lost=lost: lost
+            h.exchange.change(ticker, leg, price_cc, change_h)
+            h.exchange.swallow = lambda frame: False
+            draw = rng.random()
+            if draw < 0.03 and kept:
+                h.exchange.link.put(TEXT, rng.choice(kept[-50:]))
+            elif draw < 0.04:
+                h.exchange.link.put(TEXT, rng.choice(GARBAGE))
+            elif draw < 0.045:
+                h.exchange.drop()
+                await h.eventually(lambda: h.stream.is_ready)
+            await asyncio.sleep(rng.choice([0, 0, 0.01, 0.1]))
+            for book in h.data.books.values():
+                if h.data.proof(book.ticker) is t.Proof.PROVEN:
+                    sid = h.stream.subscriptions.channels[t.BOOK_CHANNEL].sid
+                    expected = truth.get((h.exchange.link, sid, book.ticker, book.seq))
+                    assert expected is None or book.counts == expected
+                    compared += expected is not None
+        h.exchange.change("KXA-1", "yes", 4200, 1)  # a loss at the very end shows by the next frame
+        await h.eventually(lambda: h.data.proven == 3)
+        await asyncio.sleep(0.2)
+        h.assert_equal()
+        assert h.stream.subscriptions.gaps > 0
+        assert compared > 500
+
+    body()
+
+
+# -- bad frames -----------------------------------------------------------------------------
+
+GARBAGE = [
+    b"",
+    b"<html>502</html>",
+    b"[]",
+    b'"text"',
+    b"null",
+    b"{}",
+    b'{"type":null}',
+    b'{"type":["a"]}',
+    b'{"type":"orderbook_delta"}',
+    b'{"type":"orderbook_delta","sid":[1],"seq":1}',
+    b'{"type":"orderbook_delta","sid":99,"seq":1,"msg":null}',
+    b'{"type":"orderbook_delta","sid":99,"seq":1,"msg":{"market_ticker":["x"]}}',
+    b'{"type":"a_new_type","msg":{}}',
+    b'{"type":"error","msg":{}}',
+    b'{"type":"error","msg":{"code":1e3,"msg":"x"}}',
+    b'{"type":"subscribed","msg":{"channel":"nobody","sid":1}}',
+    b'{"type":"ok","id":12345,"msg":[]}',
+    b'{"type":"trade","sid":99,"seq":1,"msg":{"market_ticker":"KXA-1"}}',
+    b'{"type":"market_lifecycle_v2","msg":{"market_ticker":"KXA-1","event_type":7}}',
+    b'{"type":"user_order","msg":{}}',
+    b"\xff\xfe\x00",
+    b'{"type":"orderbook_snapshot","msg":' + b"[" * 2000,
+    b'{"type":"' + b"x" * 1_000_000 + b'"}',
+]
+
+
+@in_house
+async def test_garbage_is_counted_and_never_ends_the_connection(h: House_16) -> None:
+    await h.start()
+    for data in GARBAGE:
+        h.exchange.link.put(TEXT, data)
+    await asyncio.sleep(0.5)
+    assert h.stream.connects == 1
+    assert h.stream.parse_failures >= 12
+    assert h.stream.unknown_types["a_new_type"] == 1
+    await h.eventually(lambda: h.data.proven == 3)
+    schema = [one for one in h.said(t.AlertRaised) if one.kind == "schema"]
+    assert len(schema) == 1, "one alert a minute, the rest is counted"
+    h.assert_equal()
+
+
+@in_house
+async def test_a_book_frame_that_cannot_be_read_breaks_its_book_until_a_snapshot(h: House_16) -> None:
+    await h.start()
+    h.heard.clear()
+    sid = h.exchange.link.sids[t.BOOK_CHANNEL]
+    bad = {"market_ticker": "KXA-2", "price_dollars": None, "delta_fp": "1.00", "side": "yes"}
+    h.exchange.send(h.exchange.link, {"type": "orderbook_delta", "sid": sid, "msg": bad})
+    await h.eventually(lambda: bool(h.said(t.BookProofChanged)))
+    assert [(one.ticker, one.proof) for one in h.said(t.BookProofChanged)][:1] == [
+        ("KXA-2", t.Proof.RESYNCING)
+    ]
+    await h.eventually(lambda: h.data.proven == 3)
+    h.assert_equal()
+
+
+@pytest.mark.parametrize("seed", range(6))
+def test_mutated_frames_never_raise(seed: int) -> None:
+    @in_house
+    async def body(h: House_16) -> None:
+        rng = random.Random(seed)
+        await h.start()
+        good = orjson.dumps(
+            {
+                "type": "orderbook_delta",
+                "sid": 2,
+                "seq": 5,
+                "msg": {
+                    "market_ticker": "KXA-1",
+                    "price_dollars": "0.4200",
+                    "delta_fp": "1.00",
+                    "side": "yes",
+                    "ts_ms": 1,
+                },
+            }
+        )
+        strange = [None, "", -1, 1.5, 10**30, [], {}, True, "9" * 99, "\u0000", "NaN"]
+        frames = h.stream.frames
+        for _ in range(4000):
+            if rng.random() < 0.5:
+                data = bytearray(good)
+                for _ in range(rng.randint(1, 6)):
+                    data[rng.randrange(len(data))] = rng.randrange(256)
+                h.stream.take(bytes(data))
+                continue
+            frame = orjson.loads(good)
+            frame["type"] = rng.choice([*h.stream._handlers, *PRIVATE])
+            target = rng.choice([frame, frame["msg"]])
+            key = rng.choice(sorted(target))
+            target[key] = rng.choice(strange)
+            h.stream.take(json.dumps(frame))
+        assert h.stream.frames == frames + 4000
+        h.exchange.drop()
+        await h.eventually(lambda: not h.stream.is_connected)
+        await h.eventually(lambda: h.data.proven == 3)
+        h.assert_equal()
+
+    body()
+
+
+PRIVATE = ["user_order", "fill", "market_position", "order_group_updates"]
+
+
+@in_house
+async def test_a_listener_that_raises_hurts_nobody_and_an_assertion_is_reported(h: House_16) -> None:
+    orders: list[t.OrderReport] = []
+    lost: list[str] = []
+
+    def listen(report: t.OrderReport) -> None:
+        orders.append(report)
+        raise AssertionError("impossible")
+
+    h.stream.handle_decoded("user_order", t.decode_order, listen)
+    h.stream.on_private_lost = lost.append
+    h.stream.want("user_orders", None)
+    await h.start()
+    msg = {
+        "order_id": "o-1",
+        "client_order_id": "kt-1",
+        "ticker": "KXA-1",
+        "book_side": "bid",
+        "outcome_side": "yes",
+        "status": "resting",
+        "yes_price_dollars": "0.4200",
+        "initial_count_fp": "1.00",
+        "fill_count_fp": "0.00",
+        "remaining_count_fp": "1.00",
+    }
+    for body in (msg, {**msg, "yes_price_dollars": None}):
+        h.exchange.link.put(TEXT, orjson.dumps({"type": "user_order", "sid": 9, "msg": body}))
+    await asyncio.sleep(0.05)
+    assert [one.client_order_id for one in orders] == ["kt-1"]
+    assert [one.what for one in h.said(t.AssertionBroke)] == ["impossible"]
+    assert lost == ["user_order"], "an order that could not be read must lead to a reconcile"
+    assert (h.stream.connects, h.data.proven) == (1, 3)
+
+
+# -- age of messages --------------------------------------------------------------------------
+
+
+@in_house
+async def test_a_growing_message_age_is_refused_then_reconnected_with_the_reason(h: House_16) -> None:
+    await h.start()
+    h.heard.clear()
+    for age_ms in range(100, 20_000, 200):
+        h.exchange.age_ms = age_ms
+        h.exchange.change("KXA-1", "yes", 4200, 1)
+        await asyncio.sleep(0.05)
+        if age_ms > 2100 and h.stream.losses == 0:
+            assert h.data.proven == 0, "older than two seconds by exchange time"
+        if h.stream.losses:
+            break
+    assert "old" in h.said(t.BookProofChanged)[0].why
+    assert "messages arrive" in h.said(t.StreamLost)[0].why
+    h.exchange.age_ms = 0
+    await h.eventually(lambda: h.data.proven == 3)
+
+
+@in_house
+async def test_a_burst_of_late_messages_passes_without_a_new_connection(h: House_16) -> None:
+    await h.start()
+    for age_ms in (100, 2900, 2500, 300):
+        h.exchange.age_ms = age_ms
+        h.exchange.change("KXA-1", "yes", 4200, 1)
+        await asyncio.sleep(0.05)
+        assert (h.data.proven == 3) is (age_ms < 2000)
+    assert h.stream.connects == 1
+    h.assert_equal()
+
+
+@in_house
+async def test_a_wrong_clock_refuses_to_trade_but_does_not_hammer(h: House_16) -> None:
+    await h.start()
+    h.clock.offset_s = 60.0
+    for _ in range(100):
+        h.exchange.change("KXA-1", "yes", 4200, 1)
+        await asyncio.sleep(0.1)
+    assert (h.data.proven, h.stream.connects) == (0, 1)
+    h.clock.offset_s = 0.0
+    await h.eventually(lambda: h.data.proven == 3)
+
+
+# -- market facts -------------------------------------------------------------------------------
+
+
+@in_house
+async def test_opening_and_closing_go_by_the_clock(h: House_16) -> None:
+    opens_ms = int((EPOCH_S + 60) * 1000)
+    closes_ms = opens_ms + 60_000
+    early = a_market("KXA-1", status="initialized", open_at_ms=opens_ms, close_at_ms=closes_ms)
+    h.reader.markets["KXA-1"] = early
+    await h.start(("KXA-1",))
+    await asyncio.sleep(61)
+    assert h.data.markets["KXA-1"].status == "active", "a lagging REST reading must not undo it"
+    await asyncio.sleep(60)
+    assert h.data.markets["KXA-1"].status == "closed"
+    assert [one.what for one in h.said(t.MarketChanged)] == ["opened", "closed"]
+
+
+@in_house
+async def test_a_moved_close_is_obeyed_in_both_directions(h: House_16) -> None:
+    await h.start()
+    soon_s = int(EPOCH_S + 100)
+    h.exchange.tell(
+        "market_lifecycle_v2",
+        "market_lifecycle_v2",
+        market_ticker="KXA-1",
+        event_type="close_date_updated",
+        close_ts=soon_s,
+    )
+    h.reader.markets["KXA-1"] = a_market("KXA-1", close_at_ms=soon_s * 1000)
+    await asyncio.sleep(110)
+    assert h.data.markets["KXA-1"].status == "closed"
+    later_ms = int((EPOCH_S + 9000) * 1000)
+    h.reader.markets["KXA-1"] = a_market("KXA-1", close_at_ms=later_ms)
+    h.exchange.tell(
+        "market_lifecycle_v2",
+        "market_lifecycle_v2",
+        market_ticker="KXA-1",
+        event_type="close_date_updated",
+        close_ts=later_ms // 1000,
+    )
+    await h.eventually(lambda: h.data.markets["KXA-1"].status == "active")
+    assert h.data.markets["KXA-1"].close_at_ms == later_ms
+
+
+@in_house
+async def test_determination_and_settlement_by_event_never_go_backwards(h: House_16) -> None:
+    await h.start()
+    tell = h.exchange.tell
+    channel = "market_lifecycle_v2"
+    tell(
+        channel,
+        channel,
+        market_ticker="KXA-1",
+        event_type="determined",
+        result="yes",
+        settlement_value="1.0000",
+    )
+    await asyncio.sleep(3)
+    market = h.data.markets["KXA-1"]
+    assert (market.status, market.result, market.settlement_cc) == ("determined", "yes", 10_000)
+    tell(channel, channel, market_ticker="KXA-1", event_type="settled", settled_ts=1)
+    tell(channel, channel, market_ticker="KXA-1", event_type="determined", result="yes")
+    await asyncio.sleep(40)
+    assert h.data.markets["KXA-1"].status == "finalized"
+
+
+@in_house
+async def test_a_missed_result_is_read_by_rest(h: House_16) -> None:
+    closes_ms = int((EPOCH_S + 30) * 1000)
+    h.reader.markets["KXA-1"] = a_market("KXA-1", close_at_ms=closes_ms)
+    await h.start()
+    h.exchange.swallow = lambda frame: frame["type"] == "market_lifecycle_v2"
+    await asyncio.sleep(40)
+    h.reader.markets["KXA-1"] = a_market(
+        "KXA-1", close_at_ms=closes_ms, status="finalized", result="no", settlement_cc=0
+    )
+    await h.eventually(lambda: h.data.markets["KXA-1"].status == "finalized")
+    assert h.data.markets["KXA-1"].result == "no"
+    reads = len(h.reader.calls)
+    await asyncio.sleep(300)
+    assert len(h.reader.calls) == reads, "what is over and paid is not read again"
+
+
+@in_house
+async def test_pause_grid_and_fee_events_are_told(h: House_16) -> None:
+    await h.start()
+    channel = "market_lifecycle_v2"
+    ranges = [{"start": "0.0000", "end": "1.0000", "step": "0.0010"}]
+    for kind, more in (
+        ("deactivated", {"is_deactivated": True}),
+        ("price_level_structure_updated", {"price_ranges": ranges}),
+        ("activated", {"is_deactivated": False}),
+    ):
+        h.exchange.tell(channel, channel, market_ticker="KXA-1", event_type=kind, **more)
+    h.exchange.tell(channel, "event_fee_update", event_ticker="KXA", fee_type_override=None)
+    h.exchange.tell(channel, "event_lifecycle", event_ticker="KXZ")
+    h.exchange.tell(channel, channel, market_ticker="KXZ-9", event_type="created")
+    await asyncio.sleep(0.1)
+    said = [(one.market.ticker, one.what, one.market.status) for one in h.said(t.MarketChanged)]
+    assert said == [
+        ("KXA-1", "deactivated", "inactive"),
+        ("KXA-1", "price_level_structure_updated", "inactive"),
+        ("KXA-1", "activated", "active"),
+        ("KXA-1", "fees", "active"),
+        ("KXA-2", "fees", "active"),
+    ]
+    assert h.data.markets["KXA-1"].grid.is_valid(t.Side.YES, 4210)
+    assert h.stream.parse_failures == 0
+
+
+@in_house
+async def test_trades_of_followed_markets_are_told_once(h: House_16) -> None:
+    await h.start(("KXA-1",))
+    times: list[int] = []
+    h.data.on_time = times.append
+    body = {
+        "trade_id": "t",
+        "yes_price_dollars": "0.4200",
+        "count_fp": "7.77",
+        "taker_outcome_side": "no",
+        "ts_ms": h.exchange.now_ms(),
+    }
+    h.exchange.tell("trade", "trade", market_ticker="KXA-1", **body)
+    h.exchange.tell("trade", "trade", market_ticker="KXZ-1", **body)
+    await asyncio.sleep(0.05)
+    (one,) = h.said(t.TradePrinted)
+    assert (one.ticker, one.print.price_cc, one.print.count_h) == ("KXA-1", 4200, 777)
+    assert one.print.taker_side is t.Side.NO
+
+
+# -- spot check ---------------------------------------------------------------------------------
+
+
+@in_house
+async def test_a_feed_that_silently_stops_is_found_by_the_spot_check(h: House_16) -> None:
+    """P18: pings go on, REST moves, no data comes."""
+    await h.start()
+    await asyncio.sleep(10)
+    h.exchange.books["KXA-2"]["yes"][4300] = 900
+    took_s = await h.eventually(lambda: h.count("unsubscribe") == 1)
+    assert took_s <= 35
+    await h.eventually(lambda: h.data.proven == 3)
+    assert "REST contradicts" in h.said(t.AlertRaised)[0].text
+    h.assert_equal()
+
+
+@in_house
+async def test_a_busy_book_passes_the_spot_check(h: House_16) -> None:
+    await h.start()
+    rng = random.Random(3)
+    for _ in range(6000):
+        h.exchange.change("KXA-1", "yes", rng.choice([4000, 4100, 4200]), rng.randint(1, 50))
+        await asyncio.sleep(0.02)
+    assert h.data.spot.checks >= 9
+    assert h.count("unsubscribe") == 0
+    assert h.data.books["KXA-1"].rest_checks >= 3
+
+
+@in_house
+async def test_a_level_that_flickers_while_rest_is_read_is_no_contradiction(h: House_16) -> None:
+    await h.start()
+    read = h.reader.orderbooks
+
+    async def flicker(tickers: Any) -> dict[str, t.BookSides]:
+        h.exchange.change("KXA-1", "yes", 4200, 500)
+        try:
+            return await read(tickers)
+        finally:
+            h.exchange.change("KXA-1", "yes", 4200, -500)
+
+    h.reader.orderbooks = flicker  # type: ignore[method-assign]
+    await asyncio.sleep(120)
+    assert h.data.spot.checks >= 9
+    assert (h.data.spot.suspicions, h.data.rest_mismatches) == (0, 0)
+
+
+@in_house
+async def test_changes_without_a_time_are_applied_all_the_same(h: House_16) -> None:
+    await h.start()
+    sid = h.exchange.link.sids[t.BOOK_CHANNEL]
+    for more in ({}, {"ts_ms": None}, {"ts": "2026-11-22T10:00:00Z"}):
+        body = {"market_ticker": "KXA-1", "price_dollars": "0.4200", "side": "yes", **more}
+        h.exchange.books["KXA-1"]["yes"][4200] += 100
+        frame = {"type": "orderbook_delta", "sid": sid, "msg": {**body, "delta_fp": "1.00"}}
+        h.exchange.send(h.exchange.link, frame)
+    await asyncio.sleep(0.05)
+    assert (h.data.proven, h.stream.parse_failures) == (3, 0)
+    h.assert_equal()
+
+
+@in_house
+async def test_checks_survive_rest_trouble(h: House_16) -> None:
+    await h.start()
+    h.reader.fails = True
+    h.data.facts.doubt_all()
+    await asyncio.sleep(60)
+    assert h.data.rest_errors > 10
+    h.reader.fails = False
+    reads = h.data.facts.reads
+    await h.eventually(lambda: h.data.facts.reads >= reads + 3)
+
+
+@in_house
+async def test_following_changes_tell_the_new_set_and_forget_the_rest(h: House_16) -> None:
+    await h.start()
+    h.data.unfollow(["KXA-2"])
+    assert h.said(t.MarketsChanged)[-1].tickers == ("KXA-1", "KXB-1")
+    assert h.data.proof("KXA-2") is t.Proof.NEVER
+    assert h.data.verified_at_ms("KXA-2") == 0
+    await h.eventually(lambda: h.count("delete_markets") == 2)
+    h.data.follow([])
+    await h.eventually(lambda: h.count("unsubscribe") == 2)
+    assert h.data.counters()["markets_connected"] == 0
+
+
+# -- selection ------------------------------------------------------------------------------------
+
+
+def settings(**changes: Any) -> Any:
+    facts: dict[str, Any] = {
+        "mode": "discovery",
+        "markets": 3,
+        "tickers": (),
+        "sim_tape": (),
+        "min_close_s": 1800,
+        "max_close_s": 2_592_000,
+        "min_volume_24h_h": 10_000,
+        "max_spread_cc": 1000,
+        "min_size_h": 1000,
+        "mid_min_cc": 500,
+        "mid_max_cc": 9500,
+        "per_event": 2,
+        "categories": (),
+        "exclude": ("KXMVE*",),
+    }
+    return SimpleNamespace(**{**facts, **changes})
+
+
+NOW_MS_16 = int(EPOCH_S * 1000)
+
+
+def listed(number: int, **changes: Any) -> t.Market:
+    facts: dict[str, Any] = {
+        "event_ticker": f"KXE{number}",
+        "series": "",
+        "close_at_ms": NOW_MS_16 + 86_400_000,
+        "bid_cc": 4200,
+        "bid_h": 5000,
+        "ask_cc": 4400,
+        "ask_h": 5000,
+        "last_cc": 4300,
+        "volume_24h_h": 100_000 - number,
+    }
+    return a_market(f"KXE{number}-1", **{**facts, **changes})
+
+
+class Listing:
+    """REST for the selection: pages of markets, their books, events and series."""
+
+    def __init__(self, markets: list[t.Market], page_rows: int = 1000) -> None:
+        self.markets = {market.ticker: market for market in markets}
+        self.page_rows = page_rows
+        self.filters: list[dict[str, str | int]] = []
+        self.books: dict[str, t.BookSides] = {}
+        self.refused = 0
+        self.is_endless = False
+        self.events_asked: list[str] = []
+
+    async def markets_page(
+        self, cursor: str, **filters: str | int
+    ) -> tuple[list[t.Market], str, int]:
+        self.filters.append(filters)
+        start = int(cursor or 0)
+        rows = list(self.markets.values())[start : start + self.page_rows]
+        end = start + self.page_rows
+        if self.is_endless:
+            return rows, "7", 0
+        return rows, str(end) if end < len(self.markets) else "", self.refused if not start else 0
+
+    async def market(self, ticker: str) -> t.Market:
+        if ticker not in self.markets:
+            raise t.ExchangeError(404, "not_found", "not found")
+        return self.markets[ticker]
+
+    async def orderbooks(self, tickers: Any) -> dict[str, t.BookSides]:
+        assert 1 <= len(tickers) <= 100
+        return {one: self.books.get(one, self._book(one)) for one in tickers}
+
+    def _book(self, ticker: str) -> t.BookSides:
+        market = self.markets[ticker]
+        assert market.bid_cc is not None
+        assert market.ask_cc is not None
+        return {market.bid_cc: market.bid_h}, {10_000 - market.ask_cc: market.ask_h}
+
+    async def event(self, event_ticker: str) -> t.EventReport:
+        self.events_asked.append(event_ticker)
+        return t.EventReport(
+            event_ticker=event_ticker,
+            series="KXS",
+            title="Event",
+            category="",
+            fee_type=None,
+            multiplier_ppm=None,
+        )
+
+    async def series(self, ticker: str) -> t.SeriesReport:
+        return t.SeriesReport(
+            ticker=ticker, title="S", category="Economics", fee_type="quadratic", multiplier_ppm=1
+        )
+
+    async def series_of_category(self, category: str) -> set[str]:
+        return {"KXE1"} if category == "Economics" else set()
+
+
+def choose(
+    rest: Listing,
+    config: Any,
+    keep: set[str] | None = None,
+    chooser: t.MarketSelection | None = None,
+) -> t.Selection:
+    chooser = chooser or t.MarketSelection()
+    selection = asyncio.run(chooser.select(rest, config, NOW_MS_16, keep or set()))
+    assert selection.seen == sum(selection.lost.values()) + len(selection.followed)
+    return selection
+
+
+def names(selection: t.Selection) -> list[str]:
+    return [market.ticker for market in selection.followed]
+
+
+GATED = {
+    "not_active": {"status": "inactive"},
+    "combo": {"is_combo": True},
+    "excluded": {"ticker": "KXMVEX-1"},
+    "closes_too_soon": {"close_at_ms": NOW_MS_16 + 1799_000},
+    "closes_too_late": {"close_at_ms": NOW_MS_16 + 2_592_001_000},
+    "never_traded": {"last_cc": None},
+    "volume_low": {"volume_24h_h": 9_999},
+    "one_sided": {"ask_cc": None},
+    "price_extreme": {"bid_cc": 300, "ask_cc": 500},
+    "spread_too_wide": {"bid_cc": 3000, "ask_cc": 4100},
+    "size_thin": {"bid_h": 999},
+}
+
+
+@pytest.mark.parametrize("gate", GATED)
+def test_each_gate_counts_its_market_and_names_the_nearest_miss(gate: str) -> None:
+    rest = Listing([listed(1), dataclasses.replace(listed(2), **GATED[gate])])
+    selection = choose(rest, settings())
+    assert names(selection) == ["KXE1-1"]
+    assert dict(selection.lost) == {gate: 1}
+    measured = gate not in ("not_active", "combo", "excluded", "never_traded", "one_sided")
+    assert (gate in selection.nearest) is measured
+    if measured:
+        assert "KXE2-1" in selection.nearest[gate]
+    assert "seen 2" in selection.funnel
+    assert f"{gate} -1 = 1" in selection.funnel
+
+
+def test_a_market_exactly_at_its_limits_passes() -> None:
+    edge = listed(
+        1,
+        close_at_ms=NOW_MS_16 + 1_800_000,
+        volume_24h_h=10_000,
+        bid_cc=4000,
+        ask_cc=5000,
+        bid_h=1000,
+        ask_h=1000,
+    )
+    assert names(choose(Listing([edge]), settings())) == ["KXE1-1"]
+
+
+def test_the_nearest_miss_is_the_nearest() -> None:
+    markets = [listed(n, volume_24h_h=n * 1000) for n in range(1, 10)]
+    selection = choose(Listing(markets), settings())
+    assert selection.nearest["volume_low"] == "KXE9-1: 24 h volume 90 < 100 contracts"
+
+
+def test_gates_are_judged_again_on_real_books() -> None:
+    rest = Listing([listed(1), listed(2), listed(3)])
+    rest.books = {"KXE1-1": ({4200: 100}, {5600: 100}), "KXE2-1": ({}, {5600: 5000})}
+    selection = choose(rest, settings())
+    assert names(selection) == ["KXE3-1"]
+    assert dict(selection.lost) == {"one_sided": 1, "size_thin": 1}
+    assert selection.followed[0].bid_h == 5000
+
+
+def test_ranking_follows_the_score_with_ties_by_ticker() -> None:
+    markets = [
+        listed(1, volume_24h_h=20_000),
+        listed(2, volume_24h_h=90_000),
+        listed(3, volume_24h_h=90_000),
+        listed(4, volume_24h_h=90_000, ask_cc=5000),
+    ]
+    selection = choose(Listing(markets), settings(markets=2))
+    assert names(selection) == ["KXE2-1", "KXE3-1"]
+    assert selection.lost["rank_cut"] == 2
+    assert t.score_market(markets[1]) - t.score_market(markets[3]) == pytest.approx(0.2 * 6)
+
+
+def test_an_event_gives_at_most_its_share() -> None:
+    markets = [listed(n, event_ticker="KXE1") for n in range(1, 30)] + [listed(50)]
+    selection = choose(Listing(markets), settings(markets=3))
+    assert sorted(names(selection)) == ["KXE1-1", "KXE2-1", "KXE50-1"]
+    assert selection.lost == {"event_full": 27}
+
+
+def test_pages_are_walked_to_the_end_with_the_filters_of_the_exchange() -> None:
+    rest = Listing([listed(n) for n in range(1, 26)], page_rows=10)
+    rest.refused = 2
+    selection = choose(rest, settings(markets=5))
+    assert len(rest.filters) == 3
+    assert rest.filters[0]["mve_filter"] == "exclude"
+    assert rest.filters[0]["min_close_ts"] == int(EPOCH_S)
+    assert "status" not in rest.filters[0]
+    assert selection.seen == 27
+    assert selection.lost["unreadable"] == 2
+
+
+def test_a_repeated_cursor_ends_the_walk() -> None:
+    rest = Listing([listed(1)])
+    rest.is_endless = True
+    selection = choose(rest, settings())
+    assert len(rest.filters) == 2
+    assert selection.is_partial
+
+
+def test_kept_markets_are_never_dropped_even_outside_the_listing_and_the_limit() -> None:
+    rest = Listing([listed(n) for n in range(1, 6)])
+    rest.markets["KXE5-1"] = listed(5, status="closed")
+    chooser = t.MarketSelection()
+    selection = choose(rest, settings(markets=1), {"KXE4-1", "KXE5-1"}, chooser)
+    assert names(selection) == ["KXE4-1", "KXE5-1"]
+
+
+def test_a_kept_market_that_is_gone_does_not_stop_the_scan() -> None:
+    selection = choose(Listing([listed(1)]), settings(), {"KXGONE-1"})
+    assert names(selection) == ["KXE1-1"]
+
+
+def test_a_refresh_swaps_at_most_one_market() -> None:
+    chooser = t.MarketSelection()
+    rest = Listing([listed(n) for n in range(1, 4)])
+    assert names(choose(rest, settings(), None, chooser)) == ["KXE1-1", "KXE2-1", "KXE3-1"]
+    for n in range(10, 16):
+        rest.markets[f"KXE{n}-1"] = listed(n, volume_24h_h=900_000 + n)
+    second = names(choose(rest, settings(), None, chooser))
+    assert len(set(second) & {"KXE1-1", "KXE2-1", "KXE3-1"}) == 2
+    assert "KXE15-1" in second
+    rest.markets = {
+        one: dataclasses.replace(market, status="closed") if one in second else market
+        for one, market in rest.markets.items()
+    }
+    third = names(choose(rest, settings(), None, chooser))
+    assert len(third) == 3
+    assert not set(third) & set(second), "closed markets give their places up at once"
+
+
+def test_a_refresh_without_news_changes_nothing() -> None:
+    chooser = t.MarketSelection()
+    rest = Listing([listed(n) for n in range(1, 9)])
+    first = names(choose(rest, settings(), None, chooser))
+    assert names(choose(rest, settings(), None, chooser)) == first
+    assert len(rest.events_asked) == 3, "events are read once"
+
+
+def test_config_mode_reports_unknown_tickers_and_has_no_gates() -> None:
+    rest = Listing([listed(1, volume_24h_h=0, last_cc=None), listed(2)])
+    config = settings(mode="config", tickers=("KXE1-1", "NOSUCH-1", "../balance"))
+    selection = choose(rest, config, {"KXE2-1", "KXGONE-1"})
+    assert names(selection) == ["KXE1-1", "KXE2-1"]
+    assert selection.unknown == ("NOSUCH-1", "../balance")
+
+
+def test_a_tapes_markets_are_followed_without_gates() -> None:
+    short = {"close_at_ms": NOW_MS_16 + 60_000, "volume_24h_h": 0, "last_cc": None, "bid_cc": None}
+    rest = Listing([listed(1, **short), listed(2, **short, status="finalized")])
+    selection = choose(rest, settings(sim_tape=("x",)))
+    assert names(selection) == ["KXE1-1"]
+    assert selection.lost == {"not_active": 1}
+    assert "min_close_ts" not in rest.filters[0]
+
+
+def test_series_title_and_category_come_from_event_and_series() -> None:
+    (market,) = choose(Listing([listed(1, title="")]), settings()).followed
+    assert (market.series, market.title, market.category) == ("KXS", "Event", "Economics")
+
+
+def test_categories_are_a_gate_by_series() -> None:
+    rest = Listing([listed(1), listed(2)])
+    selection = choose(rest, settings(categories=("Economics",)))
+    assert names(selection) == ["KXE1-1"]
+    assert selection.lost == {"category": 1}
+
+
+def test_a_failed_scan_raises_and_is_counted() -> None:
+    class Down(Listing):
+        async def markets_page(self, cursor: str, **filters: str | int) -> Any:
+            raise t.ExchangeError(503, "", "down", retryable=True)
+
+    chooser = t.MarketSelection()
+    with pytest.raises(t.ExchangeError):
+        choose(Down([]), settings(), None, chooser)
+    assert (chooser.failures, chooser.scans, chooser.last) == (1, 0, None)
+
+
+def test_a_scan_older_than_fifteen_minutes_is_not_used() -> None:
+    selection = choose(Listing([listed(1)]), settings())
+    assert selection.is_usable(NOW_MS_16 + 900_000)
+    assert not selection.is_usable(NOW_MS_16 + 900_001)
+
+
+# -- against the simulated exchange ----------------------------------------------------------
+
+
+def test_books_against_the_simulated_exchange_over_loopback(tmp_path: Any) -> None:
+    """A gap, garbage, a lost socket and a terminal error; afterwards book equals REST."""
+    sim = pytest.importorskip("sim_exchange", reason="sim_exchange.py is not here")
+
+    async def body() -> None:
+        wanted = sim.SimSettings(markets=4, seed=11, tier="off", key_dir=str(tmp_path))
+        exchange = sim.SimExchange(wanted, sim.RealTime())
+        address = await exchange.start("127.0.0.1", 0)
+        clock = t.Clock()
+        deaths: list[str] = []
+        supervisor = t.Supervisor(lambda name, _: deaths.append(name))
+        bus = t.EventBus(clock, supervisor)
+        pem = address.private_key_pem
+        signer = t.load_signer(pem.encode() if isinstance(pem, str) else pem, address.key_id)
+        config: Any = settings(markets=4, book_stale_s=2.0, rest_check_s=1.0, min_close_s=60)
+        async with aiohttp.ClientSession() as session:
+            rest = t.KalshiRest(
+                session=session,
+                base_url=address.rest,
+                signer=signer,
+                clock=clock,
+                request_timeout_s=5.0,
+                rate_share=0.8,
+                threads=False,
+            )
+            stream = t.KalshiStream(
+                session=session,
+                ws_url=address.ws,
+                signer=signer,
+                clock=clock,
+                supervisor=supervisor,
+                bus=bus,
+                config=config,
+            )
+            data = t.OrderbookIntegration(
+                stream=stream, rest=rest, clock=clock, bus=bus, config=config
+            )
+            for channel in t.PRIVATE_CHANNELS:
+                stream.want(channel, None)
+            try:
+                now_ms = clock.now_ms()
+                chosen = await t.MarketSelection().select(rest, config, now_ms, set())
+                assert chosen.followed, chosen.funnel
+                data.follow(chosen.followed)
+                for name, coro in (
+                    ("s", stream.run()),
+                    ("b", data.run()),
+                    ("c", data.run_checks()),
+                ):
+                    supervisor.spawn(coro, name=name)
+                await until(lambda: data.proven == len(chosen.followed))
+                for trouble in (
+                    lambda: exchange.control.drop_frames(2, kind="orderbook_delta"),
+                    lambda: exchange.control.corrupt_frames(2),
+                    lambda: exchange.control.terminal_error(25, "orderbook_delta"),
+                    exchange.control.drop_websockets,
+                ):
+                    trouble()
+                    await asyncio.sleep(1.0)
+                    await until(lambda: data.proven == len(chosen.followed) and stream.is_ready)
+                await until(lambda: data.spot.checks > 4)
+                assert await agrees(data, rest)
+                assert deaths == []
+                assert stream.subscriptions.gaps + stream.parse_failures > 0
+                assert stream.connects >= 2
+            finally:
+                await supervisor.stop(timeout_s=5)
+                rest.close()
+        await exchange.stop()
+
+    asyncio.run(body())
+
+
+async def until(check: Callable[[], bool], limit_s: float = 15.0) -> None:
+    async with asyncio.timeout(limit_s):
+        while not check():
+            await asyncio.sleep(0.02)
+
+
+async def agrees(data: t.OrderbookIntegration, rest: Any) -> bool:
+    """Whether every book was seen equal to REST, read while the book stood still."""
+    todo = set(data.books)
+    async with asyncio.timeout(15):
+        while todo:
+            before = {one: repr(data.books[one].counts) for one in todo}
+            theirs = await rest.orderbooks(sorted(todo))
+            await asyncio.sleep(0.05)
+            for one in list(todo):
+                book = data.books[one]
+                if repr(book.counts) == before[one] and not book.differences(*theirs[one]):
+                    todo.discard(one)
+    return True
+
+
+# ======================================================================================
+# §21 STATUS
+# ======================================================================================
+
+
+
+
+T0_MS = 1_795_343_400_000
+TICKER = "KXCPI-26DEC-T3"
+
+
+def status_market(ticker: str = TICKER, **changes):
+    facts = {
+        "ticker": ticker,
+        "event_ticker": "KXCPI-26DEC",
+        "series": "KXCPI",
+        "title": "<b>CPI</b>",
+        "status": "active",
+        "open_at_ms": T0_MS - 10**6,
+        "close_at_ms": T0_MS + 10**7,
+        "grid": t.CENT_GRID,
+        "last_cc": 4900,
+    }
+    return t.Market(**{**facts, **changes})
+
+
+def status_fill(trade_id="f1", *, side=t.Side.YES, price_cc=4600, count_h=100, **changes):
+    facts = {
+        "trade_id": trade_id,
+        "order_id": "o1",
+        "client_order_id": "kt-1",
+        "ticker": TICKER,
+        "side": side,
+        "price_cc": price_cc,
+        "count_h": count_h,
+        "is_taker": False,
+        "fee_ud": 0,
+        "at_ms": T0_MS,
+        "strategy": "market_maker",
+    }
+    return t.Fill(**{**facts, **changes})
+
+
+def status_order(key="kt-1", **changes):
+    facts = {
+        "client_order_id": key,
+        "ticker": TICKER,
+        "event_ticker": "KXCPI-26DEC",
+        "side": t.Side.YES,
+        "price_cc": 4600,
+        "count_h": 100,
+        "order_id": f"ex-{key}",
+        "status": t.OrderStatus.RESTING,
+        "strategy": "market_maker",
+        "slot": "yes",
+        "decision_id": "d-000001",
+        "sent_at_ms": T0_MS,
+    }
+    return t.Order(**{**facts, **changes})
+
+
+class ShownBoard:
+    """A board that keeps what it was given."""
+
+    def __init__(self) -> None:
+        self.tables: dict[str, dict[object, dict]] = {name: {} for name in t.TOPICS}
+        self.told: list[tuple[str, dict]] = []
+        self.touched: set[tuple[str, object]] = set()
+        self.builders = {}
+        self.wanted_books: set[str] = set()
+        self.active_connections = 0
+
+    def pull(self, topic, build):
+        self.builders[topic] = build
+
+    def put(self, topic, row):
+        t.encode_json(row)
+        key = t.TOPICS[topic].key_of(row) if t.TOPICS[topic].key else "one"
+        self.tables[topic][key] = row
+
+    def touch(self, topic, key):
+        self.touched.add((topic, key))
+
+    def touch_book(self, ticker):
+        self.touched.add(("books", ticker))
+
+    def remove(self, topic, key):
+        self.tables[topic].pop(key, None)
+
+    def replace(self, topic, rows):
+        self.tables[topic].clear()
+        for row in rows:
+            self.put(topic, row)
+
+    def broadcast(self, kind, data):
+        t.encode_json(data)
+        self.told.append((kind, data))
+
+    def status(self):
+        return {"active_connections": 0, "messages_sent": 0, "messages_skipped": 0, "bytes_sent": 0}
+
+    def one(self, topic):
+        return self.tables[topic]["one"]
+
+    def told_of(self, kind):
+        return [data for name, data in self.told if name == kind]
+
+
+class StatusHouse:
+    """Real clock, bus, container, machine, ledger; stand-ins for the exchange's side."""
+
+    def __init__(self, **settings: str) -> None:
+        self.now_s = 1000.0
+        self.clock = t.Clock(monotonic=lambda: self.now_s, epoch_s=T0_MS / 1000)
+        self.supervisor = t.Supervisor(lambda name, error: None)
+        self.bus = t.EventBus(self.clock, self.supervisor)
+        self.config = t.build_config(settings)
+        self.container = t.StateContainer(self.clock)
+        self.machine = t.StateMachine(now_s=self.now_s)
+        self.health = t.HealthMonitor(clock=self.clock, bus=self.bus, config=self.config)
+        self.board = ShownBoard()
+        run = t.RunFacts(run_id="7f3a", file_sha256="9b0f", account="…4f2c")
+        self.services = t.Services(
+            clock=self.clock,
+            bus=self.bus,
+            config=self.config,
+            container=self.container,
+            supervisor=self.supervisor,
+            health=self.health,
+            machine=self.machine,
+            run=run,
+        )
+        self.reporter = t.StatusReporter(self.services, self.board)
+
+    def climb(self) -> None:
+        signals = t.Signal
+        for signal in (
+            signals.BEGIN,
+            signals.INITIALIZED,
+            signals.BOOKS_READY,
+            signals.CLIENT_READY,
+            signals.SYNCED,
+        ):
+            self.machine.fire(signal, why="ok", now_s=self.now_s, at_ms=self.clock.now_ms())
+        self.container.update(state=self.machine.state)
+
+    def furnish(self) -> None:
+        """A followed market with a proven book, an account, a resting order."""
+        book = t.OrderBook(TICKER)
+        book.replace({4700: 300, 4600: 1000}, {4800: 300})
+        book.judge(t.Proof.PROVEN)
+        data = SimpleNamespace(
+            markets={TICKER: status_market()},
+            books={TICKER: book},
+            proven=1,
+            resyncs=0,
+            rest_checks=14,
+            rest_mismatches=0,
+            snapshots=1,
+            deltas=5,
+            is_alive=True,
+            snapshot_at_s=self.now_s,
+            stale_episodes=0,
+            proof=lambda ticker: book.proof,
+            verified_at_ms=lambda ticker: self.clock.now_ms(),
+            counters=lambda: {"errors": 0},
+            changed_at_ms=lambda ticker: self.clock.now_ms() - random.randrange(3),
+        )
+        ledger, exposure, store = t.Ledger(), t.ExposureBook(), t.OrderStore()
+        ledger.cash_ud = 1_000_000_000
+        execution = SimpleNamespace(
+            ledger=ledger,
+            exposure=exposure,
+            store=store,
+            group_id="og-1",
+            in_flight={},
+            fills_booked=0,
+            outcomes={},
+            refusals={},
+            sent=t.Counter(),
+            fee_mismatches=t.Counter(),
+            fees_of=lambda ticker: t.FeeSchedule(),
+        )
+        self.services.market_data, self.services.execution = data, execution
+        self.services.equity = SimpleNamespace(
+            mark_cc=lambda ticker: t.mark_cc(ledger.position_h(ticker), book.bid_cc, book.ask_cc),
+            unrealised_ud=lambda: sum(
+                self.reporter.rows.unrealised_ud(p) or 0 for p in ledger.positions.values()
+            ),
+            equity_row=lambda: {
+                "at_ms": self.clock.now_ms(),
+                "equity_ud": self.container.now.equity_ud,
+                "realised_ud": ledger.realised_ud,
+                "unrealised_ud": 0,
+                "fees_ud": 0,
+                "exposure_ud": 0,
+            },
+        )
+        self.book, self.ledger, self.exposure, self.store = book, ledger, exposure, store
+        self.container.update(
+            markets=(TICKER,),
+            cash_ud=1_000_000_000,
+            positions_value_ud=0,
+            equity_ud=1_000_000_000,
+            day_start_ud=1_000_000_000,
+            peak_ud=1_000_000_000,
+            reconciled_at_ms=T0_MS,
+            is_reconciled=True,
+            reconcile_difference_ud=0,
+        )
+
+    def buy(self, fill) -> None:
+        self.ledger.apply_fill(fill)
+        self.exposure.put_position(self.ledger.positions[fill.ticker], "KXCPI-26DEC")
+
+    def event(self, kind, /, **facts):
+        return kind(at_ms=self.clock.now_ms(), **facts)
+
+    async def publish(self, event) -> None:
+        self.bus.publish(event)
+        for _ in range(5):
+            await asyncio.sleep(0)
+
+
+@pytest.fixture
+async def status_house():
+    house = StatusHouse()
+    house.furnish()
+    house.reporter.begin()
+    yield house
+    await house.supervisor.stop(timeout_s=1)
+
+
+# -- measures ---------------------------------------------------------------------------
+
+
+def test_markouts_use_the_mid_that_held_at_the_horizon_whatever_the_pace():
+    markouts = t.Markouts()
+    markouts.on_mid(TICKER, T0_MS, 2 * 4700)
+    markouts.add(status_fill())
+    assert markouts.on_mid(TICKER, T0_MS + 900, 2 * 4800) == []
+    assert markouts.on_mid(TICKER, T0_MS + 1500, 2 * 4000) == [("f1", 1, 200)]
+    assert markouts.on_mid(TICKER, T0_MS + 6000, None) == [("f1", 5, -600)]
+    assert markouts.settle_all(T0_MS + 29_999) == []
+    assert markouts.settle_all(T0_MS + 10**6) == [("f1", 30, None), ("f1", 300, None)]
+    assert markouts.mean_cc(TICKER, 5) == -600
+    assert markouts.mean_cc(TICKER, 30) is None
+
+
+def test_markouts_of_the_no_leg_gain_when_yes_falls():
+    markouts = t.Markouts()
+    markouts.add(status_fill(side=t.Side.NO, price_cc=5200))
+    markouts.on_mid(TICKER, T0_MS, 2 * 4700)
+    assert markouts.settle_all(T0_MS + 1000) == [("f1", 1, 100)]
+
+
+@pytest.mark.parametrize("seed", range(5))
+def test_markouts_agree_with_a_recount_from_the_whole_tape(seed):
+    rng, markouts, found = random.Random(seed), t.Markouts(), {}
+    mids = [(T0_MS, 9000)]
+    fills = {}
+    for step in range(400):
+        at_ms = mids[-1][0] + rng.randrange(1, 3000)
+        mid2 = rng.choice([None, rng.randrange(200, 19_800)])
+        for fill_id, horizon, value in markouts.on_mid(TICKER, at_ms, mid2):
+            found[fill_id, horizon] = value
+        mids.append((at_ms, mid2))
+        if rng.random() < 0.3:
+            fill = status_fill(
+                f"f{step}",
+                side=rng.choice(list(t.Side)),
+                at_ms=at_ms,
+                price_cc=rng.randrange(100, 9900),
+            )
+            fills[fill.trade_id] = fill
+            markouts.add(fill)
+    for (fill_id, horizon), value in found.items():
+        fill = fills[fill_id]
+        due_ms = fill.at_ms + horizon * 1000
+        mid2 = [m for at_ms, m in mids if at_ms < due_ms][-1]
+        assert value == (None if mid2 is None else fill.side.to_yes_cc(mid2 // 2) - fill.price_cc)
+    assert len(found) > 100
+
+
+def test_watched_fills_are_bounded():
+    markouts = t.Markouts()
+    for number in range(t.MARKOUTS_PENDING_MAX):
+        markouts.add(status_fill(f"f{number}"))
+    assert len(markouts.settle_all(T0_MS + 10**6)) <= t.MARKOUTS_PENDING_MAX + 4
+
+
+def test_the_queue_shrinks_with_prints_and_with_the_level():
+    queue = t.QueueEstimate()
+    queue.on_order(status_order(), 900)
+    assert queue.ahead_h("kt-1", 900) == 900
+    queue.on_print(TICKER, t.Print(at_ms=1, price_cc=4600, count_h=300, taker_side=t.Side.NO))
+    queue.on_print(TICKER, t.Print(at_ms=1, price_cc=4600, count_h=300, taker_side=t.Side.YES))
+    queue.on_print(TICKER, t.Print(at_ms=1, price_cc=4700, count_h=300, taker_side=t.Side.NO))
+    assert queue.ahead_h("kt-1", 1500) == 600
+    assert queue.ahead_h("kt-1", 100) == 100
+    assert queue.ahead_h("kt-1", 5000) == 100, "who came later stands behind"
+    queue.on_order(status_order(price_cc=4500), 50)
+    assert queue.ahead_h("kt-1", 50) == 50, "a new price is a new queue"
+    queue.on_order(status_order(price_cc=4500, status=t.OrderStatus.CANCELED), None)
+    assert queue.ahead_h("kt-1", 50) is None
+    assert queue._by_level == {}
+
+
+def test_the_split_adds_up_to_the_change_of_equity():
+    split = t.PnlSplit()
+    assert split.row({"realised_ud": None, "unrealised_ud": 0, "fees_ud": 0}) is None
+    split.row({"realised_ud": 500, "unrealised_ud": 0, "fees_ud": 7})
+    split.add_fill(status_fill(price_cc=4600), 2 * 4700)
+    split.add_fill(status_fill(price_cc=4800, is_taker=True), 2 * 4700)
+    split.add_fill(status_fill(is_foreign=True), 2 * 4700)
+    row = split.row({"realised_ud": 500, "unrealised_ud": -3000, "fees_ud": 107})
+    assert row["spread_ud"] == 10_000
+    assert row["exits_ud"] == -10_000
+    assert row["fees_ud"] == -100
+    assert row["rounding_ud"] is None
+    assert sum(value for value in row.values() if value is not None) == -3000 - 100
+
+
+@pytest.mark.parametrize("seed", range(20))
+def test_the_reduced_curve_keeps_ends_extremes_and_the_worst_drawdown(seed):
+    rng, equity = random.Random(seed), 10**9
+    rows = []
+    for number in range(2000):
+        equity += rng.randrange(-1000, 1001)
+        rows.append({"at_ms": number, "equity_ud": None if rng.random() < 0.02 else equity})
+
+    def worst(series):
+        known = [row["equity_ud"] for row in series if row["equity_ud"] is not None]
+        peaks = itertools.accumulate(known, max)
+        return max(peak - value for peak, value in zip(peaks, known, strict=True))
+
+    few = t.reduce_extremes(rows, 100)
+    assert len(few) <= 110
+    assert few[0] == rows[0]
+    assert few[-1] == rows[-1]
+    assert [row["at_ms"] for row in few] == sorted({row["at_ms"] for row in few})
+    values = [row["equity_ud"] for row in rows if row["equity_ud"] is not None]
+    kept = [row["equity_ud"] for row in few if row["equity_ud"] is not None]
+    assert (min(kept), max(kept)) == (min(values), max(values))
+    assert worst(few) == worst(rows)
+
+
+def test_short_curves_are_not_reduced():
+    rows = [{"at_ms": n, "equity_ud": n} for n in range(5)]
+    assert t.reduce_extremes(rows, 600) == rows
+    assert t.reduce_extremes([], 600) == []
+    assert len(t.reduce_extremes(rows * 10, 1)) == 1
+
+
+def test_percentiles_of_nothing_are_unknown():
+    assert t.percentiles([]) is None
+    assert t.percentiles([3.0]) == (3.0, 3.0, 3.0)
+    assert t.percentiles(range(101)) == (50, 90, 99)
+
+
+# -- one definition of healthy --------------------------------------------------------------
+
+SICK = t.Finding(
+    name="orderbook_integration",
+    is_healthy=False,
+    is_critical=False,
+    why="stale",
+    since_at_ms=0,
+    checked_at_ms=0,
+)
+DEAD = t.Finding(
+    name="event_bus", is_healthy=False, is_critical=True, why="dead", since_at_ms=0, checked_at_ms=0
+)
+
+
+@pytest.mark.parametrize("state", list(t.TraderState))
+@pytest.mark.parametrize("is_stopping", [False, True])
+@pytest.mark.parametrize("has_been_ready", [False, True])
+@pytest.mark.parametrize("is_halted", [False, True])
+@pytest.mark.parametrize("degraded", [(), ("orderbook",)])
+@pytest.mark.parametrize("sick", [(), (SICK,), (DEAD,)], ids=["well", "sick", "dead"])
+def test_health_follows_the_table_in_every_condition(
+    state, is_stopping, has_been_ready, is_halted, degraded, sick
+):
+    verdict = t.judge_health(
+        state=state,
+        is_stopping=is_stopping,
+        has_been_ready=has_been_ready,
+        is_halted=is_halted,
+        degraded=degraded,
+        sick=sick,
+    )
+    is_trading = state in ("ready", "acting")
+    if is_stopping or state == "shutdown":
+        expected = ("stopped", False)
+    elif not has_been_ready:
+        expected = ("starting", False)
+    elif not is_trading or DEAD in sick:
+        expected = ("running", False)
+    elif is_halted:
+        expected = ("halted", True)
+    elif degraded or sick:
+        expected = ("degraded", True)
+    else:
+        expected = ("running", True)
+    assert (verdict.status, verdict.is_healthy) == expected
+    assert bool(verdict.reasons) == (verdict.status == "degraded")
+
+
+async def test_the_health_answer_has_four_keys_and_a_fifth_when_degraded(status_house):
+    house = status_house
+    assert list(house.reporter.health()) == ["healthy", "status", "state", "uptime"]
+    assert house.reporter.health()["status"] == "starting"
+    house.climb()
+    house.now_s += 2.5
+    assert house.reporter.health() == {
+        "healthy": True,
+        "status": "running",
+        "state": "ready",
+        "uptime": 2.5,
+    }
+    row = t.DegradedReason(
+        reason=t.Degraded.ORDERBOOK, markets=(), since_at_ms=1, clears_when="books are back"
+    )
+    house.container.update(degraded=(row,))
+    assert house.reporter.health()["reasons"] == ["orderbook"]
+    assert house.reporter.health()["healthy"] is True
+
+
+# -- pictures ----------------------------------------------------------------------------------
+
+
+async def test_before_anything_is_known_everything_is_shown_and_nothing_is_invented():
+    house = StatusHouse()
+    house.reporter.begin()
+    try:
+        overview = house.board.one("overview")
+        for name in (
+            "equity_ud",
+            "day_pnl_ud",
+            "realised_ud",
+            "fees_ud",
+            "cash_ud",
+            "feed_age_ms",
+            "reconcile_age_ms",
+            "exposure_ud",
+            "drawdown_ud",
+            "pnl_split",
+        ):
+            assert overview[name] is None, name
+        assert overview["orders_allowed"] is False
+        assert overview["health_status"] == "starting"
+        assert house.reporter.explain("d-000001") is None
+        assert house.reporter.equity(0, 600) == []
+        assert house.reporter.trading_state()["balance"] is None
+        assert house.board.builders["markets"]("KX-1") is None
+        assert house.reporter.book_row("KX-1") is None
+        t.encode_json(house.reporter.status())
+        t.encode_json(house.reporter.trader_status())
+        assert "trader_equity_dollars" not in house.reporter.metrics_text()
+    finally:
+        await house.supervisor.stop(timeout_s=1)
+
+
+EXAMPLE_KEYS = {
+    "overview": """run_id environment state state_since_at_ms gate gate_why gate_by strategy
+        orders_allowed account version file_sha256 degraded state_version feed_age_ms books_proven
+        books_total reconcile_age_ms reconcile_difference_ud unknown_orders rate_read_ratio
+        rate_write_ratio loop_lag_ms next_pause_at_ms equity_ud day_pnl_ud realised_ud unrealised_ud
+        fees_ud exposure_ud exposure_max_ud drawdown_ud drawdown_max_ud gate_since_at_ms
+        journal_file cash_ud positions_value_ud clock_skew_ms health_status pnl_split""",
+    "markets": """ticker title event_ticker series status close_at_ms bid_cc bid_h ask_cc ask_h
+        last_cc mid_cc imbalance_ratio fair_cc edge_cc position_h pnl_ud markout_5s_cc proof
+        strategy reason changed_at_ms verified_at_ms""",
+    "books": """ticker proof seq rest_checks rest_differences yes no own fair_cc prints
+        changed_at_ms verified_at_ms""",
+    "orders": """client_order_id order_id ticker side price_cc count_h filled_h remaining_h status
+        status_why strategy slot decision_id sent_at_ms acked_at_ms expires_at_ms ahead_h
+        ahead_from foreign""",
+    "positions": """ticker position_h average_cc mark_cc unrealised_ud realised_ud fees_ud
+        worst_case_ud event_ticker event_worst_ud close_at_ms exit_cost_ud foreign_h
+        verified_at_ms""",
+    "fills": """fill_id client_order_id ticker side price_cc count_h is_taker fee_ud
+        fee_expected_ud at_ms markout_1s_cc markout_30s_cc markout_300s_cc decision_id strategy
+        sent_at_ms""",
+    "decisions": "decision_id at_ms ticker strategy outcome reason value limit wants order_ids",
+    "risk": "limit scope used_ud max_ud used_ratio tripped latched_at_ms means",
+    "equity": """at_ms equity_ud realised_ud unrealised_ud fees_ud exposure_ud hold_ud random_ud
+        pessimistic_ud optimistic_ud""",
+    "latency": """frames_per_s gaps resyncs rest_checks rest_differences reconnects http_429
+        parse_failures latency_us rss_bytes tasks disk_free_bytes""",
+    "alerts": "alert_id at_ms severity kind text repeats",
+    "control": "control_id action phase by asked_at_ms sent confirmed failed remaining text",
+    "health": "component healthy critical why since_at_ms checked_at_ms",
+}
+
+
+async def test_rows_have_the_keys_of_the_catalogue(status_house):
+    house = status_house
+    house.health.add(t.Probe(name="journal", ask=lambda: None))
+    house.health.check()
+    house.climb()
+    house.store.put(status_order())
+    house.buy(status_fill())
+    await house.publish(house.event(t.OrderChanged, order=status_order(), why="acked"))
+    await house.publish(house.event(t.FillBooked, fill=status_fill(), expected_fee_ud=0))
+    await house.publish(
+        house.event(
+            t.DecisionMade,
+            ticker=TICKER,
+            strategy="market_maker",
+            reason="acted",
+            value="edge 38 cc",
+            limit=">= 0 cc",
+            decision_id="d-000001",
+            wants=1,
+            order_ids=("kt-1",),
+            fair_cc=4946,
+        )
+    )
+    await house.publish(
+        house.event(
+            t.ControlMoved, control_id="c-1", action="kill", phase="sent", by="page", asked_at_ms=1
+        )
+    )
+    await house.publish(house.event(t.AlertRaised, severity="warning", kind="book_stale", text="x"))
+    house.reporter.tick()
+    shown = {
+        "markets": house.board.builders["markets"](TICKER),
+        "books": house.reporter.book_row(TICKER),
+        "orders": house.board.builders["orders"]("kt-1"),
+        "positions": house.board.builders["positions"](TICKER),
+    }
+    for topic, keys in EXAMPLE_KEYS.items():
+        row = shown.get(topic) or next(iter(house.board.tables[topic].values()))
+        missing = set(keys.split()) - set(row)
+        assert not missing, (topic, missing)
+        json.loads(t.encode_json(row))
+
+
+async def test_a_market_shows_its_book_and_stands_still_while_nothing_moves(status_house):
+    house = status_house
+    row = house.board.builders["markets"](TICKER)
+    assert (row["bid_cc"], row["bid_h"], row["ask_cc"], row["ask_h"]) == (4700, 300, 5200, 300)
+    assert (row["mid_cc"], row["position_h"], row["pnl_ud"]) == (4950, 0, 0)
+    again = house.board.builders["markets"](TICKER)
+    assert {k: v for k, v in again.items() if k != "verified_at_ms"} == {
+        k: v for k, v in row.items() if k != "verified_at_ms"
+    }
+    house.book.judge(t.Proof.STALE)
+    row = house.board.builders["markets"](TICKER)
+    assert (row["bid_cc"], row["bid_h"], row["mid_cc"], row["imbalance_ratio"]) == (None,) * 4
+    assert row["proof"] == "stale"
+
+
+async def test_a_position_is_marked_at_the_bid_it_could_hit_and_costs_its_way_out(status_house):
+    house = status_house
+    house.buy(status_fill(price_cc=4650))
+    row = house.board.builders["positions"](TICKER)
+    assert (row["position_h"], row["average_cc"], row["mark_cc"]) == (100, 4650, 4700)
+    assert (row["unrealised_ud"], row["worst_case_ud"]) == (5000, -465_000)
+    assert row["exit_cost_ud"] == t.FeeSchedule().taker_ud(5300, 100) == 17_500
+    assert row["foreign_h"] == 0
+    house.buy(status_fill("f2", strategy="", is_foreign=True, count_h=400))
+    row = house.board.builders["positions"](TICKER)
+    assert row["foreign_h"] == 400
+    fees_ud = t.FeeSchedule().taker_ud(5300, 300) + t.FeeSchedule().taker_ud(5400, 200)
+    assert row["exit_cost_ud"] == 100 * 200 + fees_ud
+    house.buy(status_fill("f3", count_h=90_000))
+    assert house.board.builders["positions"](TICKER)["exit_cost_ud"] is None, "book too thin"
+    house.book.judge(t.Proof.STALE)
+    row = house.board.builders["positions"](TICKER)
+    assert (row["mark_cc"], row["unrealised_ud"], row["exit_cost_ud"]) == (None, None, None)
+
+
+async def test_own_orders_are_not_their_own_queue(status_house):
+    house = status_house
+    house.store.put(status_order())
+    await house.publish(house.event(t.OrderChanged, order=status_order(), why="acked"))
+    row = house.board.builders["orders"]("kt-1")
+    assert (row["ahead_h"], row["ahead_from"]) == (900, "estimate")
+    assert house.reporter.book_row(TICKER)["own"][0]["ahead_h"] == 900
+    gone = status_order(status=t.OrderStatus.CANCELED, why="cancelled by us")
+    house.store.put(gone)
+    await house.publish(house.event(t.OrderChanged, order=gone, why="cancelled"))
+    row = house.board.builders["orders"]("kt-1")
+    assert (row["status"], row["remaining_h"], row["ahead_h"]) == ("canceled", 0, None)
+
+
+async def test_an_ended_order_stays_a_minute_on_the_page(status_house):
+    house = status_house
+    ended = status_order(status=t.OrderStatus.EXECUTED)
+    house.board.tables["orders"]["kt-1"] = {"client_order_id": "kt-1"}
+    await house.publish(house.event(t.OrderChanged, order=ended, why="executed"))
+    house.now_s += 59
+    house.reporter.tick()
+    assert "kt-1" in house.board.tables["orders"]
+    house.now_s += 2
+    house.reporter.tick()
+    assert "kt-1" not in house.board.tables["orders"]
+
+
+async def test_late_markouts_are_the_same_fill_again(status_house):
+    house = status_house
+    house.bus.publish(house.event(t.BookChanged, ticker=TICKER, bid_cc=4700, ask_cc=5200))
+    house.buy(status_fill())
+    await house.publish(house.event(t.FillBooked, fill=status_fill(), expected_fee_ud=10))
+    assert house.board.tables["fills"]["f1"]["markout_1s_cc"] is None
+    house.now_s += 6
+    house.bus.publish(house.event(t.BookChanged, ticker=TICKER, bid_cc=4000, ask_cc=4200))
+    row = house.board.tables["fills"]["f1"]
+    assert (row["markout_1s_cc"], row["markout_5s_cc"], row["markout_30s_cc"]) == (350, 350, None)
+    assert row["fee_expected_ud"] == 10
+    assert house.board.builders["markets"](TICKER)["markout_5s_cc"] == 350
+
+
+async def test_decisions_keep_all_that_acted_and_the_newest_of_each_other_reason(status_house):
+    house = status_house
+
+    async def decide(number, reason, orders=()):
+        await house.publish(
+            house.event(
+                t.DecisionMade,
+                ticker=TICKER,
+                strategy="s",
+                reason=reason,
+                value="",
+                limit="",
+                decision_id=f"d-{number}",
+                wants=len(orders),
+                order_ids=orders,
+                fair_cc=None,
+            )
+        )
+
+    for number in range(6):
+        await decide(number, "hold" if number % 2 else "no_signal")
+    await decide(6, "acted", ("kt-1",))
+    await decide(7, "acted", ("kt-2",))
+    assert list(house.board.tables["decisions"]) == ["d-4", "d-5", "d-6", "d-7"]
+    for number in range(10, 10 + t.DECISIONS_SHOWN + 50):
+        await decide(number, "acted", ("kt-1",))
+    assert len(house.reporter.chronicle.decisions) == t.DECISIONS_SHOWN
+
+
+async def test_limits_show_use_headroom_and_trip(status_house):
+    house = status_house
+    house.buy(status_fill(count_h=1800, price_cc=4600))
+    house.container.update(equity_ud=985_000_000)
+    house.reporter.tick()
+    rows = house.board.tables["risk"]
+    assert rows["daily_loss|account"]["used_ud"] == 15_000_000
+    assert rows["daily_loss|account"]["used_ratio"] == 0.75
+    assert rows[f"market_loss|{TICKER}"]["used_ud"] == 8_280_000
+    assert rows["event_loss|KXCPI-26DEC"]["max_ud"] == house.config.max_event_loss_ud
+    assert rows[f"position|{TICKER}"]["used_h"] == 1800
+    assert not any(row["tripped"] for row in rows.values())
+    halt = t.Halt(why="daily_loss: 21.00 dollars", by="limit", since_at_ms=T0_MS)
+    house.container.update(halt=halt, gate=t.Gate.HALTED, equity_ud=979_000_000)
+    house.now_s += 2
+    house.reporter.tick()
+    row = house.board.tables["risk"]["daily_loss|account"]
+    assert (row["tripped"], row["latched_at_ms"]) == (True, T0_MS)
+    kinds = [alert["kind"] for alert in house.board.tables["alerts"].values()]
+    assert "limit_near" in kinds
+
+
+async def test_activity_and_transitions_are_kept_and_told_once(status_house):
+    house = status_house
+    steps = itertools.pairwise(["startup", "initializing", "orderbook_connect", "ready"] * 30)
+    for before, after in steps:
+        house.bus.publish(
+            house.event(t.StateChanged, from_state=before, to_state=after, why="ok", metadata={})
+        )
+    history = house.reporter.history()
+    assert len(history["transitions"]) == history["count"] == t.TRANSITIONS_MAX
+    assert len(history["activities"]) == t.ACTIVITIES_MAX
+    assert set(history["transitions"][0]) >= {
+        "timestamp",
+        "activity_type",
+        "message",
+        "metadata",
+        "state",
+        "from_state",
+        "to_state",
+        "at_ms",
+    }
+    told = house.board.told_of("system_activity")
+    assert len(told) == len(house.board.told_of("state_transition")) == 119
+    assert [row["activity_id"] for row in told] == list(range(1, 120))
+    assert all(
+        row["metadata"]["severity"] in ("info", "warning", "error", "success") for row in told
+    )
+    house.board.told.clear()
+    for before, after in (("ready", "acting"), ("acting", "ready")):
+        house.bus.publish(
+            house.event(t.StateChanged, from_state=before, to_state=after, why="x", metadata={})
+        )
+    assert house.reporter.history()["transitions"][-1]["to_state"] == "ready"
+    assert len(house.board.told_of("state_transition")) == 2
+
+
+async def test_what_happens_becomes_a_line(status_house):
+    house = status_house
+    reason = t.DegradedReason(
+        reason=t.Degraded.ORDERBOOK, markets=(TICKER,), since_at_ms=1, clears_when="books are back"
+    )
+    await house.publish(house.event(t.DegradedChanged, reason=reason, is_active=True))
+    await house.publish(house.event(t.DegradedChanged, reason=reason, is_active=False))
+    await house.publish(house.event(t.GateChanged, gate=t.Gate.PAUSED, why="news", by="page"))
+    await house.publish(
+        house.event(t.MarketSettled, ticker=TICKER, result="yes", position_h=100, cash_ud=10**6)
+    )
+    await house.publish(
+        house.event(
+            t.ActivityNoted,
+            activity_type="sync",
+            message="m",
+            severity="success",
+            state="ready",
+            metadata={"duration_ms": 212},
+        )
+    )
+    lines = [row["activity_type"] for row in house.board.told_of("system_activity")]
+    assert lines == ["degraded", "recovered", "control", "settlement", "sync"]
+    assert house.board.told_of("system_activity")[-1]["metadata"] == {
+        "severity": "success",
+        "duration_ms": 212,
+    }
+
+
+async def test_order_lines_do_not_drown_the_log(status_house):
+    house = status_house
+    for number in range(200):
+        order = status_order(f"kt-{number}")
+        house.bus.publish(house.event(t.OrderChanged, order=order, why="acked"))
+    await asyncio.sleep(0.01)
+    lines = [r for r in house.board.told_of("system_activity") if r["activity_type"] == "order"]
+    assert len(lines) == t.ORDER_LINES_PER_S_MAX
+
+
+TRADER_STATUS_KEYS = """uptime state markets_connected snapshots_received deltas_received ws_clients
+    ws_messages_sent context health ping_health last_ping_age api_connected api_url ws_url
+    connection_established first_snapshot_received session_id session_state health_state"""
+TRADING_STATE_KEYS = """timestamp version balance portfolio_value position_count order_count
+    positions open_orders sync_timestamp changes order_group balance_ud positions_value_ud
+    equity_ud"""
+GROUP_KEYS = """id status max_absolute_position max_open_orders current_absolute_position
+    current_open_orders contracts_limit_h window_s filled_in_window_h"""
+
+
+async def test_messages_of_the_earlier_system_keep_keys_and_units(status_house):
+    house = status_house
+    house.climb()
+    status = house.reporter.trader_status()
+    assert set(status) == {"timestamp", "state", "health", "metrics"}
+    assert set(status["metrics"]) == set(TRADER_STATUS_KEYS.split())
+    assert re.fullmatch(r"\d\d:\d\d:\d\d", status["timestamp"])
+    house.container.update(cash_ud=980_186_999, positions_value_ud=19_809_999, open_orders=3)
+    state = house.reporter.trading_state()
+    assert set(state) == set(TRADING_STATE_KEYS.split())
+    assert (state["balance"], state["portfolio_value"]) == (98_018, 1980), "cents, rounded down"
+    assert set(state["changes"]) == {"balance", "portfolio_value", "positions", "orders"}
+    assert set(state["order_group"]) == set(GROUP_KEYS.split())
+    assert isinstance(state["timestamp"], float)
+
+
+async def test_trading_state_is_told_when_it_changes_and_only_then(status_house):
+    house = status_house
+    for cash_ud in (980_000_000, 980_000_000, 979_990_000):
+        house.container.update(cash_ud=cash_ud)
+        house.now_s += 1.1
+        house.reporter.tick()
+    told = house.board.told_of("trading_state")
+    assert [row["changes"]["balance"] for row in told] == [0, -1]
+
+
+STATUS_KEYS = """running uptime state environment mode markets degraded halted components metrics
+    trading_mode trading_strategy"""
+COMPONENT_KEYS = {
+    "coordinator": "version run_id gate file_sha256",
+    "state_machine": "current_state time_in_state error_count last_error",
+    "event_bus": """events_emitted events_processed queue_size subscriber_count callback_errors
+        last_error""",
+    "websocket_manager": "active_connections messages_sent",
+    "orderbook_integration": "errors",
+    "health_monitor": "health_check_count check_interval",
+    "status_reporter": "status_interval trading_state_interval",
+    "trading_service": "strategy",
+    "trading_orchestrator": "",
+    "trading_client": """connected mode positions_count open_orders_count balance api_errors
+        consecutive_api_errors""",
+    "risk": "limits",
+    "reconcile": "is_clean",
+    "books": "proven",
+    "journal": "",
+    "rate_budget": "",
+}
+
+
+async def test_the_status_document_has_its_shape_in_every_state(status_house):
+    house = status_house
+    for state in t.TraderState:
+        house.machine.state = state
+        house.container.update(state=state)
+        document = json.loads(t.encode_json(house.reporter.status()))
+        assert list(document) == STATUS_KEYS.split()
+        assert set(document["components"]) == set(COMPONENT_KEYS)
+        for name, keys in COMPONENT_KEYS.items():
+            assert {"healthy", *keys.split()} <= set(document["components"][name]), name
+        assert document["environment"] == "SIMULATION (no account)"
+        assert document["components"]["trading_client"]["balance"] == "1000.000000"
+
+
+async def test_secrets_never_reach_the_settings():
+    house = StatusHouse(
+        key_content="-----BEGIN PRIVATE KEY-----",
+        alert_url="https://hooks.example/T0KEN",
+        key_id="11111111-2222-3333-4444-555566667777",
+        max_order_dollars="2.5",
+    )
+    text = t.encode_json(house.reporter.settings()).decode()
+    assert "PRIVATE" not in text
+    assert "T0KEN" not in text
+    assert "11111111" not in text
+    rows = {row["name"]: row for row in house.reporter.settings()}
+    assert set(rows) == {setting.name for setting in t.SETTINGS}
+    assert rows["key_content"]["value"] == "***"
+    assert rows["max_order_dollars"]["value"] == "2.50"
+    assert rows["fee_precision"]["value"] == "direct"
+
+
+async def test_a_picture_that_fails_costs_only_itself(status_house):
+    house, broken = status_house, []
+    house.bus.subscribe(t.AssertionBroke, broken.append)
+    house.services.replay = SimpleNamespace(replay_status=lambda: 1 / 0)
+    house.now_s += 2
+    house.board.tables["overview"].clear()
+    house.reporter.tick()
+    assert house.reporter.failures == {"replay": 1}
+    assert house.board.one("overview")["run_id"] == "7f3a"
+    assert broken == []
+
+    def impossible():
+        raise AssertionError("cannot be")
+
+    house.services.replay = SimpleNamespace(replay_status=impossible)
+    house.reporter.tick()
+    assert [event.what for event in broken] == ["cannot be"]
+    house.services.replay = SimpleNamespace(replay_status=lambda: {"tape": "T", "playing": True})
+    house.reporter.tick()
+    assert house.board.one("replay") == {"tape": "T", "playing": True}
+
+
+async def test_equity_points_come_every_ten_seconds_and_survive_in_order(status_house):
+    house = status_house
+    for _ in range(100):
+        house.reporter.tick()
+        house.now_s += 1
+    rows = house.reporter.equity(0, 600)
+    assert len(rows) == 10
+    assert [b["at_ms"] - a["at_ms"] for a, b in itertools.pairwise(rows)] == [10_000] * 9
+    assert rows[0]["hold_ud"] == 1_000_000_000
+    assert house.reporter.equity(rows[5]["at_ms"], 600) == rows[5:]
+
+
+async def test_explain_finds_a_decision_by_its_order_and_its_fill(status_house):
+    house = status_house
+    house.store.put(status_order())
+    await house.publish(house.event(t.FillBooked, fill=status_fill(), expected_fee_ud=0))
+    await house.publish(
+        house.event(
+            t.DecisionMade,
+            ticker=TICKER,
+            strategy="s",
+            reason="acted",
+            value="edge 1 cc",
+            limit="",
+            decision_id="d-000001",
+            wants=1,
+            order_ids=("kt-1",),
+            fair_cc=None,
+        )
+    )
+    for some_id in ("d-000001", "kt-1", "ex-kt-1", "f1"):
+        record = house.reporter.explain(some_id)
+        assert record["decision_id"] == "d-000001", some_id
+        assert [row["client_order_id"] for row in record["orders"]] == ["kt-1"]
+        assert [row["fill_id"] for row in record["fills"]] == ["f1"]
+    assert house.reporter.explain("nobody") is None
+    assert house.reporter.explain("d-999999") is None
+
+
+# -- metrics ---------------------------------------------------------------------------------------
+
+METRIC_LINE = re.compile(r'trader_[a-z0-9_]+(\{([a-z0-9_]+="([^"\\\n]|\\.)*",?)+\})? -?[0-9.e+-]+')
+
+
+async def test_metrics_are_prometheus_text_with_the_page_s_numbers(status_house):
+    house = status_house
+    house.climb()
+    house.buy(status_fill())
+    await house.publish(house.event(t.FillBooked, fill=status_fill(), expected_fee_ud=0))
+    house.now_s += 2
+    house.reporter.tick()
+    text = house.reporter.metrics_text()
+    typed: set[str] = set()
+    for line in text.splitlines():
+        if line.startswith("# TYPE "):
+            name = line.split()[2]
+            assert name not in typed, f"{name} twice"
+            typed.add(name)
+        else:
+            assert METRIC_LINE.fullmatch(line), line
+    assert text.endswith("\n")
+    assert 'trader_state{state="ready"} 1' in text
+    assert 'trader_gate{gate="open"} 1' in text
+    assert "trader_equity_dollars 1000" in text
+    assert f'trader_position_contracts{{ticker="{TICKER}"}} 1' in text
+    assert 'trader_fills_total{strategy="market_maker",maker="true"} 1' in text
+
+
+def test_label_values_are_escaped():
+    page = t.MetricsPage()
+    page.add("x", "gauge", [({"a": 'quo"te\\back\nline'}, 1.5), ({"a": "gone"}, None)])
+    assert page.text() == '# TYPE trader_x gauge\ntrader_x{a="quo\\"te\\\\back\\nline"} 1.5\n'
+
+
+def test_histograms_are_cumulative():
+    page = t.MetricsPage()
+    page.histogram("markout_cents", [({"horizon": "1s"}, [-3.0, 0.0, 0.4, 9.0])])
+    counts = [int(line.rsplit(" ", 1)[1]) for line in page.text().splitlines() if "_bucket" in line]
+    assert counts == sorted(counts)
+    assert counts[-1] == 4
+    assert "trader_markout_cents_sum" in page.text()
+
+
+# -- alerts ----------------------------------------------------------------------------------------
+
+
+class AlertDesk:
+    """Alerts with a recorded page and a recorded webhook."""
+
+    def __init__(self, *, answers=(200,), **settings: str) -> None:
+        self.now_s = 5000.0
+        self.shown: dict[int, dict] = {}
+        self.bodies: list[dict] = []
+        self.answers = itertools.cycle(answers)
+        self.alerts = t.Alerts(
+            clock=t.Clock(monotonic=lambda: self.now_s),
+            config=t.build_config(settings),
+            run=t.RunFacts(run_id="7f3a"),
+            show=lambda row: self.shown.update({row["alert_id"]: row}),
+        )
+        self.alerts.post = self.post
+
+    async def post(self, body: bytes) -> int:
+        self.bodies.append(json.loads(body))
+        return next(self.answers)
+
+    def raise_(self, kind="book_stale", severity="warning", ticker="", text="t"):
+        self.alerts.raised(
+            t.AlertRaised(at_ms=1, severity=severity, kind=kind, text=text, ticker=ticker)
+        )
+
+    async def deliver(self) -> None:
+        task = asyncio.create_task(self.alerts.run())
+        for _ in range(300):
+            await asyncio.sleep(0)
+        task.cancel()
+
+
+async def test_repeats_are_counted_not_repeated_for_five_minutes():
+    desk = AlertDesk()
+    for _ in range(5):
+        desk.raise_(ticker="A")
+    desk.raise_(ticker="B")
+    await desk.deliver()
+    assert [row["repeats"] for row in desk.shown.values()] == [5, 1]
+    assert len(desk.bodies) == 2
+    desk.now_s += t.ALERT_REPEAT_S
+    desk.raise_(ticker="A")
+    await desk.deliver()
+    assert list(desk.shown) == [1, 2, 3]
+    assert set(desk.bodies[0]) == {
+        "severity",
+        "kind",
+        "text",
+        "environment",
+        "run_id",
+        "at_ms",
+        "repeats",
+    }
+
+
+async def test_the_webhook_gets_twenty_an_hour_and_then_the_count():
+    desk = AlertDesk()
+    for number in range(30):
+        desk.raise_(ticker=f"T{number}")
+    await desk.deliver()
+    assert len(desk.bodies) == t.ALERTS_PER_HOUR_MAX
+    desk.now_s += 3600
+    desk.raise_(ticker="later")
+    await desk.deliver()
+    assert desk.bodies[-1]["text"] == "t (and 10 more held back)"
+    assert len(desk.shown) == 31, "the page sees all of them"
+
+
+@pytest.mark.parametrize(
+    ("level", "severities"),
+    [
+        ("info", ["info", "warning", "error"]),
+        ("warning", ["warning", "error"]),
+        ("error", ["error"]),
+    ],
+)
+async def test_the_webhook_hears_from_its_level_on(level, severities):
+    desk = AlertDesk(alert_level=level)
+    for severity in ("info", "warning", "error"):
+        desk.raise_(kind=severity, severity=severity)
+    desk.raise_(kind="fill", severity="error")
+    await desk.deliver()
+    assert [body["severity"] for body in desk.bodies] == severities
+    assert len(desk.shown) == 4
+
+
+@pytest.mark.parametrize(("style", "key"), [("slack", "text"), ("discord", "content")])
+async def test_chat_webhooks_get_one_line(style, key):
+    desk = AlertDesk(alert_format=style)
+    desk.raise_(text="no proof for 2.4 s")
+    await desk.deliver()
+    assert desk.bodies == [{key: "[sim 7f3a] warning book_stale: no proof for 2.4 s"}]
+
+
+async def test_a_dead_webhook_is_tried_three_times_and_delays_nobody(monkeypatch):
+    monkeypatch.setattr(t, "ALERT_PAUSE_S", 0.0)
+    desk = AlertDesk(answers=(0, 500, 302))
+    begin_s = time.monotonic()
+    desk.raise_()
+    assert time.monotonic() - begin_s < 0.05
+    await desk.deliver()
+    assert len(desk.bodies) == t.ALERT_TRIES
+    assert (desk.alerts.is_healthy, desk.alerts.failed) == (False, 1)
+    desk.answers = itertools.repeat(204)
+    desk.raise_(ticker="next")
+    await desk.deliver()
+    assert (desk.alerts.is_healthy, desk.alerts.sent) == (True, 1)
+
+
+async def test_without_a_webhook_the_page_still_hears():
+    desk = AlertDesk()
+    desk.alerts.post = None
+    desk.raise_(severity="loud")
+    await desk.deliver()
+    assert desk.shown[1]["severity"] == "error", "an unknown severity is taken seriously"
+    assert desk.bodies == []
+
+
+# ======================================================================================
+# §22 API
+# ======================================================================================
+
+
+
+
+RUN_TOKEN = "5f" * 32
+
+
+class ApiSource:
+    """A small honest source: every picture is an attribute that a test may set."""
+
+    def __init__(self) -> None:
+        self.healthy = {"healthy": True, "status": "running", "state": "ready", "uptime": 1.5}
+        self.books: dict[str, dict[str, object]] = {}
+        self.records: dict[str, dict[str, object]] = {}
+
+    def history(self):
+        return {"count": 0, "transitions": [], "activities": []}
+
+    def trader_status(self):
+        return {"timestamp": "10:30:20", "state": "ready", "health": "healthy", "metrics": {}}
+
+    def trading_state(self):
+        return {"timestamp": 1.0, "version": 1, "balance": None}
+
+    def book_row(self, ticker):
+        return self.books.get(ticker)
+
+    def health(self):
+        return self.healthy
+
+    def status(self):
+        return {"running": True}
+
+    def explain(self, some_id):
+        return self.records.get(some_id)
+
+    def equity(self, from_ms, points):
+        return [{"at_ms": from_ms, "points": points}]
+
+    def settings(self):
+        return [{"name": "port", "value": "8005", "source": "default"}]
+
+    def metrics_text(self):
+        return "trader_healthy 1\n"
+
+
+class ApiControls:
+    """Records what is asked; `refuse` and `gate` steer what happens."""
+
+    environment = "sim"
+    has_replay = True
+
+    def __init__(self) -> None:
+        self.state_version = 7
+        self.asked: list[t.ControlAsk] = []
+        self.refuse: t.ControlRefused | None = None
+        self.gate: asyncio.Event | None = None
+        self.error: Exception | None = None
+
+    async def _note(self, ask):
+        self.asked.append(ask)
+        if self.gate is not None:
+            await self.gate.wait()
+        if self.error is not None:
+            raise self.error
+        if self.refuse is not None:
+            raise self.refuse
+        return t.ControlAnswer()
+
+    pause = resume = rearm = cancel_all = reduce_only = replay = _note
+
+    async def kill(self, ask):
+        await self._note(ask)
+        return t.ControlAnswer(extra={"latched_at_ms": 123, "remaining": 4})
+
+    async def flatten(self, ask):
+        await self._note(ask)
+        if ask.nonce is None:
+            return t.ControlAnswer(extra={"nonce": "n-1", "expires_at_ms": 9, "preview": []})
+        return t.ControlAnswer()
+
+
+class ApiHouse:
+    """A listening API with everything behind it in reach."""
+
+    def __init__(self) -> None:
+        self.now_s = time.monotonic
+        self.skew_s = 0.0
+        self.clock = t.Clock(monotonic=lambda: time.monotonic() + self.skew_s)
+        self.deaths: list[str] = []
+        self.supervisor = t.Supervisor(lambda name, error: self.deaths.append(name))
+        self.bus = t.EventBus(self.clock, self.supervisor)
+        self.alerts: list[t.AlertRaised] = []
+        self.bus.subscribe(t.AlertRaised, self.alerts.append)
+        self.hub = t.WebSocketManager(self.clock, self.bus)
+        self.source, self.controls = ApiSource(), ApiControls()
+        page = {
+            "/": t.StaticFile(b"<p>page</p>", "text/html"),
+            "/static/app.js": t.StaticFile(b"1", "text/javascript"),
+        }
+        self.api = t.build_api(
+            clock=self.clock,
+            supervisor=self.supervisor,
+            hub=self.hub,
+            source=self.source,
+            controls=self.controls,
+            token=RUN_TOKEN,
+            static=page,
+        )
+        self.port = 0
+
+    async def open(self) -> None:
+        self.port = await self.api.start("127.0.0.1", 0)
+        self.supervisor.spawn(self.hub.run(), name="hub")
+        self.session = aiohttp.ClientSession(f"http://127.0.0.1:{self.port}")
+
+    async def close(self) -> None:
+        await self.session.close()
+        await self.api.stop()
+        await self.supervisor.stop(timeout_s=1.0)
+
+    async def get(self, path: str, **headers: str):
+        async with self.session.get(path, headers=headers, allow_redirects=False) as answer:
+            return answer.status, answer.headers.copy(), await answer.read()
+
+    async def get_json(self, path: str):
+        return orjson.loads((await self.get(path))[2])
+
+    async def control(self, action: str, body: object, *, token: str | None = RUN_TOKEN, **extra):
+        headers = {"X-Trader-Control": "1", "Content-Type": "application/json"}
+        if token is not None:
+            headers["Authorization"] = f"Bearer {token}"
+        headers |= extra
+        path = action if action.startswith("/") else f"/v3/control/{action}"
+        data = body if isinstance(body, bytes) else orjson.dumps(body)
+        async with self.session.post(path, data=data, headers=headers) as answer:
+            return answer.status, orjson.loads(await answer.read())
+
+    @contextlib.asynccontextmanager
+    async def socket(self, query: str = "", **headers: str):
+        async with self.session.ws_connect(f"/v3/ws{query}", headers=headers) as ws:
+            yield ws
+
+    async def raw(self, data: bytes, *, wait_s: float = 2.0) -> bytes:
+        """Bytes in, bytes out until the server closes (or `wait_s` is over)."""
+        reader, writer = await asyncio.open_connection("127.0.0.1", self.port)
+        got = b""
+        try:
+            writer.write(data)
+            async with asyncio.timeout(wait_s):
+                while part := await reader.read(65536):
+                    got += part
+        except (TimeoutError, ConnectionError):
+            pass
+        finally:
+            writer.close()
+            with contextlib.suppress(ConnectionError):
+                await writer.wait_closed()
+        return got
+
+
+@pytest.fixture
+async def api_house() -> AsyncIterator[ApiHouse]:
+    house = ApiHouse()
+    await house.open()
+    yield house
+    await house.close()
+
+
+async def eventually_22(condition, *, within_s: float = 3.0) -> None:
+    end_s = time.monotonic() + within_s
+    while not condition():
+        assert time.monotonic() < end_s, "did not come true in time"
+        await asyncio.sleep(0.005)
+
+
+async def ws_next(ws, kind: str | None = None, *, within_s: float = 3.0):
+    """The next message (of that type)."""
+    async with asyncio.timeout(within_s):
+        while True:
+            message = await ws.receive()
+            assert message.type is aiohttp.WSMsgType.TEXT, message
+            body = orjson.loads(message.data)
+            if kind is None or body["type"] == kind:
+                return body
+
+
+class Mirror:
+    """What a client of the rules of §4 believes: full, changes, gone, and nothing else."""
+
+    def __init__(self, key: tuple[str, ...]) -> None:
+        self.key, self.rev, self.rows, self.gaps = key, None, {}, 0
+
+    def key_of(self, row):
+        if not self.key:
+            return "one"
+        return row[self.key[0]] if len(self.key) == 1 else "|".join(row[k] for k in self.key)
+
+    def take(self, data) -> bool:
+        if not data["full"] and self.rev is not None and data["rev"] != self.rev + 1:
+            self.gaps += 1
+            return False
+        if data["full"]:
+            self.rows.clear()
+        self.rows.update({self.key_of(row): row for row in data["rows"]})
+        for key in data["gone"]:
+            self.rows.pop(key, None)
+        self.rev = data["rev"]
+        return True
+
+
+# -- topics: the pure part -------------------------------------------------------------
+
+
+def no_failure(error: Exception) -> None:
+    raise AssertionError(f"a row failed: {error!r}")
+
+
+@pytest.mark.parametrize("seed", range(5))
+@pytest.mark.parametrize("name", ["markets", "fills", "funnel", "alerts"])
+def test_random_changes_of_a_topic_end_in_the_same_rows_in_the_same_order(name, seed):
+    rng, spec = random.Random(f"{name}{seed}"), t.TOPICS[name]
+    topic, mirror = t.Topic(spec), Mirror(spec.key)
+    mirror.take({"rev": 0, "full": True, "rows": [], "gone": []})
+    for step in range(500):
+        numbers = {"alert_id": rng.randrange(400)}
+        key = {field: numbers.get(field, f"K{rng.randrange(700)}") for field in spec.key}
+        if rng.random() < 0.8:
+            topic.put({**key, "value": step})
+        else:
+            topic.remove(spec.key_of(key))
+        if rng.random() < 0.3:
+            change = topic.flush(no_failure)
+            if change is not None:
+                assert mirror.take(json.loads(t.encode_json(t.topic_data(change, is_full=False))))
+    last = topic.flush(no_failure)
+    if last is not None:
+        mirror.take(json.loads(t.encode_json(t.topic_data(last, is_full=False))))
+    assert list(mirror.rows.values()) == [json.loads(row) for row in topic.rows()]
+    assert mirror.gaps == 0
+    assert len(topic.rows()) <= spec.kept
+
+
+def test_a_flush_without_a_real_change_takes_no_number():
+    topic = t.Topic(t.TOPICS["markets"])
+    assert topic.put({"ticker": "A", "bid_cc": 1, "verified_at_ms": 1})
+    assert topic.flush(no_failure).rev == 1
+    assert not topic.put({"ticker": "A", "bid_cc": 1, "verified_at_ms": 2}), "a quiet field alone"
+    assert topic.flush(no_failure) is None
+    topic.put({"ticker": "A", "bid_cc": 2, "verified_at_ms": 2})
+    topic.put({"ticker": "A", "bid_cc": 1, "verified_at_ms": 3})
+    assert topic.flush(no_failure) is None, "there and back again is no change"
+    assert topic.rev == 1
+    assert not topic.remove("B"), "nobody knows B"
+
+
+def test_rows_of_two_keys_changed_in_one_window_both_arrive():
+    topic = t.Topic(t.TOPICS["markets"])
+    topic.put({"ticker": "A", "bid_cc": 1})
+    topic.put({"ticker": "B", "bid_cc": 1})
+    topic.put({"ticker": "A", "bid_cc": 2})
+    change = topic.flush(no_failure)
+    assert [json.loads(row) for row in change.rows] == [
+        {"ticker": "A", "bid_cc": 2},
+        {"ticker": "B", "bid_cc": 1},
+    ]
+
+
+def test_the_oldest_rows_of_a_bounded_topic_go_and_are_named():
+    topic = t.Topic(t.TOPICS["control"])
+    for number in range(55):
+        topic.put({"control_id": f"c-{number}"})
+    assert topic.flush(no_failure).gone == tuple(f"c-{n}" for n in range(5))
+    assert len(topic.rows()) == 50
+
+
+def test_touched_rows_are_built_when_they_are_sent_and_failures_stay_alone():
+    shown = {"A": {"ticker": "A", "bid_cc": 1}, "B": {"ticker": "B", "bid_cc": 1}}
+
+    def build(key):
+        if key == "BAD":
+            raise ValueError("no such thing")
+        return shown.get(key)
+
+    topic, errors = t.Topic(t.TOPICS["markets"], build), []
+    topic.touch("A")
+    topic.touch("BAD")
+    topic.touch("B")
+    shown["A"] = {"ticker": "A", "bid_cc": 5}
+    change = topic.flush(errors.append)
+    assert [json.loads(row)["bid_cc"] for row in change.rows] == [5, 1]
+    assert len(errors) == 1
+    del shown["B"]
+    topic.touch("B")
+    assert topic.flush(errors.append).gone == ("B",)
+
+
+def test_a_row_without_json_form_is_dropped_alone():
+    topic, errors = t.Topic(t.TOPICS["markets"]), []
+    topic.put({"ticker": "A", "bid_cc": object()})
+    topic.put({"ticker": "B", "bid_cc": 1})
+    change = topic.flush(errors.append)
+    assert [json.loads(row)["ticker"] for row in change.rows] == ["B"]
+    assert len(errors) == 1
+
+
+def test_gone_keys_have_the_form_the_page_expects():
+    assert t.TOPICS["funnel"].key_of({"strategy": "hold", "reason": "kept"}) == "hold|kept"
+    assert t.TOPICS["risk"].key_of({"limit": "market", "scope": "KX-1"}) == "market|KX-1"
+    assert t.TOPICS["alerts"].key_of({"alert_id": 17}) == 17
+    assert t.TOPICS["equity"].key_of({"at_ms": 1795343410000}) == 1795343410000
+
+
+def test_every_kind_of_value_that_may_appear_has_a_json_form():
+    every_enum = [
+        member
+        for kind in vars(t).values()
+        if isinstance(kind, type) and issubclass(kind, t.Enum)
+        for member in kind
+    ]
+    text = t.encode_json(
+        {
+            "enums": every_enum,
+            "sets": {3, 1},
+            "mapping": t.MappingProxyType({1: t.Side.YES}),
+            "deque": t.deque([1]),
+            "path": Path("x"),
+            "secret": t.Secret("hush-hush"),
+            "order": t.Halt(why="a", by="b", since_at_ms=1),
+        }
+    )
+    assert b"hush" not in text
+    assert json.loads(text)["order"] == {"why": "a", "by": "b", "since_at_ms": 1}
+
+
+@pytest.mark.parametrize("size", [0, 1, 125, 126, 65535, 65536, 200_000])
+def test_frames_are_those_of_the_rfc(size):
+    frame = t.text_frame(b"x" * size)
+    assert frame[0] == 0x81
+    if size < 126:
+        assert frame[1] == size
+    elif size < 65536:
+        assert (frame[1], struct.unpack(">H", frame[2:4])[0]) == (126, size)
+    else:
+        assert (frame[1], struct.unpack(">Q", frame[2:10])[0]) == (127, size)
+    assert frame.endswith(b"x" * size)
+
+
+@pytest.mark.parametrize(
+    ("topics", "books", "expected"),
+    [
+        (None, None, tuple(t.TOPICS)),
+        ("", "", tuple(t.TOPICS)),
+        ("none", None, ()),
+        ("orders,fills", None, ("orders", "fills")),
+        ("orders,orders,books", "B,A,B", ("orders",)),
+    ],
+)
+def test_a_client_gets_what_its_address_asks_for(topics, books, expected):
+    wanted = t.parse_wanted(topics, books)
+    assert wanted.topics == expected
+    assert wanted.books == (("A", "B") if books == "B,A,B" else ())
+
+
+@pytest.mark.parametrize(
+    ("topics", "books"),
+    [("nothing", None), (None, ",".join(f"T{n}" for n in range(9))), ("none", "A B"), (None, "é")],
+)
+def test_an_address_that_asks_for_the_impossible_is_refused(topics, books):
+    with pytest.raises(t.ApiRefused) as refused:
+        t.parse_wanted(topics, books)
+    assert refused.value.status == 400
+
+
+# -- topics: over real sockets -----------------------------------------------------------
+
+
+async def test_greeting_comes_in_the_order_of_the_contract(api_house):
+    api_house.hub.put("orders", {"client_order_id": "a", "status": "resting"})
+    async with api_house.socket() as ws:
+        kinds = [await ws_next(ws) for _ in range(4 + len(t.TOPICS))]
+    assert [m["type"] for m in kinds] == [
+        "connection",
+        "history_replay",
+        "trader_status",
+        "trading_state",
+        *t.TOPICS,
+    ]
+    assert all(set(m) == {"type", "data", "timestamp"} for m in kinds)
+    assert all(isinstance(m["timestamp"], float) for m in kinds)
+    assert kinds[0]["data"]["message"] == "Connected to Kalshi trader"
+    assert kinds[0]["data"]["client_id"].startswith("client_1_")
+    assert set(kinds[1]["data"]) == {"count", "transitions", "activities"}
+    for message in kinds[4:]:
+        assert set(message["data"]) == {"rev", "full", "rows", "gone"}
+        assert message["data"]["full"] is True
+
+
+async def test_topics_none_leaves_only_the_types_of_the_earlier_system(api_house):
+    async with api_house.socket("?topics=none") as ws:
+        greeting = [(await ws_next(ws))["type"] for _ in range(4)]
+        api_house.hub.put("orders", {"client_order_id": "a"})
+        api_house.hub.broadcast("system_activity", {"message": "hello"})
+        assert (await ws_next(ws))["type"] == "system_activity"
+        await ws.send_str('{"type":"ping"}')
+        assert await ws_next(ws) == {
+            "type": "pong",
+            "data": {},
+            "timestamp": pytest.approx(time.time(), abs=5),
+        }
+    assert greeting == ["connection", "history_replay", "trader_status", "trading_state"]
+
+
+def planned_in_s(hub, topic: str) -> float:
+    """Seconds until the next flush of a topic, as planned on the loop."""
+    return hub._streams[topic].timer.when() - asyncio.get_running_loop().time()
+
+
+async def test_first_change_is_planned_within_50_ms_and_then_at_most_4_flushes_a_second(api_house):
+    hub, bid = api_house.hub, 0
+    async with api_house.socket("?topics=markets") as ws:
+        await ws_next(ws, "markets")
+        hub.put("markets", {"ticker": "A", "bid_cc": 0})
+        assert planned_in_s(hub, "markets") <= 0.05
+        first = (await ws_next(ws, "markets"))["data"]["rev"]
+        end_s, revs = time.monotonic() + 1.0, []
+        while time.monotonic() < end_s:
+            bid += 1
+            hub.put("markets", {"ticker": "A", "bid_cc": bid})
+            assert 0.0 < planned_in_s(hub, "markets") + 0.25 <= 0.51
+            with contextlib.suppress(TimeoutError):
+                message = await asyncio.wait_for(ws.receive(), 0.01)
+                revs.append(orjson.loads(message.data)["data"]["rev"])
+    assert revs == list(range(first + 1, first + 1 + len(revs)))
+    assert 1 <= len(revs) <= 5
+
+
+async def test_topics_at_once_are_not_held_back_but_bounded(api_house):
+    hub = api_house.hub
+    async with api_house.socket("?topics=orders") as ws:
+        await ws_next(ws, "orders")
+        hub.put("orders", {"client_order_id": "a"})
+        assert planned_in_s(hub, "orders") <= 0.0
+        await ws_next(ws, "orders")
+        count, end_s = 0, time.monotonic() + 0.5
+        while time.monotonic() < end_s:
+            hub.put("orders", {"client_order_id": f"o{time.monotonic()}"})
+            with contextlib.suppress(TimeoutError):
+                await asyncio.wait_for(ws.receive(), 0.002)
+                count += 1
+    assert 1 <= count <= 12
+
+
+async def test_ten_thousand_changes_reach_every_client_the_same(api_house):
+    rng, hub = random.Random(7), api_house.hub
+    names = ("markets", "orders", "funnel", "alerts")
+    sockets = [await api_house.session.ws_connect("/v3/ws") for _ in range(3)]
+    mirrors = [{n: Mirror(t.TOPICS[n].key) for n in names} for _ in sockets]
+
+    async def listen(ws, mirror):
+        async for message in ws:
+            body = orjson.loads(message.data)
+            if body["type"] in mirror:
+                assert mirror[body["type"]].take(body["data"])
+
+    tasks = [asyncio.create_task(listen(w, m)) for w, m in zip(sockets, mirrors, strict=True)]
+    for step in range(10_000):
+        name = rng.choice(names)
+        spec = t.TOPICS[name]
+        key = {
+            f: rng.randrange(300) if f == "alert_id" else f"K{rng.randrange(40)}" for f in spec.key
+        }
+        if rng.random() < 0.85:
+            hub.put(name, {**key, "value": step})
+        else:
+            hub.remove(name, spec.key_of(key))
+        if step % 50 == 0:
+            await asyncio.sleep(0.001)
+    await asyncio.sleep(0.4)
+    for name in names:
+        page = await api_house.get_json(f"/v3/topic/{name}")
+        for mirror in mirrors:
+            assert list(mirror[name].rows.values()) == page["rows"]
+            assert mirror[name].rev == page["rev"]
+    for ws, task in zip(sockets, tasks, strict=True):
+        await ws.close()
+        await task
+
+
+async def test_what_nobody_listens_to_waits_and_is_fresh_when_asked_for(api_house):
+    hub, built = api_house.hub, []
+    hub.pull("positions", lambda key: built.append(key) or {"ticker": key, "n": len(built)})
+    for _ in range(100):
+        hub.touch("positions", "A")
+        hub.put("orders", {"client_order_id": "o"})
+        await asyncio.sleep(0.001)
+    assert built == []
+    assert hub._streams["orders"].timer is None
+    assert (await api_house.get_json("/v3/topic/positions"))["rows"] == [{"ticker": "A", "n": 1}]
+    hub.touch("positions", "A")
+    async with api_house.socket("?topics=positions,orders") as ws:
+        assert (await ws_next(ws, "positions"))["data"]["rows"] == [{"ticker": "A", "n": 2}]
+        assert (await ws_next(ws, "orders"))["data"]["rows"] == [{"client_order_id": "o"}]
+        hub.touch("positions", "A")
+        assert (await ws_next(ws, "positions"))["data"]["rows"] == [{"ticker": "A", "n": 3}]
+    await eventually_22(lambda: hub._streams["orders"].listeners == 0)
+    for number in range(t.TOPICS["fills"].kept * 3):
+        hub.put("fills", {"fill_id": f"f{number}"})
+        await asyncio.sleep(0)
+    assert hub._streams["fills"].topic.waiting <= t.TOPICS["fills"].kept * 2, "bounded"
+    rows = (await api_house.get_json("/v3/topic/fills"))["rows"]
+    assert len(rows) == t.TOPICS["fills"].kept
+    assert rows[-1] == {"fill_id": f"f{t.TOPICS['fills'].kept * 3 - 1}"}
+
+
+async def test_a_gap_is_repaired_by_reading_the_topic(api_house):
+    hub = api_house.hub
+    async with api_house.socket("?topics=markets") as ws:
+        mirror = Mirror(("ticker",))
+        mirror.take((await ws_next(ws, "markets"))["data"])
+        hub.put("markets", {"ticker": "A", "bid_cc": 1})
+        await ws_next(ws, "markets")  # lost by the client
+        hub.put("markets", {"ticker": "B", "bid_cc": 1})
+        late = (await ws_next(ws, "markets"))["data"]
+        assert not mirror.take(late), "the client sees the gap"
+        page = await api_house.get_json("/v3/topic/markets")
+        mirror.take({"rev": page["rev"], "full": True, "rows": page["rows"], "gone": []})
+        hub.remove("markets", "A")
+        assert mirror.take((await ws_next(ws, "markets"))["data"])
+    assert list(mirror.rows) == ["B"]
+
+
+async def test_two_books_of_one_client_share_unbroken_numbers(api_house):
+    books = api_house.source.books
+    books["A"] = {"ticker": "A", "yes": [[4700, 300]], "verified_at_ms": 1}
+    books["B"] = {"ticker": "B", "yes": [], "verified_at_ms": 1}
+    async with api_house.socket("?topics=none&books=B,A") as ws:
+        mirror = Mirror(("ticker",))
+        mirror.take((await ws_next(ws, "books"))["data"])
+        assert sorted(mirror.rows) == ["A", "B"]
+        assert api_house.hub.wanted_books == {"A", "B"}
+        async with api_house.socket("?topics=none&books=B") as other:
+            assert [r["ticker"] for r in (await ws_next(other, "books"))["data"]["rows"]] == ["B"]
+            for size in range(1, 6):
+                books["A"] = {**books["A"], "yes": [[4700, size]]}
+                api_house.hub.touch_book("A")
+                assert mirror.take((await ws_next(ws, "books"))["data"])
+        page = await api_house.get_json("/v3/topic/books?ticker=A,B")
+        assert page["rev"] == mirror.rev
+        assert page["rows"] == list(mirror.rows.values())
+    await eventually_22(lambda: api_house.hub.wanted_books == set())
+
+
+async def test_books_nobody_looks_at_are_forgotten(api_house):
+    for number in range(t.BOOK_STREAMS_MAX + 40):
+        status, _, _ = await api_house.get(f"/v3/topic/books?ticker=T{number}")
+        assert status == 200
+    assert len(api_house.hub._book_streams) <= t.BOOK_STREAMS_MAX
+
+
+async def test_reading_a_topic_takes_limit_and_ticker(api_house):
+    for number in range(5):
+        api_house.hub.put("fills", {"fill_id": f"f{number}", "ticker": "AB"[number % 2]})
+    await asyncio.sleep(0.1)
+    rows = (await api_house.get_json("/v3/topic/fills?limit=2"))["rows"]
+    assert [row["fill_id"] for row in rows] == ["f3", "f4"]
+    rows = (await api_house.get_json("/v3/topic/fills?ticker=B"))["rows"]
+    assert [row["fill_id"] for row in rows] == ["f1", "f3"]
+    for path in ("/v3/topic/nothing", "/v3/topic/"):
+        assert (await api_house.get(path))[0] == 404
+    for path in ("/v3/topic/fills?limit=x", "/v3/topic/fills?limit=0", "/v3/topic/books"):
+        assert (await api_house.get(path))[0] == 400
+
+
+async def test_a_message_that_cannot_be_encoded_costs_no_client(api_house):
+    async with api_house.socket("?topics=markets") as ws:
+        await ws_next(ws, "markets")
+        api_house.hub.broadcast("system_activity", {"bad": object()})
+        api_house.hub.put("markets", {"ticker": "A", "bad": object()})
+        api_house.hub.put("markets", {"ticker": "B", "bid_cc": 1})
+        rows = (await ws_next(ws, "markets"))["data"]["rows"]
+        assert [row["ticker"] for row in rows] == ["B"]
+    assert api_house.hub.serialise_failures == 2
+    assert {alert.kind for alert in api_house.alerts} == {"invariant_failed"}
+
+
+async def test_every_client_gets_the_same_bytes_encoded_once(api_house, monkeypatch):
+    encoded = []
+    real = t.encode_json
+    sockets = [await api_house.session.ws_connect("/v3/ws?topics=markets") for _ in range(10)]
+    for ws in sockets:
+        await ws_next(ws, "markets")
+    monkeypatch.setattr(t, "encode_json", lambda value: encoded.append(1) or real(value))
+    api_house.hub.put("markets", {"ticker": "A"})
+    got = {(await ws.receive()).data for ws in sockets}
+    assert len(got) == 1
+    assert len(encoded) == 2, "one row, one message"
+    for ws in sockets:
+        await ws.close()
+
+
+# -- slow and hostile clients ---------------------------------------------------------------
+
+
+class StuckTransport(asyncio.Transport):
+    """A peer that takes nothing until `drain`."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.taken: list[bytes] = []
+        self.waiting = 0
+        self.is_stuck = True
+        self.aborted = False
+
+    def write(self, data) -> None:
+        self.taken.append(bytes(data))
+        if self.is_stuck:
+            self.waiting += len(data)
+
+    def drain(self) -> None:
+        self.is_stuck, self.waiting = False, 0
+
+    def get_write_buffer_size(self) -> int:
+        return self.waiting
+
+    def set_write_buffer_limits(self, high=None, low=None) -> None:
+        pass
+
+    def is_closing(self) -> bool:
+        return self.aborted
+
+    def abort(self) -> None:
+        self.aborted = True
+
+    def messages(self) -> list[dict]:
+        return [orjson.loads(f[f.index(b"{") :]) for f in self.taken if f[0] == 0x81]
+
+
+async def test_a_client_that_is_behind_is_skipped_and_gets_full_messages_when_drained(api_house):
+    hub, transport = api_house.hub, StuckTransport()
+    hub.admit(transport, t.Wanted(("markets",), ()))
+    for number in range(8):
+        hub.put("markets", {"ticker": f"T{number}", "fat": "x" * 60_000})
+        hub._flush(hub._streams["markets"])
+    assert transport.waiting < t.BACKLOG_SKIP_BYTES + 70_000
+    assert hub.courier.messages_skipped >= 1
+    hub.broadcast("system_activity", {"message": "missed"})
+    transport.taken.clear()
+    transport.drain()
+    await eventually_22(lambda: any(m["type"] == "markets" for m in transport.messages()))
+    kinds = [m["type"] for m in transport.messages()]
+    assert kinds == ["history_replay", "trader_status", "trading_state", "markets"]
+    full = transport.messages()[-1]["data"]
+    assert full["full"]
+    assert len(full["rows"]) == 8
+    hub.put("markets", {"ticker": "T0", "fat": ""})
+    hub._flush(hub._streams["markets"])
+    assert transport.messages()[-1]["data"]["rev"] == full["rev"] + 1
+
+
+async def test_a_client_5_s_behind_is_closed_with_1013(api_house):
+    hub, transport = api_house.hub, StuckTransport()
+    hub.admit(transport, t.Wanted(("markets",), ()))
+    transport.waiting = t.BACKLOG_SKIP_BYTES + 1
+    await eventually_22(lambda: all(c.behind_since_s for c in hub.courier.clients))
+    api_house.skew_s += t.BEHIND_MAX_S
+    await eventually_22(lambda: transport.aborted)
+    assert transport.taken[-1][:4] == bytes((0x88, 2 + len(b"too long behind"))) + b"\x03\xf5"
+    assert hub.active_connections == 0
+
+
+async def test_a_client_a_megabyte_behind_is_closed_at_once(api_house):
+    hub, transport = api_house.hub, StuckTransport()
+    client = hub.admit(transport, t.Wanted((), ()))
+    transport.waiting = t.BACKLOG_CLOSE_BYTES + 1
+    hub.broadcast("ping", {})
+    assert not hub.courier.is_known(client)
+    assert transport.taken[-1][2:4] == (1013).to_bytes(2, "big")
+
+
+async def test_fat_full_messages_do_not_close_a_healthy_client(api_house):
+    for number in range(400):
+        api_house.hub.put("markets", {"ticker": f"T{number}", "fat": "x" * 2000})
+        api_house.hub.put("fills", {"fill_id": f"F{number}", "fat": "x" * 2000})
+        api_house.hub.put("decisions", {"decision_id": f"D{number}", "fat": "x" * 2000})
+    await asyncio.sleep(0.1)
+    async with api_house.session.ws_connect("/v3/ws", max_msg_size=0) as ws:
+        await asyncio.sleep(0.7)
+        got = [await ws_next(ws) for _ in range(4 + len(t.TOPICS))]
+    assert {m["type"] for m in got} >= set(t.TOPICS)
+
+
+async def test_a_flooding_client_is_closed_and_the_others_live(api_house):
+    async with api_house.socket("?topics=none") as calm, api_house.socket("?topics=none") as ws:
+        with contextlib.suppress(ConnectionError):
+            for _ in range(t.INBOUND_PER_S_MAX * 4):
+                await ws.send_str('{"type":"order","price":1}')
+        code = None
+        async with asyncio.timeout(3):
+            async for _ in ws:
+                pass
+            code = ws.close_code
+        assert code == 1008
+        await calm.send_str('{"type":"ping"}')
+        assert (await ws_next(calm, "pong"))["data"] == {}
+    assert api_house.hub.inbound_ignored >= t.INBOUND_PER_S_MAX
+
+
+async def test_a_frame_of_more_than_16_kb_closes_the_socket(api_house):
+    async with api_house.socket("?topics=none") as ws:
+        await ws.send_str("x" * (t.INBOUND_FRAME_MAX_BYTES + 1))
+        async with asyncio.timeout(3):
+            async for _ in ws:
+                pass
+        assert ws.close_code == 1009
+    await eventually_22(lambda: api_house.hub.active_connections == 0)
+
+
+@pytest.mark.parametrize(
+    "junk", ['{"type":', "[" * 190, '{"type":5}', "null", "\x00", '{"type":"kill"}', "ping"]
+)
+async def test_anything_but_ping_and_pong_is_ignored_and_counted(api_house, junk):
+    async with api_house.socket("?topics=none") as ws:
+        await ws.send_str(junk)
+        await ws.send_bytes(b"\xff" * 10)
+        await ws.send_str('{"type":"pong"}')
+        await ws.send_str('{"type":"ping"}')
+        await ws_next(ws, "pong")
+    assert api_house.hub.inbound_ignored == 2
+    assert api_house.controls.asked == []
+
+
+async def test_ping_frames_of_the_protocol_are_answered(api_house):
+    async with api_house.session.ws_connect("/v3/ws?topics=none", autoping=False) as ws:
+        await ws.ping(b"hello")
+        async with asyncio.timeout(2):
+            while (message := await ws.receive()).type is not aiohttp.WSMsgType.PONG:
+                pass
+        assert message.data == b"hello"
+
+
+async def test_the_65th_socket_is_refused_and_http_still_answers(api_house):
+    sockets = [await api_house.session.ws_connect("/v3/ws?topics=none") for _ in range(64)]
+    with pytest.raises(aiohttp.WSServerHandshakeError) as refused:
+        await api_house.session.ws_connect("/v3/ws?topics=none")
+    assert refused.value.status == 503
+    status, body = await api_house.control("kill", {"key": "k1"})
+    assert (status, body["latched_at_ms"]) == (202, 123)
+    await sockets[0].close()
+    await eventually_22(lambda: api_house.hub.active_connections == 63)
+    sockets[0] = await api_house.session.ws_connect("/v3/ws?topics=none")
+    for ws in sockets:
+        await ws.close()
+
+
+async def test_hundreds_of_idle_connections_do_not_lock_out_kill(api_house):
+    idle = [await asyncio.open_connection("127.0.0.1", api_house.port) for _ in range(200)]
+    for _, writer in idle[::3]:
+        writer.write(b"GET /v3/health HTTP/1.1\r\nHost: localho")
+    waits = []
+    for number in range(20):
+        begin_s = time.monotonic()
+        status, _ = await api_house.control("kill", {"key": f"k{number}"})
+        waits.append(time.monotonic() - begin_s)
+        assert status == 202
+    assert sorted(waits)[len(waits) // 2] < 1.0, "the figure itself is the bench's"
+    assert len(api_house.api.connections.open) <= t.CONNECTIONS_MAX
+    for _, writer in idle:
+        writer.close()
+
+
+async def test_a_request_that_never_ends_is_cut_after_its_time(api_house):
+    reader, writer = await asyncio.open_connection("127.0.0.1", api_house.port)
+    writer.write(b"GET / HTTP/1.1\r\nHost: localhost\r\nX: ")
+    await asyncio.sleep(0.05)
+    api_house.skew_s += t.READ_TIMEOUT_S + 0.1
+    async with asyncio.timeout(3):
+        with contextlib.suppress(ConnectionError):
+            assert await reader.read() == b""
+    writer.close()
+    assert api_house.api.refused["too_slow"] == 1
+
+
+async def test_endless_heads_and_huge_bodies_are_bounded(api_house):
+    host = b"Host: localhost:%d\r\n" % api_house.port
+    endless = (
+        b"GET / HTTP/1.1\r\n"
+        + host
+        + b"".join(b"A%d: %s\r\n" % (n, b"x" * 900) for n in range(100))
+    )
+    assert (await api_house.raw(endless))[9:12] in (b"", b"400")
+    nine_kb = (
+        b"GET / HTTP/1.1\r\n"
+        + host
+        + b"".join(b"A%d: %s\r\n" % (n, b"x" * 900) for n in range(10))
+        + b"\r\n"
+    )
+    assert (await api_house.raw(nine_kb))[9:12] == b"431"
+    long_line = b"GET / HTTP/1.1\r\n" + host + b"A: " + b"x" * 9000 + b"\r\n\r\n"
+    assert (await api_house.raw(long_line))[9:12] == b"400"
+    status, body = await api_house.control("pause", b"x" * (t.BODY_MAX_BYTES + 1))
+    assert (status, body["error"]["code"]) == (413, "body_too_large")
+    chunked = (
+        b"POST /v3/control/pause HTTP/1.1\r\n" + host + b"X-Trader-Control: 1\r\n"
+        b"Content-Type: application/json\r\nAuthorization: Bearer "
+        + RUN_TOKEN.encode()
+        + b"\r\nTransfer-Encoding: chunked\r\n\r\n"
+        + (b"4000\r\n" + b"x" * 0x4000 + b"\r\n") * 5
+        + b"0\r\n\r\n"
+    )
+    assert (await api_house.raw(chunked))[9:12] == b"413"
+    assert api_house.controls.asked == []
+
+
+async def test_stopping_says_goodbye_to_every_page():
+    house = ApiHouse()
+    await house.open()
+    async with house.socket("?topics=none") as ws:
+        for _ in range(4):
+            await ws_next(ws)
+        stopping = asyncio.create_task(house.api.stop())
+        assert (await ws.receive()).type is aiohttp.WSMsgType.CLOSE
+        assert ws.close_code == 1001
+        await asyncio.wait_for(stopping, 4)
+    with pytest.raises(aiohttp.ClientConnectionError):
+        await house.get("/")
+    await house.close()
+    assert house.deaths == []
+
+
+async def test_one_flush_of_200_rows_to_10_clients_stays_inside_its_budget(api_house):
+    sockets = [await api_house.session.ws_connect("/v3/ws?topics=markets") for _ in range(10)]
+    hub, took = api_house.hub, []
+    for bid in range(5):
+        for number in range(200):
+            hub.put(
+                "markets", {"ticker": f"KXCPI-26DEC-T{number}", "bid_cc": bid, "fat": "x" * 400}
+            )
+        begin_s = time.perf_counter()
+        hub._flush(hub._streams["markets"])
+        took.append(time.perf_counter() - begin_s)
+    assert min(took) < 0.5, "the figure itself is the bench's; this only guards the shape"
+    for ws in sockets:
+        await ws.close()
+
+
+# -- guards -----------------------------------------------------------------------------------
+
+
+def host_variants(port: int) -> list[bytes]:
+    names = [
+        "LOCALHOST",
+        "Localhost",
+        "localhost.",
+        "local host",
+        "localhost..",
+        ".localhost",
+        "xlocalhost",
+        "localhost.evil.example",
+        "127.0.0.1.",
+        "127.0.0.1.evil.example",
+        "127.0.0.01",
+        "127.1",
+        "127.0.1",
+        "0177.0.0.1",
+        "0x7f.0.0.1",
+        "0x7f000001",
+        "2130706433",
+        "017700000001",
+        "0.0.0.0",
+        "0",
+        "127.0.0.2",
+        "[::]",
+        "[0:0:0:0:0:0:0:1]",
+        "[::ffff:127.0.0.1]",
+        "::1",
+        "[::1%25lo]",
+        "evil.example",
+        "rebind.network",
+        "7f000001.rbndr.us",
+        "user@localhost",
+        "localhost@evil",
+        "user:pw@127.0.0.1",
+        "localhost%00",
+        "localhost%2e",
+        "localhost/",
+        "//localhost",
+        "*",
+        "",
+        "kalshi.com",
+        "localhost,evil",
+        "localhost;evil",
+        "\u0131ocalhost",
+        "l\u00f6calhost",
+        "127\u30020.0.1",
+        "localhost\t",
+        "xn--localhost",
+        "host.docker.internal",
+        "10.0.0.1",
+    ]
+    ports = [f":{port}", "", ":80", f":0{port}", f":{port}0", f":{port} ", f":{port}/", ":-1"]
+    good = {f"localhost:{port}", f"127.0.0.1:{port}", f"[::1]:{port}"}  # blanks round it are HTTP's
+    texts = [name + tail for name in names for tail in ports[:4]]
+    texts += [name + tail for name in ("localhost", "127.0.0.1", "[::1]") for tail in ports[1:]]
+    return [text.encode() for text in texts if text.strip() not in good]
+
+
+async def test_200_host_variants_are_refused_before_any_route(api_house):
+    variants = host_variants(api_house.port)
+    assert len(variants) >= 200
+    for number, host in enumerate(variants):
+        path = (b"/", b"/v3/health", b"/nothing", b"/v3/control/kill")[number % 4]
+        got = await api_house.raw(b"GET " + path + b" HTTP/1.1\r\nHost: " + host + b"\r\n\r\n")
+        assert got[9:12] in (b"403", b"400"), (host, got[:60])
+        assert b"Content-Security-Policy" in got, host
+    for host in ("localhost", "127.0.0.1", "[::1]"):
+        got = await api_house.raw(
+            f"GET /v3/health HTTP/1.1\r\nHost: {host}:{api_house.port}\r\n\r\n".encode()
+        )
+        assert got.startswith(b"HTTP/1.1 200")
+
+
+async def test_missing_or_double_host_and_foreign_targets_are_refused(api_house):
+    port = api_house.port
+    own = f"Host: localhost:{port}\r\n"
+    for request in (
+        "GET / HTTP/1.0\r\n\r\n",
+        "GET / HTTP/1.1\r\n\r\n",
+        f"GET / HTTP/1.1\r\n{own}{own}\r\n",
+        f"GET / HTTP/1.1\r\n{own}Host: evil.example\r\n\r\n",
+        f"GET http://evil.example/ HTTP/1.1\r\n{own}\r\n",
+        f"GET http://localhost:{port}/ HTTP/1.1\r\n{own}\r\n",
+        f"OPTIONS * HTTP/1.1\r\n{own}\r\n",
+    ):
+        got = await api_house.raw(request.encode())
+        assert got[9:12] in (b"403", b"400"), (request, got[:80])
+
+
+FOREIGN_ORIGINS = [
+    "null",
+    "http://evil.example",
+    "https://evil.example",
+    "file://",
+    "http://localhost",
+    "http://localhost:80",
+    "https://localhost:{port}",
+    "http://LOCALHOST:{port}",
+    "http://localhost:{port}.evil.example",
+    "http://localhost:{port}/",
+    "http://localhost:1{port}",
+    "http://user@localhost:{port}",
+    "http://127.0.0.1:{port}@evil.example",
+    "chrome-extension://x",
+    "ws://localhost:{port}",
+    "",
+    " ",
+    "http://127.0.0.2:{port}",
+    "http://0.0.0.0:{port}",
+]
+
+
+@pytest.mark.parametrize("origin", FOREIGN_ORIGINS)
+async def test_foreign_origins_get_nothing(api_house, origin):
+    text = origin.format(port=api_house.port)
+    assert (await api_house.get("/v3/status", Origin=text))[0] == 403
+    status, _ = await api_house.control("kill", {"key": "k"}, Origin=text)
+    assert status == 403
+    with pytest.raises(aiohttp.WSServerHandshakeError) as refused:
+        await api_house.session.ws_connect("/v3/ws", headers={"Origin": text})
+    assert refused.value.status == 403
+    assert api_house.controls.asked == []
+
+
+async def test_own_origins_and_same_site_fetches_are_welcome(api_house):
+    for host in ("localhost", "127.0.0.1", "[::1]"):
+        origin = f"http://{host}:{api_house.port}"
+        assert (await api_house.get("/v3/status", Origin=origin))[0] == 200
+    for site, expected in (
+        ("same-origin", 200),
+        ("none", 200),
+        ("cross-site", 403),
+        ("same-site", 403),
+        ("", 403),
+    ):
+        assert (await api_house.get("/", **{"Sec-Fetch-Site": site}))[0] == expected, site
+
+
+def test_a_thousand_cross_site_and_rebinding_variants_are_refused():
+    guard = t.HostGuard(8005, ["trader.lan"])
+    hosts = [text.decode("utf-8", "replace") for text in host_variants(8005)]
+    hosts = [host for host in hosts if host == host.strip()]
+    foreign = [text.format(port=8005) for text in FOREIGN_ORIGINS]
+    own = "http://localhost:8005"
+    variants = [([host], [], []) for host in hosts]
+    variants += [([host], [own], ["same-origin"]) for host in hosts]
+    variants += [(["localhost:8005", host], [], []) for host in hosts]
+    variants += [([host], ["http://" + host], []) for host in hosts]
+    variants += [(["localhost:8005"], [origin], []) for origin in foreign]
+    variants += [(["localhost:8005"], [own, origin], ["none"]) for origin in foreign]
+    sites = ("cross-site", "same-site", "", "Same-Origin", "same-origin, none", "NONE", "null")
+    variants += [(["localhost:8005"], [], [site]) for site in sites]
+    variants += [(["localhost:8005"], [own], ["same-origin", site]) for site in sites]
+    variants += [
+        ([host], [origin], [site])
+        for host in (*hosts[:20], "localhost:8005")
+        for origin in foreign
+        for site in sites[:2]
+    ]
+    variants.append(([], [], []))
+    assert len(variants) >= 1000
+    assert [v for v in variants if guard.check(*v) is None] == []
+    assert guard.check(["localhost:8005"], [own], ["same-origin"]) is None
+
+
+def test_allowed_remote_names_are_exact_too():
+    guard = t.HostGuard(8005, ["trader.lan", "proxy.example:443"])
+    assert guard.check(["trader.lan"], ["https://trader.lan"], []) is None
+    assert guard.check(["trader.lan:8005"], [], ["same-origin"]) is None
+    assert guard.check(["proxy.example:443"], [], []) is None
+    for host in ("proxy.example", "trader.lan:80", "Trader.lan", "x.trader.lan"):
+        assert guard.check([host], [], []).status == 403
+    assert t.HostGuard(8005).check(["trader.lan"], [], []).code == "host_not_allowed"
+
+
+TRAVERSALS = [
+    "/../trader.py",
+    "/static/../trader.py",
+    "/static/%2e%2e/trader.py",
+    "/static/..%2ftrader.py",
+    "/static/..%5ctrader.py",
+    "/static/....//trader.py",
+    "/static//app.js",
+    "/static/./app.js",
+    "/static/app.js/",
+    "/static/app.js%00",
+    "/static/app.js%20",
+    "/static/APP.JS",
+    "/static/%61pp.js",
+    "/static/",
+    "/static",
+    "//static/app.js",
+    "/static/app.js/..",
+    "/static/..;/app.js",
+    "/.env",
+    "/static/.env",
+    "/data/sim/run_token",
+    "/static/%252e%252e/trader.py",
+    "/static/app.js::$DATA",
+    "/etc/passwd",
+    "/static/%c0%ae%c0%ae/x",
+    "/v3/../static/app.js",
+    "/index.html",
+    "//",
+    "/./",
+]
+
+
+async def test_100_traversal_names_find_nothing(api_house):
+    names = TRAVERSALS + [f"/static/{'../' * depth}etc/passwd" for depth in range(1, 40)]
+    names += [f"/static/{'%2e%2e%2f' * depth}run_token" for depth in range(1, 40)]
+    assert len(names) >= 100
+    host = f"Host: localhost:{api_house.port}\r\n"
+    for name in names:
+        got = await api_house.raw(f"GET {name} HTTP/1.1\r\n{host}\r\n".encode())
+        assert got[9:12] == b"404", (name, got[:80])
+
+
+async def test_static_files_are_exact_keys_read_once(api_house, tmp_path):
+    (tmp_path / "panels").mkdir()
+    (tmp_path / "index.html").write_text("<p>hello</p>")
+    (tmp_path / "panels" / "strip.js").write_text("let a")
+    (tmp_path / "paper.svg").write_text("<svg/>")
+    (tmp_path / ".secret.js").write_text("no")
+    (tmp_path / "notes.md").write_text("no")
+    files = t.load_static(tmp_path)
+    assert set(files) == {"/", "/static/index.html", "/static/panels/strip.js", "/static/paper.svg"}
+    assert files["/static/paper.svg"].content_type == "image/svg+xml"
+    with pytest.raises(t.ConfigError):
+        t.load_static(tmp_path / "panels")
+    status, headers, body = await api_house.get("/static/app.js?v=1")
+    assert (status, headers["Content-Type"], body) == (200, "text/javascript; charset=utf-8", b"1")
+    status, headers, _ = await api_house.get("/v3-trader")
+    assert (status, headers["Location"]) == (307, "/")
+
+
+SOME_REQUESTS = [
+    ("GET", "/"),
+    ("HEAD", "/"),
+    ("GET", "/static/app.js"),
+    ("GET", "/v3/health"),
+    ("GET", "/v3/status"),
+    ("GET", "/v3/config"),
+    ("GET", "/metrics"),
+    ("GET", "/v3/ws"),
+    ("GET", "/nothing"),
+    ("GET", "/v3/explain/none"),
+    ("GET", "/v3/topic/orders"),
+    ("GET", "/v3-trader"),
+    ("POST", "/v3/control/kill"),
+    ("POST", "/nothing"),
+    ("POST", "/"),
+    ("OPTIONS", "/"),
+    ("PUT", "/"),
+    ("DELETE", "/v3/health"),
+    ("TRACE", "/"),
+    ("GET", "/v3/control/kill"),
+    ("OPTIONS", "/v3/ws"),
+    ("POST", "/v3/unlock"),
+    ("PATCH", "/v3/topic/orders"),
+]
+
+
+@pytest.mark.parametrize(("method", "path"), SOME_REQUESTS)
+async def test_every_answer_carries_the_headers_and_no_cors(api_house, method, path):
+    async with api_house.session.request(method, path, allow_redirects=False) as answer:
+        for name, value in t.SECURITY_HEADERS.items():
+            assert answer.headers[name] == value
+        assert not any(name.lower().startswith("access-control") for name in answer.headers)
+        assert "Content-Encoding" not in answer.headers
+        if method == "OPTIONS":
+            assert answer.status == 403
+        if answer.status >= 400:
+            assert set(await answer.json()) == {"error"}
+    assert api_house.controls.asked == []
+
+
+async def test_even_bytes_that_are_no_http_get_the_headers(api_house):
+    for junk in (
+        b"\x16\x03\x01\x02\x00\r\n\r\n",
+        b"GET\r\n\r\n",
+        b"FOO / HTTP/9.9\r\n\r\n",
+        b"GET / HTTP/1.1\r\nBad Header\r\n\r\n",
+    ):
+        got = await api_house.raw(junk)
+        assert got.startswith(b"HTTP/1."), junk
+        assert b"Content-Security-Policy: default-src 'none'" in got
+    async with api_house.socket("?topics=none") as ws:
+        assert ws._response.headers["X-Frame-Options"] == "DENY"
+
+
+@pytest.mark.parametrize(
+    ("headers", "status", "code"),
+    [
+        ({"Content-Type": "text/plain"}, 415, "json_only"),
+        ({"Content-Type": "application/x-www-form-urlencoded"}, 415, "json_only"),
+        ({"Content-Type": "multipart/form-data; boundary=x"}, 415, "json_only"),
+        ({"X-Trader-Control": "0"}, 403, "header_missing"),
+        ({"X-Trader-Control": ""}, 403, "header_missing"),
+        ({"Authorization": "Basic " + RUN_TOKEN}, 401, "token_missing"),
+        ({"Authorization": "Bearer"}, 401, "token_missing"),
+        ({"Authorization": "Bearer " + RUN_TOKEN[:-1]}, 401, "token_wrong"),
+        ({"Authorization": "Bearer \u00fc"}, 401, "token_wrong"),
+        ({"Sec-Fetch-Site": "cross-site"}, 403, "cross_site"),
+    ],
+    ids=lambda value: str(value)[:40],
+)
+async def test_a_control_with_a_wrong_form_is_refused(api_house, headers, status, code):
+    for action in t.CONTROL_FIELDS:
+        got, body = await api_house.control(action, {"key": "k"}, **headers)
+        if got != 429:
+            assert (got, body["error"]["code"]) == (status, code)
+    assert api_house.controls.asked == []
+
+
+async def test_reading_a_control_does_nothing(api_house):
+    for action in t.CONTROL_FIELDS:
+        assert (await api_house.get(f"/v3/control/{action}"))[0] == 405
+    assert (await api_house.get("/v3/control/sell-everything"))[0] == 404
+    assert api_house.controls.asked == []
+
+
+# -- token and unlocking ------------------------------------------------------------------------
+
+
+async def test_ten_wrong_tokens_lock_the_controls_for_a_minute(api_house):
+    for _ in range(t.BAD_TOKENS_MAX):
+        assert (await api_house.control("pause", {"key": "a"}, token="wrong"))[0] == 401
+    status, body = await api_house.control("pause", {"key": "b"})
+    assert (status, body["error"]["code"]) == (429, "locked")
+    assert (await api_house.control("/v3/unlock", {"code": "x"}, token=None))[0] == 429
+    assert (await api_house.get("/v3/health"))[0] == 200, "reading goes on"
+    api_house.skew_s += t.DOOR_LOCK_S
+    assert (await api_house.control("pause", {"key": "c"}))[0] == 202
+    assert len(api_house.controls.asked) == 1
+
+
+async def test_wrong_tokens_spread_over_time_lock_nothing(api_house):
+    for _ in range(t.BAD_TOKENS_MAX * 2):
+        api_house.skew_s += 7
+        assert (await api_house.control("pause", {"key": "a"}, token="wrong"))[0] == 401
+    assert (await api_house.control("pause", {"key": "b"}))[0] == 202
+
+
+async def test_an_unlock_code_works_once_and_for_a_minute(api_house):
+    code = api_house.api.unlock_url().partition("#unlock=")[2]
+    trade = {"code": code}
+    assert await api_house.control("/v3/unlock", trade, token=None) == (200, {"token": RUN_TOKEN})
+    assert (await api_house.control("/v3/unlock", trade, token=None))[0] == 401
+    status, body = await api_house.control("/v3/unlock/link", {})
+    assert (status, list(body)) == (200, ["url"])
+    old = body["url"].partition("#unlock=")[2]
+    api_house.skew_s += t.UNLOCK_CODE_LIFE_S + 0.1
+    assert (await api_house.control("/v3/unlock", {"code": old}, token=None))[0] == 401
+    assert (await api_house.control("/v3/unlock/link", {}, token="wrong"))[0] == 401
+    assert (await api_house.control("/v3/unlock", {"code": 5}, token=None))[0] == 400
+    assert (await api_house.control("/v3/unlock", {"code": "a", "b": 1}, token=None))[0] == 400
+
+
+async def test_old_codes_make_room_for_new_ones(api_house):
+    codes = [api_house.api.door.new_code() for _ in range(t.UNLOCK_CODES_MAX + 1)]
+    assert (await api_house.control("/v3/unlock", {"code": codes[0]}, token=None))[0] == 401
+    assert (await api_house.control("/v3/unlock", {"code": codes[-1]}, token=None))[0] == 200
+
+
+# -- controls -------------------------------------------------------------------------------------
+
+
+async def test_each_control_reaches_the_house_with_what_was_said(api_house):
+    fresh = {"If-Match": "7"}
+    spoken = [
+        ("kill", {}, {}, {"by": "api"}),
+        ("cancel-all", {"ticker": "KX-1"}, {}, {"ticker": "KX-1"}),
+        ("cancel-all", {"client_order_id": "kt-1"}, {}, {"client_order_id": "kt-1"}),
+        ("pause", {"strategy": "my.py:S", "keep_orders": True}, {}, {"keep_orders": True}),
+        ("reduce-only", {"reason": "news\r\n\x1b[31m\u202eok"}, {}, {"reason": "news   [31m ok"}),
+        ("resume", {"reason": "calm", "environment": "sim"}, fresh, {"state_version": 7}),
+        ("rearm", {"reason": "calm", "environment": "sim", "to": "open"}, fresh, {"to": "open"}),
+        ("flatten", {"all": True}, {}, {"everything": True, "nonce": None}),
+        ("flatten", {"nonce": "n-1"}, {}, {"nonce": "n-1"}),
+    ]
+    for number, (action, body, headers, expected) in enumerate(spoken):
+        status, answer = await api_house.control(action, {"key": f"k{number}", **body}, **headers)
+        assert status == (200 if action == "flatten" and "nonce" not in body else 202), answer
+        ask = api_house.controls.asked[-1]
+        assert answer["control_id"] == ask.control_id == f"c-{number + 1:06d}"
+        assert answer["phase"] == "requested"
+        assert ask.action == action
+        assert {name: getattr(ask, name) for name in expected} == expected
+    assert ask.where == "127.0.0.1"
+
+
+async def test_the_page_is_told_apart_from_programs(api_house):
+    await api_house.control("pause", {"key": "a"}, Origin=f"http://localhost:{api_house.port}")
+    assert api_house.controls.asked[-1].by == "page"
+
+
+async def test_the_same_key_twice_is_one_action_even_at_the_same_moment(api_house):
+    api_house.controls.gate = asyncio.Event()
+    body = {"key": "same", "reason": "x"}
+    first = asyncio.create_task(api_house.control("kill", body))
+    second = asyncio.create_task(api_house.control("kill", body))
+    await eventually_22(lambda: len(api_house.controls.asked) == 1)
+    api_house.controls.gate.set()
+    answers = [await first, await second, await api_house.control("kill", body)]
+    assert answers[0] == answers[1] == answers[2]
+    assert len(api_house.controls.asked) == 1
+    assert (await api_house.control("kill", {"key": "same"}))[0] == 409
+    assert (await api_house.control("pause", body))[0] == 409
+
+
+async def test_a_control_whose_asker_hangs_up_is_still_done(api_house):
+    api_house.controls.gate = asyncio.Event()
+    asked = asyncio.create_task(api_house.control("kill", {"key": "gone"}))
+    await eventually_22(lambda: len(api_house.controls.asked) == 1)
+    asked.cancel()
+    await asyncio.sleep(0.02)
+    api_house.controls.gate.set()
+    status, body = await api_house.control("kill", {"key": "gone"})
+    assert (status, body["remaining"]) == (202, 4)
+    assert len(api_house.controls.asked) == 1
+
+
+async def test_kill_needs_no_key_and_has_no_pace(api_house):
+    for number in range(8):
+        assert (await api_house.control("kill", {"key": f"k{number}"}))[0] == 202
+    assert (await api_house.control("kill", {}))[0] == 202
+    for number in range(8):
+        status, body = await api_house.control("pause", {"key": f"p{number}"})
+        assert status == (202 if number < t.CONTROLS_PER_MINUTE_MAX else 429), body
+    assert (await api_house.control("reduce-only", {"key": "other"}))[0] == 202
+    api_house.skew_s += 60
+    assert (await api_house.control("pause", {"key": "later"}))[0] == 202
+
+
+@pytest.mark.parametrize("action", ["resume", "rearm"])
+async def test_the_risky_way_needs_reason_environment_and_a_fresh_picture(api_house, action):
+    good = {"reason": "checked", "environment": "sim"}
+    for number, (body, seen, status) in enumerate(
+        [
+            (good, "6", 412),
+            (good, None, 412),
+            (good, "seven", 412),
+            ({"environment": "sim"}, "7", 400),
+            ({"reason": " ", "environment": "sim"}, "7", 400),
+            ({"reason": "x"}, "7", 400),
+            ({"reason": "x", "environment": "production"}, "7", 400),
+            ({**good, "to": "closed"}, "7", 400),
+            (good, '"7"', 202),
+        ]
+    ):
+        headers = {} if seen is None else {"If-Match": seen}
+        got, answer = await api_house.control(action, {"key": f"k{number}", **body}, **headers)
+        assert got == status, (body, seen, answer)
+    assert len(api_house.controls.asked) == 1
+
+
+async def test_an_override_is_for_the_command_line(api_house):
+    body = {"reason": "x", "environment": "sim", "override": True}
+    own = {"Origin": f"http://localhost:{api_house.port}", "If-Match": "7"}
+    assert (await api_house.control("rearm", {"key": "a", **body}, **own))[0] == 400
+    assert (await api_house.control("rearm", {"key": "b", **body}, **{"If-Match": "7"}))[0] == 202
+    assert api_house.controls.asked[0].override is True
+
+
+@pytest.mark.parametrize(
+    "body",
+    [
+        b"",
+        b"null",
+        b"[]",
+        b"{",
+        b"5",
+        b'{"key":1}',
+        b'{"key":""}',
+        b'{"key":"a b"}',
+        b"{}",
+        b'{"key":"a","price":1}',
+        b'{"key":"a","keep_orders":"yes"}',
+        b'{"key":"a","strategy":7}',
+        b'{"key":"a","strategy":"../x y"}',
+        b'{"key":"a","reason":""}',
+        b"\xff\xfe",
+        b"[" * 5000,
+        b'{"key":"a","reason":"' + b"x" * 501 + b'"}',
+        b'{"key":"' + b"a" * 65 + b'"}',
+    ],
+    ids=lambda body: repr(body[:30]),
+)
+async def test_bodies_that_are_not_the_contract_are_refused(api_house, body):
+    status, answer = await api_house.control("pause", body)
+    assert status == 400
+    assert set(answer["error"]) == {"code", "message"}
+    assert api_house.controls.asked == []
+
+
+async def test_the_page_hears_of_a_control_from_its_first_moment(api_house):
+    told: list[t.ControlMoved] = []
+    api_house.bus.subscribe(t.ControlMoved, told.append)
+    await api_house.control("pause", {"key": "a"})
+    api_house.controls.refuse = t.ControlRefused(409, "halted", "re-arm first")
+    await api_house.control("pause", {"key": "b"})
+    api_house.controls.error = RuntimeError("broken")
+    await api_house.control("kill", {"key": "c"})
+    assert [(e.control_id, e.action, e.phase) for e in told] == [
+        ("c-000001", "pause", "requested"),
+        ("c-000002", "pause", "requested"),
+        ("c-000002", "pause", "refused"),
+        ("c-000003", "kill", "requested"),
+        ("c-000003", "kill", "failed"),
+    ]
+    assert told[2].text == "re-arm first"
+
+
+async def test_a_refusal_of_the_house_is_passed_on_and_remembered(api_house):
+    api_house.controls.refuse = t.ControlRefused(409, "order_unknown", "one order is unknown")
+    body = {"key": "r", "reason": "x", "environment": "sim"}
+    first = await api_house.control("resume", body, **{"If-Match": "7"})
+    assert first[0] == 409
+    assert first[1]["error"] == {"code": "order_unknown", "message": "one order is unknown"}
+    assert await api_house.control("resume", body, **{"If-Match": "7"}) == first
+    assert len(api_house.controls.asked) == 1
+
+
+async def test_a_control_that_breaks_says_what_still_works(api_house):
+    api_house.controls.error = RuntimeError("disk on fire")
+    status, body = await api_house.control("kill", {"key": "k"})
+    assert status == 500
+    assert "kill file" in body["error"]["message"]
+    assert api_house.deaths == []
+
+
+async def test_the_tape_player_exists_only_with_a_tape(api_house):
+    for action, body in (
+        ("play", {}),
+        ("speed", {"ratio": 30}),
+        ("settle", {}),
+        ("seek", {"at_ms": 5}),
+    ):
+        status, answer = await api_house.control(f"/v3/replay/{action}", {"key": action, **body})
+        assert status == 202, answer
+    assert [ask.action for ask in api_house.controls.asked] == [
+        "play",
+        "speed",
+        "settle",
+        "seek",
+    ]
+    assert api_house.controls.asked[1].ratio == 30.0
+    assert (await api_house.control("/v3/replay/speed", {"key": "s", "ratio": "x"}))[0] == 400
+    api_house.controls.has_replay = False
+    assert (await api_house.control("/v3/replay/play", {"key": "n"}))[0] == 404
+
+
+# -- reading ---------------------------------------------------------------------------
+
+
+async def test_health_answers_200_or_503_with_its_exact_keys(api_house):
+    status, _, body = await api_house.get("/v3/health")
+    assert status == 200
+    assert list(orjson.loads(body)) == ["healthy", "status", "state", "uptime"]
+    api_house.source.healthy = {**api_house.source.healthy, "healthy": False, "status": "starting"}
+    assert (await api_house.get("/v3/health"))[0] == 503
+
+
+async def test_the_other_pages_of_numbers(api_house):
+    api_house.source.records["d-1"] = {"decision_id": "d-1"}
+    assert await api_house.get_json("/v3/explain/d-1") == {"decision_id": "d-1"}
+    assert (await api_house.get("/v3/explain/d-2"))[0] == 404
+    assert (await api_house.get("/v3/explain/%3Cscript%3E"))[0] == 404
+    equity = await api_house.get_json("/v3/equity?from_ms=5&points=7")
+    assert equity["rows"] == [{"at_ms": 5, "points": 7}]
+    assert isinstance(equity["at_ms"], int)
+    assert (await api_house.get_json("/v3/equity"))["rows"][0]["points"] == 600
+    assert (await api_house.get("/v3/equity?points=99999"))[0] == 400
+    assert list(await api_house.get_json("/v3/config")) == ["settings"]
+    status, headers, body = await api_house.get("/metrics")
+    assert (status, body) == (200, b"trader_healthy 1\n")
+    assert headers["Content-Type"].startswith("text/plain; version=0.0.4")
+
+
+async def test_an_error_of_ours_is_one_answer_not_a_traceback(api_house):
+    api_house.source.health = lambda: 1 / 0
+    status, headers, body = await api_house.get("/v3/health")
+    assert status == 500
+    assert b"Traceback" not in body
+    assert headers["X-Frame-Options"] == "DENY"
+    assert (await api_house.get("/v3/status"))[0] == 200
+
+
+async def test_the_token_never_appears_in_an_answer_but_the_trade(api_house):
+    for _, path in SOME_REQUESTS:
+        _, headers, body = await api_house.get(path)
+        assert RUN_TOKEN.encode() not in body
+        assert RUN_TOKEN not in str(headers)
+
+
+# -- the webhook --------------------------------------------------------------------------
+
+
+async def test_the_webhook_posts_follows_no_redirect_and_answers_zero_when_nobody_does():
+    got: list[bytes] = []
+
+    async def take(reader, writer):
+        head = await reader.readuntil(b"\r\n\r\n")
+        size = int(head.lower().partition(b"content-length: ")[2].partition(b"\r\n")[0])
+        got.append(head + await reader.readexactly(size))
+        moved = (
+            b"HTTP/1.1 307 X\r\nLocation: /other\r\nContent-Length: 0\r\nConnection: close\r\n\r\n"
+        )
+        writer.write(moved if b" /moved " in head else moved.replace(b"307", b"204"))
+        await writer.drain()
+        writer.close()
+
+    server = await asyncio.start_server(take, "127.0.0.1", 0)
+    url = f"http://127.0.0.1:{server.sockets[0].getsockname()[1]}"
+    good, moved = t.Webhook(t.Secret(url + "/hook")), t.Webhook(t.Secret(url + "/moved"))
+    assert await good.post(b'{"text":"hello"}') == 204
+    assert await moved.post(b"{}") == 307
+    assert len(got) == 2
+    assert got[0].endswith(b'{"text":"hello"}')
+    server.close()
+    await server.wait_closed()
+    assert await good.post(b"{}") == 0
+    nowhere = t.Webhook(t.Secret("http://"))
+    assert await nowhere.post(b"{}") == 0
+    for hook in (good, moved, nowhere):
+        await hook.close()
+
+
+# ======================================================================================
+# §24 PROCESS
+# Real processes on loopback: what the operator, cron and the kernel do to a running trader,
+# against sim_exchange.py as a process of its own. Folders, ports and keys are made per test.
+# ======================================================================================
+
+
+
+
+ROOT_24 = Path(os.environ.get("PROJECT_ROOT", Path(__file__).resolve().parent))
+TAPES_24 = ROOT_24.parent / "shared" / "tapes"
+WAIT_S = 40.0  # patience with a slow machine; the bounds of the specification stand in the tests
+DIRECT = urllib.request.build_opener(urllib.request.ProxyHandler({}))
+
+
+def free_port() -> int:
+    """A port nobody listens on at this moment."""
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        return int(probe.getsockname()[1])
+
+
+def ask_json(
+    url: str, body: Mapping[str, Any] | None = None, headers: Mapping[str, str] | None = None
+) -> tuple[int, Any]:
+    """(status, JSON body) of a GET, or of a POST when there is a body."""
+    data = None if body is None else json.dumps(body).encode()
+    request = urllib.request.Request(url, data=data, headers=dict(headers or {}))
+    if data is not None:
+        request.add_header("Content-Type", "application/json")
+    try:
+        with DIRECT.open(request, timeout=10) as answer:
+            return answer.status, json.loads(answer.read())
+    except urllib.error.HTTPError as error:
+        return error.code, json.loads(error.read() or b"null")
+
+
+def eventually_24(ask: Callable[[], Any], what: str, within_s: float = WAIT_S) -> Any:
+    """The first true answer; fails with `what` when none comes in time."""
+    deadline_s = time.monotonic() + within_s
+    while True:
+        with contextlib.suppress(OSError):
+            answer = ask()
+            if answer:
+                return answer
+        assert time.monotonic() < deadline_s, f"not within {within_s:g} s: {what}"
+        time.sleep(0.1)
+
+
+class Exchange:
+    """sim_exchange.py in a process of its own, with its control surface open."""
+
+    def __init__(self, root: Path, folder: Path, *flags: str) -> None:
+        self.log = folder / "exchange.log"
+        command = [sys.executable, str(root / "sim_exchange.py"), "--port", "0", "--control",
+                   "--key-dir", str(folder / "key"), "--key-type", "ed25519", *flags]
+        with self.log.open("ab") as log:
+            self.process = subprocess.Popen(
+                command, stdout=subprocess.PIPE, stderr=log, text=True, cwd=folder
+            )
+        assert self.process.stdout is not None
+        self.told = json.loads(self.process.stdout.readline())
+        self.base = self.told["rest"].partition("/trade-api")[0]
+
+    def control(self, action: str, **arguments: Any) -> None:
+        """Run a control of the exchange."""
+        status, answer = ask_json(f"{self.base}/sim/control", {"action": action, **arguments})
+        assert status == 200, answer
+
+    def account(self) -> dict[str, Any]:
+        """What the exchange itself knows of the account, without lag."""
+        answer: dict[str, Any] = ask_json(f"{self.base}/sim/account")[1]
+        return answer
+
+    def requests(self) -> list[dict[str, Any]]:
+        """The exchange's own log of requests, oldest first."""
+        rows: list[dict[str, Any]] = ask_json(f"{self.base}/sim/requests")[1]["requests"]
+        return rows
+
+    def resting(self) -> list[dict[str, Any]]:
+        """Orders that rest on the account."""
+        return [row for row in self.account()["orders"] if row["status"] == "resting"]
+
+    def now_us(self) -> int:
+        """The exchange's time."""
+        return int(self.account()["now_us"])
+
+    def variables(self) -> dict[str, str]:
+        """Settings that point a trader here."""
+        return {"KALSHI_API_URL": self.told["rest"], "KALSHI_WS_URL": self.told["ws"],
+                "KALSHI_API_KEY_ID": self.told["key_id"],
+                "KALSHI_KEY_FILE": self.told["private_key_path"]}
+
+    def stop(self) -> None:
+        """End it."""
+        end(self.process)
+
+
+def end(process: subprocess.Popen[Any]) -> None:
+    """Terminate a process that may be gone already."""
+    if process.poll() is None:
+        process.terminate()
+        try:
+            process.wait(15)
+        except subprocess.TimeoutExpired:
+            process.kill()
+            process.wait()
+
+
+def clean_environ() -> dict[str, str]:
+    """This process's environment without any setting of the trader."""
+    ours = ("V3_", "RL_", "KALSHI_", "ENVIRONMENT")
+    return {name: text for name, text in os.environ.items() if not name.startswith(ours)}
+
+
+class House_24:
+    """A copy of the project in a folder of its own: env files and data touch nobody else's."""
+
+    def __init__(self, root: Path, folder: Path) -> None:
+        self.root, self.folder = root, folder
+        self.data = folder / "data"
+        self.started: list[subprocess.Popen[Any]] = []
+        self.environ: dict[str, str] = {}
+
+    def command(self, *flags: str, **more: str) -> subprocess.CompletedProcess[str]:
+        """Run `trader.py` to its end."""
+        return subprocess.run(
+            [sys.executable, str(self.root / "trader.py"), *flags],
+            env=clean_environ() | {"V3_DATA_DIR": str(self.data)} | self.environ | more,
+            cwd=self.folder, capture_output=True, text=True, timeout=60, check=False,
+        )
+
+    def bot(self, *flags: str, port: int | None = None, **more: str) -> Bot:
+        """Start `trader.py`; its output goes to a file."""
+        bot = Bot(self, flags, port or free_port(), more)
+        self.started.append(bot.process)
+        return bot
+
+    def exchange(self, *flags: str) -> Exchange:
+        """Start an exchange and let this house trade there."""
+        exchange = Exchange(self.root, self.folder, *flags)
+        self.started.append(exchange.process)
+        self.environ |= exchange.variables()
+        return exchange
+
+    def facts(self, kind: str) -> list[dict[str, Any]]:
+        """Bodies of the journal's facts of one kind, oldest first."""
+        path = self.data / "sim" / "journal.sqlite3"
+        with contextlib.closing(sqlite3.connect(path)) as base:
+            rows = base.execute("SELECT body FROM facts WHERE kind=? ORDER BY seq", (kind,))
+            return [json.loads(row[0]) for row in rows]
+
+    def stop(self) -> None:
+        """End everything that was started here."""
+        for process in reversed(self.started):
+            end(process)
+
+
+class Bot:
+    """A running trader."""
+
+    def __init__(
+        self, house: House_24, flags: tuple[str, ...], port: int, more: Mapping[str, str]
+    ) -> None:
+        self.house, self.port = house, port
+        self.log = house.folder / f"bot-{port}.log"
+        environ = clean_environ() | {"V3_DATA_DIR": str(house.data)} | house.environ | dict(more)
+        with self.log.open("ab") as log:
+            self.process = subprocess.Popen(
+                [sys.executable, str(house.root / "trader.py"), "--port", str(port), *flags],
+                env=environ, cwd=house.folder, stdin=subprocess.DEVNULL, stdout=log, stderr=log,
+            )
+
+    @property
+    def text(self) -> str:
+        """All it has said so far."""
+        return self.log.read_text()
+
+    def get(self, path: str) -> Any:
+        """JSON of one of its routes."""
+        return ask_json(f"http://127.0.0.1:{self.port}{path}")[1]
+
+    def rows(self, topic: str) -> list[dict[str, Any]]:
+        """Rows of a topic."""
+        found: list[dict[str, Any]] = self.get(f"/v3/topic/{topic}?limit=500")["rows"]
+        return found
+
+    def health(self) -> dict[str, Any]:
+        """Body of /v3/health."""
+        answer: dict[str, Any] = self.get("/v3/health")
+        return answer
+
+    def is_ready(self) -> bool:
+        """READY or ACTING, whatever is degraded."""
+        assert self.process.poll() is None, f"ended with {self.process.returncode}:\n{self.text}"
+        return self.health()["state"] in ("ready", "acting")
+
+    def until_ready(self) -> Bot:
+        """Wait for READY."""
+        eventually_24(self.is_ready, f"state ready; log:\n{self.text}")
+        return self
+
+    def control(self, action: str, **body: Any) -> tuple[int, Any]:
+        """POST one control with the run token, as the page does."""
+        token = (self.house.data / "sim" / "run_token").read_text().strip()
+        headers = {"X-Trader-Control": "1", "Authorization": f"Bearer {token}"}
+        if action in ("resume", "rearm"):
+            headers["If-Match"] = str(self.rows("overview")[0]["state_version"])
+        body = {"key": os.urandom(16).hex(), **body}
+        return ask_json(f"http://127.0.0.1:{self.port}/v3/control/{action}", body, headers)
+
+    def wait(self, within_s: float = WAIT_S) -> int:
+        """Exit code."""
+        return self.process.wait(within_s)
+
+    def signal(self, number: signal.Signals) -> None:
+        """Send it a signal."""
+        self.process.send_signal(number)
+
+
+@pytest.fixture(scope="module")
+def project(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A copy of what runs, where no env file of the developer's lies beside it."""
+    folder = tmp_path_factory.mktemp("project")
+    for name in ("trader.py", "sim_exchange.py"):
+        shutil.copy(ROOT_24 / name, folder / name)
+    shutil.copytree(ROOT_24 / "static", folder / "static")
+    return folder
+
+
+@pytest.fixture
+def house(project: Path, tmp_path: Path) -> Iterator[House_24]:
+    house = House_24(project, tmp_path)
+    yield house
+    house.stop()
+
+
+# --------------------------------------------------------------------------------------
+# The operator's mistakes: one clear sentence, code 2, before any connection.
+# --------------------------------------------------------------------------------------
+
+QUOTER = '''
+"""Joins both best bids with one contract from the first look on; stops at three either way."""
+
+from dataclasses import dataclass
+
+from trader import Decision, Reason, Side, Want
+
+
+class Quoter:
+    @dataclass(frozen=True, slots=True, kw_only=True)
+    class Params:
+        pass
+
+    name = "quoter"
+    slots = frozenset({"yes", "no"})
+    expectation = "None; it exists to have orders rest and fill."
+
+    def __init__(self, params):
+        self.p = params
+
+    def decide(self, view):
+        wants = tuple(
+            Want(slot=side.value, side=side, price_cc=view.best_bid_cc(side), count_h=100)
+            for side in Side
+            if side.signed(view.position_h) < 300
+        )
+        return Decision(wants=wants, reason=Reason.ACTED if wants else Reason.INVENTORY_FULL)
+'''
+
+
+def make_keys(folder: Path) -> None:
+    """Key files of every wrong kind."""
+    from cryptography.hazmat.primitives import serialization as s
+    from cryptography.hazmat.primitives.asymmetric import ec, ed25519
+
+    def private_pem(key: Any) -> bytes:
+        pem: bytes = key.private_bytes(
+            s.Encoding.PEM, s.PrivateFormat.PKCS8, s.NoEncryption()
+        )
+        return pem
+
+    key = ed25519.Ed25519PrivateKey.generate()
+    public = key.public_key().public_bytes(s.Encoding.PEM, s.PublicFormat.SubjectPublicKeyInfo)
+    texts = {
+        "good.pem": private_pem(key), "open.pem": private_pem(key), "public.pem": public,
+        "cut.pem": private_pem(key)[:60], "words.pem": b"not a key at all\n", "empty.pem": b"",
+        "ec.pem": private_pem(ec.generate_private_key(ec.SECP256R1())),
+    }
+    for name, text in texts.items():
+        (folder / name).write_bytes(text)
+        (folder / name).chmod(0o644 if name == "open.pem" else 0o600)
+
+
+def paper_key(name: str) -> dict[str, str]:
+    """Settings of a paper start with this key file; {folder} is filled in later."""
+    return {"ENVIRONMENT": "paper", "KALSHI_API_KEY_ID": "0d6c1de5-5c0a-4f0e-9d43-33a4a2b1f079",
+            "KALSHI_KEY_FILE": f"{{folder}}/{name}"}
+
+
+# name: (flags, environment, text of .env, words that the one sentence must have)
+MISTAKES: dict[str, tuple[str, dict[str, str], str, tuple[str, ...]]] = {
+    "no_key": ("--env paper", {}, "", ("paper needs a Kalshi demo key", "--env sim")),
+    "no_production_key": ("--env production", {}, "", ("production needs a Kalshi production key",)),
+    "key_file_missing": ("", paper_key("nowhere.pem"), "", ("nowhere.pem",)),
+    "key_file_is_folder": ("", paper_key("."), "", ("key",)),
+    "key_file_open_to_all": ("", paper_key("open.pem"), "", ("open.pem", "chmod 600")),
+    "key_is_public": ("", paper_key("public.pem"), "", ("public key",)),
+    "key_is_cut": ("", paper_key("cut.pem"), "", ("private key",)),
+    "key_is_words": ("", paper_key("words.pem"), "", ("private key",)),
+    "key_is_empty": ("", paper_key("empty.pem"), "", ("key",)),
+    "key_of_other_kind": ("", paper_key("ec.pem"), "", ("RSA", "Ed25519")),
+    "env_line": ("", {}, "V3_PORT=8123\nthis is no setting\n", (".env line 2",)),
+    "env_unknown": ("", {}, "V3_MAX_ORDER_DOLARS=5\n", (
+        "V3_MAX_ORDER_DOLARS", "did you mean V3_MAX_ORDER_DOLLARS")),
+    "out_of_range": ("--markets 501", {}, "", ("markets", "501", "1 to 500")),
+    "out_of_range_money": ("", {"V3_MAX_ORDER_DOLLARS": "1000.01"}, "", (
+        "max_order_dollars", "1000.01", "0.01 to 1000")),
+    "too_many_decimals": ("--max-order-dollars 1.00001", {}, "", ("max_order_dollars",)),
+    "not_a_number": ("--order-ttl-s soon", {}, "", ("order_ttl_s", "'soon'")),
+    "nan": ("--book-stale-s nan", {}, "", ("book_stale_s", "'nan'")),
+    "no_such_environment": ("--env moon", {}, "", ("environment", "'moon'", "sim, paper")),
+    "no_such_strategy": ("--strategy market_makr", {}, "", ("market_makr", "market_maker")),
+    "no_such_parameter": ("--param gama=1", {}, "", ("gama",)),
+    "no_such_file": ("--strategy nowhere.py:Quoter", {}, "", ("nowhere.py",)),
+    "no_such_class": ("--strategy {folder}/quoter.py:Other", {}, "", ("Other", "Quoter")),
+    "raises_at_import": ("--strategy {folder}/raises.py:Quoter", {}, "", (
+        "raises.py", "line 2", "RuntimeError: not today")),
+    "bad_syntax": ("--strategy {folder}/syntax.py:Quoter", {}, "", ("syntax.py", "SyntaxError")),
+    "no_such_tape": ("--tape {folder}/nowhere", {}, "", ("nowhere",)),
+    "tape_without_frames": ("--tape {folder}/hollow", {}, "", ("hollow",)),
+    "unknown_ticker": ("--tickers KXNOBODY-26-X", {}, "", ("KXNOBODY-26-X",)),
+    "bad_ticker": ("--tickers ../../etc", {}, "", ("ticker", "../../etc")),
+    "remote_host": ("--host 0.0.0.0", {}, "", ("host", "allow")),
+    "foreign_url": ("", {"KALSHI_API_URL": "http://example.com/trade-api/v2",
+                         "KALSHI_WS_URL": "ws://example.com/x"}, "", ("api_url", "example.com")),
+    "half_of_the_urls": ("", {"KALSHI_API_URL": "http://127.0.0.1:1/trade-api/v2"}, "", ("ws_url",)),
+    "exchange_without_key": ("", {"KALSHI_API_URL": "http://127.0.0.1:1/trade-api/v2",
+                                  "KALSHI_WS_URL": "ws://127.0.0.1:1/trade-api/ws/v2"}, "", (
+                                      "exchange's key", "KALSHI_KEY_FILE")),
+    "data_dir_is_file": ("--data-dir {folder}/good.pem", {}, "", ("good.pem",)),
+    "no_such_policy": ("--strategy rl --policy {folder}/nowhere.json", {}, "", ("nowhere.json",)),
+    "policy_of_words": ("--strategy rl --policy {folder}/words.pem", {}, "", ("words.pem",)),
+    "port_taken": ("--port {port}", {}, "", ("port", "taken", "--port")),
+    "log_level": ("--log-level LOUD", {}, "", ("log_level", "LOUD")),
+}
+
+
+@pytest.fixture(scope="module")
+def mistakes(
+    project: Path, tmp_path_factory: pytest.TempPathFactory
+) -> Iterator[dict[str, tuple[int, str, float]]]:
+    """(code, what was said, seconds) of each mistake; two run at a time."""
+    from concurrent.futures import ThreadPoolExecutor
+
+    folder = tmp_path_factory.mktemp("mistakes")
+    make_keys(folder)
+    (folder / "quoter.py").write_text(QUOTER)
+    (folder / "raises.py").write_text('"""Fails."""\nraise RuntimeError("not today")\n')
+    (folder / "syntax.py").write_text("def def\n")
+    (folder / "hollow").mkdir()
+    holder = socket.create_server(("127.0.0.1", 0))
+    port = str(holder.getsockname()[1])
+
+    def run(name: str) -> tuple[str, tuple[int, str, float]]:
+        flags, environ, env_text, _ = MISTAKES[name]
+        home = folder / name
+        home.mkdir()
+        for file in ("trader.py", "sim_exchange.py", "static"):
+            (home / file).symlink_to(project / file)
+        (home / ".env").write_text(env_text)
+        house = House_24(home, home)
+        at_s = time.monotonic()
+        done = house.command(
+            *(f.format(folder=folder, port=port) for f in flags.split()),
+            **{"V3_PORT": str(free_port()), "PYTHONDONTWRITEBYTECODE": "1"},
+            **{key: text.format(folder=folder) for key, text in environ.items()},
+        )
+        return name, (done.returncode, done.stderr, time.monotonic() - at_s)
+
+    with holder, ThreadPoolExecutor(max_workers=2) as pool:
+        yield dict(pool.map(run, MISTAKES))
+
+
+@pytest.mark.process
+@pytest.mark.parametrize("name", MISTAKES)
+def test_a_mistake_of_the_operator_is_one_clear_sentence_and_code_2(
+    mistakes: dict[str, tuple[int, str, float]], name: str
+) -> None:
+    code, said, _ = mistakes[name]
+    assert code == 2, said
+    assert "Traceback" not in said
+    sentence = said[said.index("error:"):]
+    assert all(word in sentence for word in MISTAKES[name][3]), said
+    assert len(sentence.strip().splitlines()) <= 3
+
+
+ROOT_24sh = Path(os.environ.get("PROJECT_ROOT", Path(__file__).parent))
+
+# ======================================================================================
+# SET-UP: run.sh, requirements, .env.example
+# Purpose:   run.sh installs once, starts what was asked for, and never decides about money.
+# Position:  Runs the real run.sh in a folder of its own, mostly with a script that plays Python.
+# Principle: Only the tools found in POSIX are on its PATH; what it needs beyond them shows here.
+# ======================================================================================
+
+FAKE_PYTHON = """\
+#!/bin/sh
+# Plays Python for run.sh: notes each call, answers its questions, and stands for the trader.
+echo "$(basename "$0") $*" >> "$FAKE_LOG"
+case "$1 ${2-} ${3-}" in
+    "-c import sys;"*)
+        exec "$REAL_PYTHON" -c "import sys; sys.version_info = (3, ${FAKE_MINOR-11}); $2" ;;
+    "-c import aiohttp"*)
+        case $0 in .venv/*) [ -e .venv/packages ] ;; *) [ "${FAKE_SYSTEM-}" ] ;; esac ;;
+    "-c import fcntl"*) exec "$REAL_PYTHON" "$@" ;;
+    "-m venv "*) rm -rf .venv; mkdir -p .venv/bin; cp "$0" .venv/bin/python ;;
+    "-m pip --version") [ ! -e .venv/no-pip ] ;;
+    "-m pip install")
+        sleep "${FAKE_PIP_S-0}"
+        [ "${FAKE_PIP_CODE-0}" = 0 ] || exit "$FAKE_PIP_CODE"
+        touch .venv/packages ;;
+    "-m ruff "*) exit "${FAKE_RUFF-0}" ;;
+    "-m mypy "*) exit "${FAKE_MYPY-0}" ;;
+    "-m pytest "*) exit "${FAKE_PYTEST-0}" ;;
+    "trader.py "*)
+        if (: <&9) 2>/dev/null; then echo "run.sh left its lock open" >&2; exit 98; fi
+        shift; printf '%s\\n' "$@"; exit "${FAKE_CODE-0}" ;;
+    *) echo "unexpected: $*" >&2; exit 99 ;;
+esac
+"""
+POSIX_TOOLS = "basename cat cmp cp dirname env grep mkdir rm sh sleep touch".split()
+INSTALL = "python -m pip install --require-hashes --only-binary :all: -r "
+
+
+@dataclass(frozen=True)
+class SetUpFolder:
+    """A folder with run.sh and its requirements, and a PATH that holds one Python at most."""
+
+    path: Path
+
+    def variables(self) -> dict[str, str]:
+        """The whole environment of a call: nothing of this machine's own."""
+        return {
+            "PATH": str(self.path / "bin"),
+            "HOME": str(self.path),
+            "FAKE_LOG": str(self.path / "calls"),
+            "REAL_PYTHON": sys.executable,
+        }
+
+    def command(self, *arguments: str, **variables: str) -> subprocess.Popen[str]:
+        """Start run.sh from another directory."""
+        return subprocess.Popen(
+            [self.path / "app" / "run.sh", *arguments],
+            env=self.variables() | variables,
+            cwd="/",
+            text=True,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE,
+        )
+
+    def run(self, *arguments: str, **variables: str) -> subprocess.CompletedProcess[str]:
+        """Run run.sh to its end, at most 30 s."""
+        process = self.command(*arguments, **variables)
+        out, err = process.communicate(timeout=30)
+        return subprocess.CompletedProcess(arguments, process.returncode, out, err)
+
+    def write(self, name: str, text: str) -> None:
+        """Write a file beside run.sh."""
+        (self.path / "app" / name).write_text(text)
+
+    def calls(self, beginning: str = "") -> list[str]:
+        """Calls of Python so far, `<name> <arguments>`, those with this beginning."""
+        log = self.path / "calls"
+        lines = log.read_text().splitlines() if log.exists() else []
+        return [line for line in lines if line.startswith(beginning)]
+
+
+@pytest.fixture
+def set_up(tmp_path: Path) -> SetUpFolder:
+    """A folder as after a clone, on a machine with a bare Python: nothing is installed."""
+    for name in ("app", "bin"):
+        (tmp_path / name).mkdir()
+    for name in ("run.sh", "requirements.txt", "requirements-dev.txt"):
+        shutil.copy(ROOT_24sh / name, tmp_path / "app" / name)
+    for tool in POSIX_TOOLS:
+        found = shutil.which(tool)
+        assert found is not None, f"{tool} is missing on this machine"
+        (tmp_path / "bin" / tool).symlink_to(found)
+    python = tmp_path / "bin" / "python3"
+    python.write_text(FAKE_PYTHON)
+    python.chmod(0o755)
+    return SetUpFolder(tmp_path)
+
+
+def test_first_start_makes_the_venv_and_installs_with_hashes(set_up: SetUpFolder) -> None:
+    ended = set_up.run("sim")
+    assert ended.returncode == 0
+    assert set_up.calls("python3 -m") == ["python3 -m venv --clear .venv"]
+    assert set_up.calls(INSTALL) == [INSTALL + "requirements.txt"]
+    assert "installing requirements.txt" in ended.stderr
+
+
+def test_second_start_installs_nothing_and_says_nothing_of_it(set_up: SetUpFolder) -> None:
+    set_up.run("sim")
+    ended = set_up.run("sim")
+    assert len(set_up.calls(INSTALL)) == 1
+    assert ended.stderr == ""
+
+
+def test_changed_requirements_are_installed_again_into_the_same_venv(set_up: SetUpFolder) -> None:
+    set_up.run("sim")
+    set_up.write("requirements.txt", "aiohttp==9.9.9\n")
+    set_up.run("sim")
+    set_up.run("sim")
+    assert len(set_up.calls(INSTALL)) == 2
+    assert len(set_up.calls("python3 -m venv")) == 1
+
+
+@pytest.mark.parametrize("damage", ["no packages", "no pip", "no python"])
+def test_damaged_venv_is_made_anew(set_up: SetUpFolder, damage: str) -> None:
+    set_up.run("sim")
+    venv = set_up.path / "app" / ".venv"
+    match damage:
+        case "no packages":
+            (venv / "packages").unlink()
+        case "no pip":
+            (venv / "no-pip").touch()
+            set_up.write("requirements.txt", "aiohttp==9.9.9\n")
+        case "no python":
+            (venv / "bin" / "python").unlink()
+    assert set_up.run("sim").returncode == 0
+    assert len(set_up.calls("python3 -m venv")) == 2
+
+
+def test_failed_install_ends_with_3_and_is_tried_again_next_time(set_up: SetUpFolder) -> None:
+    failed = set_up.run("sim", FAKE_PIP_CODE="1")
+    assert failed.returncode == 3
+    assert "installation failed" in failed.stderr
+    assert set_up.run("sim").stdout.split() == ["--env", "sim"]
+
+
+def test_run_no_install_only_prints_the_two_commands(set_up: SetUpFolder) -> None:
+    ended = set_up.run("sim", RUN_NO_INSTALL="1")
+    assert ended.returncode == 3
+    assert ended.stdout.splitlines() == [
+        "python3 -m venv --clear .venv",
+        f".venv/bin/{INSTALL}requirements.txt && cp requirements.txt .venv",
+    ]
+    assert not (set_up.path / "app" / ".venv").exists()
+
+
+def test_printed_commands_run_by_hand_satisfy_the_next_start(set_up: SetUpFolder) -> None:
+    printed = set_up.run("sim", RUN_NO_INSTALL="1").stdout
+    subprocess.run(
+        ["sh", "-e", "-c", printed],
+        cwd=set_up.path / "app",
+        env=set_up.variables(),
+        check=True,
+    )
+    ended = set_up.run("sim", RUN_NO_INSTALL="1")
+    assert (ended.returncode, ended.stdout.split()) == (0, ["--env", "sim"])
+
+
+def test_two_first_starts_at_once_install_once(set_up: SetUpFolder) -> None:
+    starts = [set_up.command("sim", FAKE_PIP_S="0.4") for _ in range(3)]
+    outputs = [start.communicate(timeout=30)[0].split() for start in starts]
+    assert outputs == [["--env", "sim"]] * 3
+    assert len(set_up.calls(INSTALL)) == 1
+
+
+def test_other_python_that_has_the_packages_is_used_without_a_venv(set_up: SetUpFolder) -> None:
+    assert set_up.run("sim", FAKE_SYSTEM="1").stdout.split() == ["--env", "sim"]
+    assert not (set_up.path / "app" / ".venv").exists()
+
+
+def test_tests_run_in_the_venv_even_where_another_python_has_the_packages(
+    set_up: SetUpFolder,
+) -> None:
+    assert set_up.run("test", FAKE_SYSTEM="1").returncode == 0
+    assert set_up.calls(INSTALL) == [INSTALL + "requirements-dev.txt"]
+
+
+@pytest.mark.parametrize("case", ["absent", "too old"])
+def test_missing_or_old_python_ends_with_3_and_says_which_is_needed(
+    set_up: SetUpFolder, case: str
+) -> None:
+    if case == "absent":
+        (set_up.path / "bin" / "python3").unlink()
+    ended = set_up.run("sim", FAKE_MINOR="10")
+    assert ended.returncode == 3
+    assert "Python 3.11 or newer" in ended.stderr
+    assert ended.stderr.count("\n") == 1
+
+
+def test_newer_python_beside_an_old_python3_is_found(set_up: SetUpFolder) -> None:
+    old, newer = set_up.path / "bin" / "python3", set_up.path / "bin" / "python3.12"
+    old.rename(newer)
+    old.write_text("#!/bin/sh\nexit 1\n")
+    old.chmod(0o755)
+    assert set_up.run("sim").returncode == 0
+    assert set_up.calls("python3.12 -m venv") == ["python3.12 -m venv --clear .venv"]
+
+
+ENV_KEY = "KALSHI_API_KEY_ID=0a\nKALSHI_KEY_FILE=/k.pem\n"
+
+
+@pytest.mark.parametrize(
+    ("files", "variables"),
+    [
+        pytest.param({}, {}, id="nothing"),
+        pytest.param({".env": "KALSHI_API_KEY_ID=0a\n"}, {}, id="id without key"),
+        pytest.param({".env": "KALSHI_KEY_FILE=k.pem\n"}, {}, id="key without id"),
+        pytest.param({".env": "#" + ENV_KEY.replace("\n", "\n#")}, {}, id="commented"),
+        pytest.param({".env": "KALSHI_API_KEY_ID=\nKALSHI_KEY_FILE=''\n"}, {}, id="empty values"),
+        pytest.param({".env.production": ENV_KEY}, {}, id="key of production only"),
+        pytest.param({".env": ENV_KEY.replace("KALSHI", "OLD_KALSHI")}, {}, id="other names"),
+        pytest.param({}, {"KALSHI_API_KEY_ID": "", "KALSHI_KEY_FILE": ""}, id="empty variables"),
+    ],
+)
+def test_without_a_key_and_without_arguments_sim_starts_and_one_line_says_so(
+    set_up: SetUpFolder, files: dict[str, str], variables: dict[str, str]
+) -> None:
+    set_up.run("sim")  # installs
+    for name, text in files.items():
+        set_up.write(name, text)
+    ended = set_up.run(**variables)
+    assert ended.stdout.split() == ["--env", "sim"]
+    assert ended.stderr.count("\n") == 1
+    assert "no Kalshi key found: starting sim" in ended.stderr
+
+
+@pytest.mark.parametrize(
+    ("files", "variables"),
+    [
+        pytest.param({".env.paper": ENV_KEY}, {}, id=".env.paper"),
+        pytest.param({".env": ENV_KEY}, {}, id=".env"),
+        pytest.param(
+            {".env": "KALSHI_API_KEY_ID=0a\n", ".env.paper": "KALSHI_KEY_FILE=k\n"}, {}, id="both"
+        ),
+        pytest.param(
+            {".env.paper": "export KALSHI_API_KEY_ID = '0a'\n KALSHI_KEY_FILE=\"/a b\"\n"},
+            {},
+            id="quoted",
+        ),
+        pytest.param(
+            {}, {"KALSHI_API_KEY_ID": "0a", "KALSHI_KEY_FILE": "/k.pem"}, id="environment"
+        ),
+        pytest.param(
+            {".env": "KALSHI_API_KEY_ID=0a\n"},
+            {"KALSHI_PRIVATE_KEY_CONTENT": "-----BEGIN\nx\n-----END\n"},
+            id="content",
+        ),
+        pytest.param({".env.paper": ENV_KEY + "ENVIRONMENT=paper\n"}, {}, id="named in its file"),
+    ],
+)
+def test_with_a_key_and_without_arguments_paper_starts(
+    set_up: SetUpFolder, files: dict[str, str], variables: dict[str, str]
+) -> None:
+    set_up.run("sim")
+    for name, text in files.items():
+        set_up.write(name, text)
+    ended = set_up.run(**variables)
+    assert ended.stdout.split() == ["--env", "paper"]
+    assert "0a" not in ended.stderr
+    assert "starting paper" in ended.stderr
+
+
+@pytest.mark.parametrize(
+    ("given", "passed"),
+    [
+        ("paper", "--env paper"),
+        ("production", "--env production"),
+        ("sim config", "--env sim --mode config"),
+        ("paper discovery 10", "--env paper --mode discovery --markets 10"),
+        ("paper -- --strategy hold", "--env paper --strategy hold"),
+        ("paper config 9 -- --tickers A", "--env paper --mode config --markets 9 --tickers A"),
+        ("paper --strategy hold", "--env paper --strategy hold"),
+        ("-- --env production --arm 1234", "--env production --arm 1234"),
+        ("paper discovery 10 status", "--env paper --mode discovery --markets 10 status"),
+    ],
+)
+def test_only_given_arguments_are_passed_on(set_up: SetUpFolder, given: str, passed: str) -> None:
+    set_up.run("sim")
+    ended = set_up.run(*given.split())
+    assert ended.stdout.split() == passed.split()
+    assert ended.stderr == ""
+
+
+def test_arguments_keep_their_blanks_and_stars(set_up: SetUpFolder) -> None:
+    ended = set_up.run("sim", "--", "--param", "a b=*", "")
+    assert ended.stdout.split("\n") == ["--env", "sim", "--param", "a b=*", "", ""]
+
+
+@pytest.mark.parametrize("where", ["environment", ".env"])
+def test_environment_named_by_the_setting_is_left_to_the_trader(
+    set_up: SetUpFolder, where: str
+) -> None:
+    variables = {"ENVIRONMENT": "production"} if where == "environment" else {}
+    set_up.write(".env", "" if variables else "ENVIRONMENT=production\n")
+    ended = set_up.run("", "config", **variables)
+    assert ended.stdout.split() == ["--mode", "config"]
+
+
+@pytest.mark.parametrize("code", [0, 1, 2, 7, 75, 143])
+def test_exit_code_is_the_traders_own(set_up: SetUpFolder, code: int) -> None:
+    assert set_up.run("production", FAKE_CODE=str(code)).returncode == code
+
+
+def test_trader_takes_the_place_of_run_sh_so_signals_reach_it(set_up: SetUpFolder) -> None:
+    set_up.run("sim")
+    script = FAKE_PYTHON.replace("shift; printf '%s\\n' \"$@\"", 'echo "$$"')
+    assert script != FAKE_PYTHON
+    (set_up.path / "app" / ".venv" / "bin" / "python").write_text(script)
+    process = set_up.command("sim")
+    assert int(process.communicate(timeout=30)[0]) == process.pid
+
+
+def test_run_sh_works_in_its_own_directory_whatever_its_name(set_up: SetUpFolder) -> None:
+    app = set_up.path / "a  b" / "app"
+    app.parent.mkdir()
+    (set_up.path / "app").rename(app)
+    (set_up.path / "app").mkdir()  # where a CDPATH would lead
+    ended = subprocess.run(
+        ["app/run.sh", "sim"],
+        cwd=app.parent,
+        env=set_up.variables() | {"CDPATH": str(set_up.path)},
+        text=True,
+        capture_output=True,
+        timeout=30,
+    )
+    assert ended.stdout.split() == ["--env", "sim"]
+    assert (app / ".venv" / "packages").exists()
+    assert subprocess.run([app / "run.sh"], cwd="/", env=set_up.variables()).returncode == 0
+
+
+def test_test_installs_the_development_requirements_once_and_runs_all_tools(
+    set_up: SetUpFolder,
+) -> None:
+    ended = set_up.run("test", "-k", "book or ledger")
+    set_up.run("test")
+    set_up.run("sim")
+    assert ended.returncode == 0
+    assert set_up.calls(INSTALL) == [INSTALL + "requirements-dev.txt"]
+    tools = [call for call in set_up.calls("python -m") if "pip" not in call][:3]
+    assert tools == [
+        "python -m ruff check .",
+        "python -m mypy --strict trader.py sim_exchange.py",
+        "python -m pytest -n 2 --dist loadfile -k book or ledger",
+    ]
+
+
+def test_test_after_a_plain_start_adds_the_development_requirements(set_up: SetUpFolder) -> None:
+    set_up.run("sim")
+    set_up.run("test")
+    assert [call.split()[-1] for call in set_up.calls(INSTALL)] == [
+        "requirements.txt",
+        "requirements-dev.txt",
+    ]
+
+
+@pytest.mark.parametrize(("tool", "runs"), [("RUFF", 1), ("MYPY", 2), ("PYTEST", 3)])
+def test_test_stops_at_the_first_failing_tool_with_its_code(
+    set_up: SetUpFolder, tool: str, runs: int
+) -> None:
+    ended = set_up.run("test", **{f"FAKE_{tool}": "5"})
+    assert ended.returncode == 5
+    assert f"{tool.lower()} failed with code 5" in ended.stderr
+    assert len([c for c in set_up.calls("python -m") if "pip" not in c]) == runs
+
+
+CI_TOOLS = {
+    "apt-get": 'echo "apt-get $*" >> "$FAKE_LOG"; [ "$1" != install ] || exit "${FAKE_APT-0}"',
+    "sudo": 'exec "$@"',
+}
+
+
+@pytest.fixture
+def ci(set_up: SetUpFolder) -> SetUpFolder:
+    """The same folder with .ci/run, a machine without Chromium, and a run.sh that only notes."""
+    app, programs = set_up.path / "app", set_up.path / "bin"
+    (app / ".ci").mkdir()
+    shutil.copy(ROOT_24sh / ".ci" / "run", app / ".ci" / "run")
+    set_up.write("run.sh", '#!/bin/sh\necho "run.sh $*" >> "$FAKE_LOG"; exit "${FAKE_CODE-0}"\n')
+    for name in ("bash", "id"):
+        found = shutil.which(name)
+        assert found is not None, f"{name} is missing on this machine"
+        (programs / name).symlink_to(found)
+    for name, body in CI_TOOLS.items():
+        (programs / name).write_text(f"#!/bin/sh\n{body}\n")
+        (programs / name).chmod(0o755)
+    return set_up
+
+
+def run_ci(ci: SetUpFolder, **variables: str) -> subprocess.CompletedProcess[str]:
+    """Run .ci/run to its end."""
+    return subprocess.run(
+        [ci.path / "app" / ".ci" / "run"],
+        cwd="/",
+        env=ci.variables() | variables,
+        text=True,
+        capture_output=True,
+        timeout=30,
+    )
+
+
+def test_ci_installs_chromium_where_it_is_missing_then_runs_the_suite(ci: SetUpFolder) -> None:
+    assert run_ci(ci, FAKE_CODE="9").returncode == 9
+    assert ci.calls() == [
+        "apt-get update",
+        "apt-get install -y --no-install-recommends chromium",
+        "run.sh test",
+    ]
+
+
+def test_ci_with_chromium_only_runs_the_suite(ci: SetUpFolder) -> None:
+    shutil.copy(ci.path / "bin" / "sudo", ci.path / "bin" / "chromium")
+    assert run_ci(ci).returncode == 0
+    assert ci.calls() == ["run.sh test"]
+
+
+def test_ci_that_cannot_install_chromium_says_so_and_ends_with_3(ci: SetUpFolder) -> None:
+    ended = run_ci(ci, FAKE_APT="100")
+    assert ended.returncode == 3
+    assert "Chromium is missing and could not be installed" in ended.stderr
+    assert ci.calls("run.sh") == []
+
+
+def test_production_without_a_key_is_refused_by_the_real_trader_with_2(tmp_path: Path) -> None:
+    for name in ("run.sh", "requirements.txt", "trader.py", "sim_exchange.py"):
+        shutil.copy(ROOT_24sh / name, tmp_path / name)
+    environment = {"PATH": f"{Path(sys.executable).parent}:/usr/bin:/bin", "HOME": str(tmp_path)}
+    ended = subprocess.run(
+        ["./run.sh", "production"],
+        cwd=tmp_path,
+        env=environment,
+        text=True,
+        capture_output=True,
+        timeout=60,
+    )
+    assert ended.returncode == 2
+    assert "production needs a Kalshi" in ended.stderr
+    assert "Traceback" not in ended.stderr
+    assert not (tmp_path / ".venv").exists()
+
+
+def test_run_sh_is_short_and_kills_nobody() -> None:
+    text = (ROOT_24sh / "run.sh").read_text()
+    assert text.startswith("#!/bin/sh\n")
+    assert len(text.splitlines()) <= 60
+    assert not re.search(r"\b(kill|pkill|killall|fuser|source)\b|^\s*\. ", text, re.MULTILINE)
+
+
+def pins(name: str) -> dict[str, set[str]]:
+    """Packages of a requirements file → its pinned versions; each must carry a hash."""
+    found: dict[str, set[str]] = {}
+    text = (ROOT_24sh / name).read_text().replace("\\\n", " ")
+    for line in text.splitlines():
+        if line.startswith(("#", "-r ")):
+            continue
+        match = re.match(r"([a-z0-9-]+)==([0-9][^ ]*) .*--hash=sha256:[0-9a-f]{64}", line)
+        assert match is not None, f"{name}: not pinned with a hash: {line[:60]}"
+        found.setdefault(match[1], set()).add(match[2])
+    return found
+
+
+@pytest.mark.parametrize("name", ["requirements.txt", "requirements-dev.txt"])
+def test_every_requirement_is_pinned_with_hashes_and_names_no_registry(name: str) -> None:
+    assert pins(name)
+    assert not re.search(r"https?:|--\w*index|find-links|file:|@", (ROOT_24sh / name).read_text())
+
+
+def test_run_time_requirements_are_the_four_and_what_they_need() -> None:
+    found = pins("requirements.txt")
+    assert set(found) >= {"aiohttp", "cryptography", "orjson", "python-dotenv"}
+    assert "uvloop" not in found
+    (aiohttp,) = found["aiohttp"]
+    assert tuple(map(int, aiohttp.split("."))) >= (3, 13, 4)
+
+
+def test_development_requirements_never_contradict_the_run_time_ones() -> None:
+    run_time, development = pins("requirements.txt"), pins("requirements-dev.txt")
+    common = run_time.keys() & development.keys()
+    assert {name: run_time[name] for name in common} == {n: development[n] for n in common}
+    assert "-r requirements.txt\n" in (ROOT_24sh / "requirements-dev.txt").read_text()
+    assert development["pykalshi"] == {"2.0.0"}
+    assert development["kalshi-python-async"] == {"3.2.0"}
+
+
+def env_example() -> dict[str, str]:
+    """Names of .env.example → the value after '=' (empty: no default)."""
+    text = (ROOT_24sh / ".env.example").read_text()
+    return dict(re.findall(r"^# ([A-Z][A-Z0-9_]+)=(.*)$", text, re.MULTILINE))
+
+
+def test_env_example_changes_nothing_until_a_line_is_edited() -> None:
+    lines = (ROOT_24sh / ".env.example").read_text().splitlines()
+    assert all(not line or line.startswith("#") for line in lines)
+
+
+def test_env_example_names_every_setting_of_the_registry_and_no_other() -> None:
+    assert set(env_example()) == {setting.env for setting in trader.SETTINGS}
+
+
+def test_env_example_shows_the_defaults_of_the_registry() -> None:
+    shown = env_example()
+    for setting in trader.SETTINGS:
+        if setting.default and setting.env in shown and setting.default != "{}":
+            assert float_or_text(shown[setting.env]) == float_or_text(setting.default), setting.env
+
+
+def float_or_text(text: str) -> float | str:
+    """'5.0' and '5' are one default; anything else is compared as written."""
+    try:
+        return float(text)
+    except ValueError:
+        return text
