@@ -6,11 +6,12 @@
  */
 
 import { forgetColours } from "./chart.js";
-import { gateDialog, holdButton, control, isUnlocked, lastNotice, startControls, unlockDialog,
-  wireDialogs } from "./controls.js";
+import {
+  control, gateDialog, holdButton, isUnlocked, startControls, unlockDialog, wireDialogs,
+} from "./controls.js";
 import { $, byId, el, memory, phone, refillFlashes, setAttr, setHidden, setText,
   tableOf } from "./dom.js";
-import { clockTime, dateTime, duration } from "./format.js";
+import { clockTime, dateTime, duration, isoTime, known, plain } from "./format.js";
 import { startKeys } from "./keys.js";
 import { renderActivity } from "./panels/activity.js";
 import { openExplain, renderDecisions } from "./panels/decisions.js";
@@ -67,14 +68,10 @@ const view = {
   nowMs: () => store.nowMs(),
   ageMs: (atMs) => store.ageMs(atMs),
   ageWords: duration,
-  unlocked: isUnlocked,
   select: (ticker) => {
-    view.select_(ticker);
-    store.mark("view", "markets");
-  },
-  select_: (ticker) => {
     view.selected = ticker;
     store.followBook(ticker);
+    store.mark("view");
   },
   setAxis: (axis) => {
     view.axis = axis;
@@ -140,14 +137,14 @@ function paintCover() {
 
 function paintFoot() {
   const o = store.one("overview");
-  const parts = o ? [`run ${o.run_id}`, `v${o.version}`,
-    `file ${String(o.file_sha256 ?? "—").slice(0, 8)}`,
-    ...(o.journal_file ? [`journal ${o.journal_file}`] : []),
-    `last verified ${o.reconcile_age_ms === null ? "—"
-      : clockTime(store.topics.overview.changedAtMs - o.reconcile_age_ms)}`,
+  const verified = known(o?.reconcile_age_ms) ? o.reconcile_age_ms : null;
+  const at = verified === null ? null : store.topics.overview.changedAtMs - verified;
+  const parts = o ? [`run ${o.run_id}`, `v${o.version}`, `file ${plain(o.file_sha256).slice(0, 8)}`,
+    `journal ${plain(o.journal_file)}`, `last verified ${clockTime(at)}`,
     `gaps repaired ${store.gaps}`] : ["no run known yet"];
   setText(byId("foot-run"), parts.join(" · "));
   const now = store.nowMs();
+  setAttr(byId("foot-clock"), "datetime", isoTime(now));
   setText(byId("foot-clock"), now === null ? "—" : `${dateTime(now)} UTC`);
 }
 
@@ -171,12 +168,13 @@ function showTab(id, focus = false) {
 function makeTabs() {
   TABS.forEach(([id, label], i) => {
     const key = String((i + 1) % 10);
-    byId("tablist").append(el("button", {
+    const tab = el("button", {
       type: "button", role: "tab", id: `tab-${id}`, "aria-controls": id, "aria-keyshortcuts": key,
-        "data-tab": id,
       on: { click: () => showTab(id) },
-    }, el("kbd", { text: key, "aria-hidden": "true" }), label,
-      el("span", { class: "badge", hidden: true })));
+    }, el("kbd", { text: key, "aria-hidden": "true" }), label);
+    byId("tablist").append(tab);
+    byId("tabs").append(el("section",
+      { role: "tabpanel", id, tabindex: "-1", "aria-labelledby": tab.id }));
   });
   byId("tablist").addEventListener("keydown", (event) => {
     const step = { ArrowRight: 1, ArrowLeft: -1 }[event.key];

@@ -7,7 +7,7 @@
 
 import { clockTime } from "./format.js";
 
-const FONT = '12px ui-monospace, "SF Mono", "Cascadia Mono", "DejaVu Sans Mono", Menlo, Consolas, monospace';
+const FONT = '12px ui-monospace, "SF Mono", "Liberation Mono", Menlo, Consolas, monospace';
 const AXIS_PX = 18;
 const STEPS_S = [1, 2, 5, 10, 15, 30, 60, 120, 300, 600, 900, 1800, 3600, 7200, 14400, 28800,
   86400];
@@ -58,29 +58,15 @@ function niceTicks(low, high, most) {
 }
 
 /**
- * @typedef {Object} Line
- * @property {string} name
- * @property {string} colour        custom property
- * @property {any[]} rows           each with at_ms
- * @property {(row: any) => number|null|undefined} y
- * @property {boolean} [step]
- * @property {boolean} [fill]       shade down to the axis
- * @property {number} [width]
- * @property {number[]} [dash]
- *
- * @typedef {Object} Picture
- * @property {number} from  ms
- * @property {number} to    ms
- * @property {Line[]} lines
- * @property {{rows: any[], low: (row: any) => number|null, high: (row: any) => number|null, colour: string}[]} [bands]
- * @property {{at_ms: number, y: number, up: boolean, colour: string}[]} [marks]
- * @property {(value: number) => string} format
- * @property {number} minSpan       smallest height of the value axis
- * @property {number} [limit]       a dashed limit line
- * @property {string} limitName
+ * @typedef {{rows: any[], y: (row: any) => number|null|undefined, colour: string, step?: boolean,
+ *   fill?: boolean, width?: number, dash?: number[]}} Line  rows have at_ms
+ * @typedef {{from: number, to: number, lines: Line[], format: (value: number) => string,
+ *   minSpan: number, limit?: number, marks?: {at_ms: number, y: number, up: boolean,
+ *   colour: string}[], bands?: {rows: any[], low: (row: any) => number|null,
+ *   high: (row: any) => number|null, colour: string}[]}} Picture  minSpan: least height of the axis
  */
 
-/** One chart in `box`. `draw(picture)` paints; `read(at)` is told the moment under the crosshair. */
+/** One chart in `box`; `read(at)` is told the moment under the crosshair, or null. */
 export class Chart {
   /** @param {HTMLElement} box @param {(atMs: number|null) => void} read */
   constructor(box, read) {
@@ -304,7 +290,7 @@ export class Chart {
   }
 }
 
-/** A sparkline of values; nulls are left out. @param {HTMLCanvasElement} canvas @param {(number|null)[]} values */
+/** A sparkline of values; nulls are left out. */
 export function spark(canvas, values, name) {
   const g = fitted(canvas, canvas.clientWidth, canvas.clientHeight);
   const seen = values.filter((v) => v !== null && v !== undefined);
@@ -329,7 +315,7 @@ export function spark(canvas, values, name) {
   g.fill();
 }
 
-/** Bars of counts around zero: losses left, gains right. `edges` are the values between the bars. */
+/** Bars of counts, losses left and gains right; `edges` are the values between the bars. */
 export function histogram(canvas, counts, edges, format) {
   const [w, h] = [canvas.clientWidth, canvas.clientHeight];
   const g = fitted(canvas, w, h);

@@ -5,8 +5,9 @@
  * told by topic `control`; the wish is never shown as the result.
  */
 
-import { $, arrange, byId, el, setHidden, setText } from "./dom.js";
-import { cents, clockTime, contracts, dollars, duration, plural, words } from "./format.js";
+import { $, arrange, byId, el, plainTable, setText } from "./dom.js";
+import { cents, clockTime, contracts, dollars, duration, plain, plural, upper,
+  words } from "./format.js";
 
 const LOCK_AFTER_MS = 30 * 60 * 1000;
 const HOLD_MS = 1000;
@@ -22,9 +23,6 @@ const ask = () => byId("ask");
 /** True while the page may send controls. */
 export const isUnlocked = () => token !== null;
 
-/** The page's own last words about a control, or null: {text, tone, atMs}. */
-export const lastNotice = () => notice;
-
 function say(text, tone = "") {
   notice = { text, tone, atMs: performance.now() };
   store.mark("notice");
@@ -39,10 +37,8 @@ function lock(why) {
 /** A key for one act; `randomUUID` exists on secure origins only. */
 function newKey() {
   if (crypto.randomUUID) return crypto.randomUUID();
-  const hex = [...crypto.getRandomValues(new Uint8Array(16))].map((b) =>
-    b.toString(16).padStart(2, "0")).join("");
-  return `${hex.slice(0, 8)}-${hex.slice(8, 12)}-4${hex.slice(13, 16)}-a${hex.slice(17,
-    20)}-${hex.slice(20)}`;
+  const hex = [...crypto.getRandomValues(new Uint8Array(16))];
+  return hex.map((byte) => byte.toString(16).padStart(2, "0")).join("");
 }
 
 /** POST with the control headers. Answers {status, body}; status 0 is a lost connection. */
@@ -70,7 +66,9 @@ export async function control(action, body = {}, headers = {}) {
   say(`${action}: asking …`);
   const answer = await post(`/v3/control/${action}`, { key: newKey(), ...body }, { headers });
   if (answer.status === 401) lock(`${action}: the trader refused the token; the page is locked`);
-  else if (answer.status === 0) say(`${action}: ${problemOf(answer)}; outcome unknown, use: trader.py ${action}`, "loss");
+  else if (answer.status === 0) {
+    say(`${action}: ${problemOf(answer)}; outcome unknown, use: trader.py ${action}`, "loss");
+  }
   else if (answer.status >= 400) say(`${action} refused: ${problemOf(answer)}`, "attention");
   else say(`${action}: requested`);
   return answer;
@@ -108,8 +106,8 @@ function unlocked(value) {
 /** Take a one-time code out of the address at once and trade it. */
 export function takeCode() {
   const code = /^#unlock=([\w.~-]{8,256})$/.exec(location.hash)?.[1];
-  if (location.hash.startsWith("#unlock")) history.replaceState(null, "", location.pathname
-    + location.search);
+  if (!location.hash.startsWith("#unlock")) return;
+  history.replaceState(null, "", location.pathname + location.search);
   if (code) tradeCode(code);
 }
 
@@ -119,7 +117,8 @@ export function startControls(theStore) {
   takeCode();
   addEventListener("hashchange", takeCode);
   setInterval(() => {
-    if (token && performance.now() - usedAt > LOCK_AFTER_MS) lock("locked after 30 min without a control");
+    const idle = performance.now() - usedAt > LOCK_AFTER_MS;
+    if (token && idle) lock("locked after 30 min without a control");
   }, 5000);
 }
 
@@ -127,8 +126,8 @@ export function startControls(theStore) {
 
 /**
  * Open the one dialog. `accept` answers null when done, or a sentence about what is wrong.
- * @param {{title: string, go: string, tone?: string, content: (Node|string)[], ready?: () => boolean,
- *   accept: () => Promise<string|null>}} how
+ * @param {{title: string, go: string, tone?: string, content: (Node|string)[],
+ *   ready?: () => boolean, accept: () => Promise<string|null>}} how
  */
 function openAsk({ title, go, tone = "", content, ready = () => true, accept }) {
   const dialog = ask();
@@ -163,7 +162,7 @@ const field = (label, input, note = "") =>
 const textInput = (name, more = {}) => el("input",
   { name, type: "text", autocomplete: "off", spellcheck: "false", ...more });
 
-/** A control that is asked over HTTP inside a dialog: close when accepted, else say what is wrong. */
+/** Ask a control out of a dialog: null when accepted, else what is wrong. */
 const accepted = async (action, body, headers) => {
   const answer = await control(action, body, headers);
   return answer.status >= 200 && answer.status < 300 ? null : problemOf(answer);
@@ -199,8 +198,8 @@ function consequence(strategy = null) {
   const orders = store.rows("orders").filter((o) => mine(o)
     && ["resting", "sent", "intent", "unknown"].includes(o.status));
   const held = store.rows("positions").filter((p) => p.position_h);
-  return `${plural(orders.length, "resting order")} will be cancelled; ${plural(held.length,
-    "position")} stay${held.length === 1 ? "s" : ""}.`;
+  const stay = `${plural(held.length, "position")} stay${held.length === 1 ? "s" : ""}`;
+  return `${plural(orders.length, "resting order")} will be cancelled; ${stay}.`;
 }
 
 /** @param {string|null} strategy one strategy, or all */
@@ -210,10 +209,9 @@ export function pauseDialog(strategy = null) {
   openAsk({
     title: strategy ? `Pause ${strategy}` : "Pause trading", go: "Pause", tone: "attention",
     content: [
-      el("p", { text: consequence(strategy) }),
-        "No new risk is taken until you resume. Nothing is sold.",
+      consequence(strategy), "No new risk is taken until you resume. Nothing is sold.",
       el("label", { class: "tick" }, keep, "keep the resting orders"),
-        field("Reason (optional)", reason),
+      field("Reason (optional)", reason),
     ],
     accept: () => accepted("pause", {
       ...(strategy ? { strategy } : {}), ...(keep.checked ? { keep_orders: true } : {}),
@@ -249,35 +247,33 @@ function typed() {
 
 /** @param {string|null} strategy */
 export function resumeDialog(strategy = null) {
-  const words_ = typed();
+  const sure = typed();
   openAsk({
     title: strategy ? `Resume ${strategy}` : "Resume trading", go: "Resume",
-    content: ["Back to open: strategies may take new risk. Refused while a reconcile is due or an order is unknown.", ...words_.fields],
-    ready: words_.ready,
-    accept: () => accepted("resume", { ...(strategy ? { strategy } : {}), ...words_.body() },
-      words_.match()),
+    content: ["Strategies may take new risk again. Refused while a reconcile is due or an order "
+      + "is unknown.", ...sure.fields],
+    ready: sure.ready,
+    accept: () => accepted("resume", { ...(strategy ? { strategy } : {}), ...sure.body() },
+      sure.match()),
   });
 }
 
 export function rearmDialog() {
-  const overview = store.one("overview") ?? {};
-  const words_ = typed();
-  const to = el("select", { name: "to" }, el("option",
-    { value: "reduce-only", text: "reduce-only (default)" }),
-    el("option", { value: "open", text: "open" }));
-  const since = overview.gate_since_at_ms ? ` since ${clockTime(overview.gate_since_at_ms)} UTC`
-    : "";
+  const o = store.one("overview") ?? {};
+  const sure = typed();
+  const to = el("select", { name: "to" },
+    ...["reduce-only", "open"].map((text) => el("option", { text })));
   openAsk({
     title: "Re-arm after the halt", go: "Re-arm", tone: "danger",
     content: [
       el("p", { class: "loss",
-        text: `Halted${since} by ${overview.gate_by ?? "unknown"}: ${overview.gate_why
-        ?? "no reason given"}` }),
+        text: `Halted by ${plain(o.gate_by)} at ${clockTime(o.gate_since_at_ms)} UTC: `
+        + plain(o.gate_why) }),
       "The cause must be gone. After a loss limit this works from the next trading day on.",
-        field("Into", to), ...words_.fields,
+      field("Into", to), ...sure.fields,
     ],
-    ready: words_.ready,
-    accept: () => accepted("rearm", { to: to.value, ...words_.body() }, words_.match()),
+    ready: sure.ready,
+    accept: () => accepted("rearm", { to: to.value, ...sure.body() }, sure.match()),
   });
 }
 
@@ -291,43 +287,35 @@ export function gateDialog() {
 
 // ---- flatten -------------------------------------------------------------------------
 
-const previewRow = (row) => el("tr", {},
-  el("td", { text: row.ticker }), el("td", { text: String(row.side ?? "—").toUpperCase() }),
+const previewRow = (row) => [row.ticker, upper(row.side),
   ...[contracts(row.count_h), cents(row.worst_price_cc), cents(row.collar_cc),
-    dollars(row.cost_ud, { digits: 4 })]
-    .map((text) => el("td", { class: "num", text })));
-
-function previewTable(rows) {
-  const head = ["Market", "Side", "Contracts", "Worst ¢", "Collar ¢", "Cost $"]
-    .map((text, i) => el("th", { scope: "col", class: i > 1 ? "num" : "", text }));
-  return el("table", { class: "data plain" }, el("caption",
-    { class: "sr", text: "What flattening would send" }),
-    el("thead", {}, el("tr", {}, ...head)), el("tbody", {}, ...rows.map(previewRow)));
-}
+    dollars(row.cost_ud, { digits: 4 })].map((text) => [text, "num"])];
+const PREVIEW_HEADS = ["Market", "Side",
+  ...["Contracts", "Worst ¢", "Collar ¢", "Cost $"].map((text) => [text, "num"])];
 
 /** Preview first; the execution needs the preview's nonce and the typed word. */
 export async function flattenDialog() {
-  if (!store.rows("positions").some((p) =>
-    p.position_h)) return say("nothing to flatten: no open position");
+  const held = store.rows("positions").some((p) => p.position_h);
+  if (!held) return say("nothing to flatten: no open position");
   const answer = await control("flatten");
   if (answer.status < 200 || answer.status > 299) return;
   const { nonce, preview = [], expires_at_ms: expires = null } = answer.body;
   const word = textInput("word");
   const left = el("output", { class: "muted" });
-  const alive = () => expires === null || (store.nowMs() ?? 0) < expires;
-  const tick = setInterval(() => setText(left, alive()
-    ? `valid ${duration(Math.max(0, (expires ?? 0) - (store.nowMs() ?? 0)))}`
-    : "expired: close and ask again"), 500);
+  const rest = () => (expires ?? Infinity) - (store.nowMs() ?? 0);
+  const tick = setInterval(() => setText(left,
+    rest() > 0 ? `valid ${duration(rest())}` : "expired: close and ask again"), 500);
   ask().addEventListener("close", () => clearInterval(tick), { once: true });
   openAsk({
     title: "Flatten all positions", go: "Flatten", tone: "danger",
     content: [
-      preview.length ? previewTable(preview) : el("p",
-        { text: "The trader found nothing of its own to close." }),
-      "Reduce-only, immediate-or-cancel within the collar, at most three rounds; what remains is reported.", left,
+      preview.length ? plainTable("What flattening would send", PREVIEW_HEADS,
+        preview.map(previewRow))
+        : "The trader found nothing of its own to close.",
+      "Sent in at most three rounds within the collar; what remains is reported.", left,
       field("Type: flatten", word),
     ],
-    ready: () => word.value.trim() === "flatten" && preview.length > 0 && alive(),
+    ready: () => word.value.trim() === "flatten" && preview.length > 0 && rest() > 0,
     accept: () => accepted("flatten", { nonce }),
   });
 }
@@ -370,7 +358,7 @@ export function controlWords() {
   const own = notice && performance.now() - notice.atMs < 12000 ? notice : null;
   if (fresh && (!own || own.text.endsWith("requested") || own.text.endsWith("…"))) {
     const tone = { confirmed: "gain", failed: "loss", refused: "attention" }[row.phase] ?? "";
-    return { text: `${row.action}: ${words(row.phase)}${row.text ? ` – ${row.text}` : ""}`, tone };
+    return { text: `${row.action}: ${words(row.phase)} – ${row.text ?? ""}`, tone };
   }
   return own;
 }
@@ -381,6 +369,5 @@ export function wireDialogs() {
     for (const button of dialog.querySelectorAll(".close")) button.addEventListener("click", () =>
       dialog.close());
     dialog.addEventListener("click", (e) => e.target === dialog && dialog.close());
-    dialog.addEventListener("close", () => setHidden(dialog, false));
   }
 }

@@ -9,6 +9,8 @@
 const VIRTUAL_ABOVE = 100;
 const OVERSCAN = 20;
 const PHONE_ROWS = 15;
+/** Last letters of a ticker that are never cut off: they tell the markets of an event apart. */
+const TAIL = 8;
 const FLASHES_PER_FRAME = 24;
 const calm = matchMedia("(prefers-reduced-motion: reduce)");
 export const phone = matchMedia("(max-width: 560px)");
@@ -40,7 +42,7 @@ export function el(tag, attributes = {}, ...children) {
   return node;
 }
 
-/** Write text only if it changed; answers whether it did. @param {Node} node @param {string} text */
+/** Write text only if it changed; answers whether it did. */
 export function setText(node, text) {
   if (node.textContent === text) return false;
   node.textContent = text;
@@ -123,6 +125,30 @@ export function choice(label, options, current, pick) {
   return group;
 }
 
+/** Fill small tables: a cell is a text or [text, class]; rows are kept. */
+export function fillRows(body, rows) {
+  arrange(body, rows.map((cells, i) => {
+    const kept = body.children[i];
+    const row = kept?.children.length === cells.length ? kept
+      : el("tr", {}, ...cells.map(() => el("td")));
+    cells.forEach((cell, j) => {
+      const [text, name = ""] = [cell].flat();
+      setText(row.children[j], text ?? "—");
+      setClass(row.children[j], name);
+    });
+    return row;
+  }));
+}
+
+/** A small table. @param {string} caption @param {any[]} heads texts or [text, class] */
+export function plainTable(caption, heads, rows = []) {
+  const head = ([text, name = ""]) => el("th", { scope: "col", class: name, text });
+  const body = el("tbody");
+  fillRows(body, rows);
+  return el("table", { class: "data plain" }, el("caption", { class: "sr", text: caption }),
+    el("thead", {}, el("tr", {}, ...heads.map((h) => head([h].flat())))), body);
+}
+
 /** Values kept between visits: theme, tab and sort order, nothing else. */
 export const memory = {
   get: (name) => {
@@ -155,7 +181,7 @@ export const DOLLAR = { unit: "$", num: true };
 
 const tables = new WeakMap();
 
-/** The table of a panel, made on the first call. @param {HTMLElement} host @param {TableSpec} spec */
+/** The table of a panel, made on the first call. @param {any} host @param {TableSpec} spec */
 export function dataTable(host, spec) {
   let table = tables.get(host);
   if (!table) tables.set(host, (table = new DataTable(host, spec)));
@@ -166,17 +192,19 @@ export function dataTable(host, spec) {
 export const tableOf = (host) => tables.get(host) ?? null;
 
 /**
+ * @typedef {(row: any, view: any) => any} Ask
+ *
  * @typedef {Object} Column
- * @property {string} id            also the CSS class of its cells
- * @property {string} label         header words
- * @property {string} [unit]        shown small in the header
- * @property {boolean} [num]        right-aligned figures
- * @property {number} [ch]          fixed width in digits; the others share the rest
- * @property {(row: any, view: any) => string} text
- * @property {string|((row: any, view: any) => string)} [tone]  class names
- * @property {string|((row: any, view: any) => string|null)} [hint]  tooltip
- * @property {(row: any, view: any) => any} [sort]       value to sort by; null goes last
- * @property {(cell: HTMLElement, row: any, view: any) => void} [paint]  own content instead of text
+ * @property {string} id          also the CSS class of its cells
+ * @property {string} label       header words
+ * @property {string} [unit]      shown small in the header
+ * @property {boolean} [num]      right-aligned figures
+ * @property {number} [ch]        fixed width in digits; the others share the rest
+ * @property {Ask} text
+ * @property {string|Ask} [tone]  class names
+ * @property {string|Ask} [hint]  tooltip
+ * @property {Ask} [sort]         value to sort by; null goes last
+ * @property {(cell: any, row: any, view: any) => void} [paint]  own content
  * @property {boolean} [flash]
  *
  * @typedef {Object} TableSpec
@@ -184,12 +212,12 @@ export const tableOf = (host) => tables.get(host) ?? null;
  * @property {string} caption
  * @property {Column[]} columns
  * @property {(row: any) => any} key
- * @property {(view: any) => string} empty   what is missing and what would fill it
- * @property {(row: any, view: any) => void} [onOpen]    Enter or click
- * @property {(row: any, view: any) => number|null} [age]  age in ms of the row's truth
- * @property {(row: any) => string} [rowTone]
- * @property {[string, string]} [sort]       first order: column id and "asc" or "desc"
- * @property {boolean} [stream]              newest first; new rows wait under the pointer
+ * @property {(view: any) => string} empty  what is missing and what would fill it
+ * @property {Ask} [onOpen]       Enter or click
+ * @property {Ask} [age]          age in ms of the row's truth
+ * @property {Ask} [rowTone]
+ * @property {[string, string]} [sort]  first order: column and "asc" or "desc"
+ * @property {boolean} [stream]   newest first; new rows wait under the pointer
  */
 export class DataTable {
   constructor(host, spec) {
@@ -309,7 +337,7 @@ export class DataTable {
     return keyed.map(([, key]) => key);
   }
 
-  /** First and last index in the document: all up to 100 rows, else the visible ones and 20 beside. */
+  /** First and last index in the document: all up to 100 rows, else the visible and 20 beside. */
   #window() {
     const total = this.order.length;
     if (phone.matches) return [0, Math.min(total, PHONE_ROWS)];
@@ -395,7 +423,10 @@ export class DataTable {
     if (record.texts[i] === text) return;
     if (column.flash && record.texts[i] !== undefined) flash(record.cells[i]);
     record.texts[i] = text;
-    record.cells[i].textContent = text;
+    const cut = column.id === "ticker" ? Math.max(0, text.length - TAIL) : 0;
+    const parts = cut ? [text.slice(0, cut), text.slice(cut)] : [];
+    record.cells[i].textContent = cut ? "" : text;
+    record.cells[i].append(...parts.map((part) => el("span", { text: part })));
   }
 
   #scrolled() {

@@ -16,7 +16,7 @@ const grouped = (whole) => String(whole).replace(/\B(?=(\d{3})+$)/g, ",");
 
 /**
  * A scaled integer as a decimal text, rounded half away from zero.
- * @param {number} value @param {number} places decimal places of the unit @param {number} digits shown
+ * @param {number} value @param {number} places of the unit @param {number} digits shown
  */
 function decimal(value, places, digits) {
   const step = 10 ** (places - digits);
@@ -76,6 +76,8 @@ export function percent(ratio, digits = 0) {
   return known(ratio) ? `${sign(ratio, false)}${Math.abs(ratio * 100).toFixed(digits)} %` : DASH;
 }
 
+const two = (n) => String(n).padStart(2, "0");
+
 /** A duration in milliseconds in the largest fitting unit: "0.3 s", "4 min", "2 d 4 h". */
 export function duration(ms) {
   if (!known(ms)) return DASH;
@@ -83,9 +85,9 @@ export function duration(ms) {
   if (s < 9.95) return `${s.toFixed(1)} s`;
   if (s < 120) return `${Math.floor(s)} s`;
   if (s < 7200) return `${Math.floor(s / 60)} min`;
-  if (s < 172800) return `${Math.floor(s / 3600)} h ${String(Math.floor(s / 60) % 60).padStart(2,
-    "0")}`;
-  return `${Math.floor(s / 86400)} d ${Math.floor(s / 3600) % 24} h`;
+  const hours = Math.floor(s / 3600);
+  if (hours < 48) return `${hours} h ${two(Math.floor(s / 60) % 60)}`;
+  return `${Math.floor(hours / 24)} d ${hours % 24} h`;
 }
 
 /** A duration in at most six letters, for narrow columns: "3d23h", "8h34", "23m", "41s". */
@@ -95,7 +97,7 @@ export function brief(ms) {
   if (s < 100) return `${s}s`;
   if (s < 6000) return `${Math.floor(s / 60)}m`;
   const hours = Math.floor(s / 3600);
-  return hours < 48 ? `${hours}h${String(Math.floor(s / 60) % 60).padStart(2, "0")}`
+  return hours < 48 ? `${hours}h${two(Math.floor(s / 60) % 60)}`
     : `${Math.floor(hours / 24)}d${hours < 240 ? `${hours % 24}h` : ""}`;
 }
 
@@ -133,9 +135,6 @@ export const arrow = (n) => (!known(n) || n === 0 ? "" : n > 0 ? "▲" : "▼");
 
 /** Class name for a gain or a loss. */
 export const gainTone = (n) => (!known(n) || n === 0 ? "" : n > 0 ? "gain" : "loss");
-
-/** Class name for a side. */
-export const sideTone = (side) => (side === "yes" ? "yes" : side === "no" ? "no" : "");
 
 /** Class name for a signed position. */
 export const heldTone = (h) => (h > 0 ? "yes" : h < 0 ? "no" : "muted");

@@ -1,5 +1,5 @@
 // @ts-check
-/** The keyboard map. Ignored while typing in a field; while a dialog is open only KILL and Escape work. */
+/** The keyboard map. Ignored in a field; while a dialog is open only KILL and Escape work. */
 
 import { control, gateDialog, flattenDialog, guarded, unlockDialog } from "./controls.js";
 import { $, byId, el } from "./dom.js";

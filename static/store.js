@@ -82,7 +82,7 @@ export class Topic {
   }
 }
 
-/** The server's clock, from message timestamps: the least delayed message of the last half minute. */
+/** The server's clock: the least delayed message timestamp of the last half minute. */
 export class ServerClock {
   constructor() {
     this.reset();
@@ -120,7 +120,7 @@ const socketUrl = (query) =>
   `${location.protocol === "https:" ? "wss" : "ws"}://${location.host}/v3/ws${query}`;
 
 export class Store {
-  /** @param {(dirty: Set<string>) => void} paint called once per animation frame with what changed */
+  /** @param {(dirty: Set<string>) => void} paint once per animation frame, with what changed */
   constructor(paint) {
     this.paint = paint;
     /** @type {(topic: string, rows: any[], atMs: number) => void} told of every applied message */

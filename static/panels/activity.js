@@ -1,17 +1,16 @@
 // @ts-check
-/** Alerts, and the activity log with the same words as the log file: filter, copy a line, copy all. */
+/** Alerts, and the activity log in the words of the log file: filter, copy a line, copy all. */
 
 import { $, NUM, choice, col, dataTable, el, setText } from "../dom.js";
-import { clockTime, count, dateTime, words } from "../format.js";
+import { clockTime, count, dateTime, plain, words } from "../format.js";
 
 const MARKS = { error: "✕", warning: "!", success: "✓", info: "·" };
 const TONES = { error: "loss", warning: "attention", success: "gain", info: "" };
 const state = { severity: "", kind: "", search: "" };
 
 const severity = (row) => row.severity ?? row.metadata?.severity ?? "info";
-const lineOf = (row) =>
-  `${dateTime(row.at_ms)} ${severity(row)} ${row.activity_type ?? row.kind} [${row.state
-  ?? "—"}] ${row.message ?? row.text}`;
+const lineOf = (row) => [dateTime(row.at_ms), severity(row), row.activity_type ?? row.kind,
+  `[${plain(row.state)}]`, row.message ?? row.text].join(" ");
 
 async function copy(text, note) {
   try {
@@ -29,7 +28,6 @@ const mark = { id: "mark", label: "", ch: 4, text: (r) => MARKS[severity(r)] ?? 
   hint: severity };
 const message = (label, text) => ({ id: "message", label, text, tone, hint: text });
 
-/** @type {import("../dom.js").TableSpec} */
 const LOG = {
   id: "activity", caption: "Activity, newest first", stream: true,
   key: (row) => row.key,
@@ -44,7 +42,6 @@ const LOG = {
   ],
 };
 
-/** @type {import("../dom.js").TableSpec} */
 const ALERTS = {
   id: "alerts", caption: "Alerts, newest first", stream: true,
   key: (row) => row.alert_id,
@@ -96,7 +93,6 @@ function kinds(select, view) {
   select.value = names.includes(kept) ? kept : "";
 }
 
-/** @param {HTMLElement} root @param {any} view */
 export function renderActivity(root, view) {
   if (!$(root, ".bar-top")) make(root, view);
   kinds($(root, "select"), view);

@@ -1,7 +1,7 @@
 // @ts-check
 /** Decisions: the funnel by reason with the nearest miss, the live list, and the Explain drawer. */
 
-import { $, NUM, arrange, byId, col, dataTable, el, makeBar, setAttr, setBar, setClass,
+import { $, NUM, arrange, byId, col, dataTable, el, makeBar, plainTable, setAttr, setBar, setClass,
   setText } from "../dom.js";
 import {
   cents, centsDiff, clockTime, contracts, count, dateTime, percent, plain, upper, words,
@@ -26,81 +26,75 @@ const pairs = (rows) => el("dl", { class: "pairs" },
 const block = (title, ...children) => el("section", { class: "block" }, el("h3", { text: title }),
   ...children);
 
-/** Open the drawer with name and value lines. @param {string} title @param {[string, string][]} rows */
+/** Open the drawer with lines of name and value. */
 export const openText = (title, rows) => open(title, [pairs(rows)]);
 
-function table(caption, heads, rows) {
-  const cell = (item) => (item instanceof Node ? el("td", {}, item)
-    : el("td", { class: item?.tone ?? "", text: item?.text ?? String(item ?? "—") }));
-  return el("table", { class: "data plain" }, el("caption", { class: "sr", text: caption }),
-    el("thead", {}, el("tr", {}, ...heads.map((h) => el("th", { scope: "col", text: h })))),
-    el("tbody", {}, ...rows.map((cells) => el("tr", {}, ...cells.map(cell)))));
-}
-
 /** The book at that moment: bids of both legs side by side. */
-function bookBlock(book) {
-  const rows = Array.from({ length: Math.max(book.yes?.length ?? 0, book.no?.length ?? 0) },
-    (_, i) => {
-    const [yes, no] = [book.yes?.[i], book.no?.[i]];
-    return [yes ? contracts(yes[1]) : "", { text: yes ? cents(yes[0]) : "", tone: "yes" },
-      { text: no ? cents(no[0]) : "", tone: "no" }, no ? contracts(no[1]) : ""];
+function bookBlock({ seq, yes = [], no = [] }) {
+  const level = ([price, size] = [null, null]) => [cents(price), contracts(size)];
+  const rows = Array.from({ length: Math.min(8, Math.max(yes.length, no.length)) }, (_, i) => {
+    const [[yesAt, yesSize], [noAt, noSize]] = [level(yes[i]), level(no[i])];
+    return [yesSize, [yesAt, "yes"], [noAt, "no"], noSize];
   });
-  return block(`Book at that moment (seq ${count(book.seq)})`,
-    table("Book at the decision", ["YES size", "YES bid ¢", "NO bid ¢", "NO size"],
-    rows.slice(0, 8)));
+  return block(`Book at that moment (seq ${count(seq)})`,
+    plainTable("Book at the decision", ["YES size", "YES bid ¢", "NO bid ¢", "NO size"], rows));
 }
 
 /** fair − price − fee − margin = edge, as a waterfall. */
 function edgeBlock(edge) {
-  const steps = [[`fair ${String(edge.side ?? "").toUpperCase()}`, edge.fair_cc, ""],
-    ["− price", -edge.price_cc, "no"], ["− fee", -edge.fee_cc, "attention"],
-    ["− margin", -edge.margin_cc, "attention"],
-      ["= edge", edge.edge_cc, edge.edge_cc < 0 ? "loss" : "gain"]];
-  const largest = Math.max(1, ...steps.map(([, v]) => Math.abs(v ?? 0)));
+  const tone = edge.edge_cc < 0 ? "loss" : "gain";
+  const steps = [
+    [`fair ${upper(edge.side)}`, edge.fair_cc, ""], ["− price", -edge.price_cc, "no"],
+    ["− fee", -edge.fee_cc, "attention"], ["− margin", -edge.margin_cc, "attention"],
+  ];
+  const largest = Math.max(1, ...steps.map(([, cc]) => Math.abs(cc)));
+  const bar = (name, cc, from, hue) => {
+    const fill = el("i", { class: hue });
+    fill.style.left = `${(Math.max(0, Math.min(from, from + cc)) / largest) * 100}%`;
+    fill.style.width = `${Math.max(0.5, (Math.abs(cc) / largest) * 100)}%`;
+    const track = el("span", { class: "track", "aria-hidden": "true" }, fill);
+    return [el("span", { text: name }), track, el("b", { class: hue, text: centsDiff(cc) })];
+  };
   let level = 0;
-  return block("Edge", el("div", { class: "waterfall" },
-    ...steps.flatMap(([name, value, tone], i) => {
-    const start = i === 4 ? 0 : value < 0 ? level + value : level;
-    if (i < 4) level += value ?? 0;
-    const fill = el("i", { class: tone });
-    fill.style.left = `${(Math.max(0, Math.min(start, start
-      + (i === 4 ? Math.min(0, value) : 0))) / largest) * 100}%`;
-    fill.style.width = `${Math.max(0.5, (Math.abs(value ?? 0) / largest) * 100)}%`;
-    return [el("span", { text: name }), el("span", { class: "track", "aria-hidden": "true" }, fill),
-      el("b", { class: tone, text: i ? centsDiff(value) : cents(value) })];
-  })));
+  const bars = steps.flatMap(([name, cc, hue]) => bar(name, cc, (level += cc) - cc, hue));
+  const sum = bar("= edge", edge.edge_cc, 0, tone);
+  return block("Edge", el("div", { class: "waterfall" }, ...bars, ...sum));
 }
 
-const gateRow = (g) => [words(g.gate), g.value ?? "—", g.limit ?? "—",
-  { text: g.ok ? "✓ passed" : "✕ refused", tone: g.ok ? "gain" : "loss" }];
-const featureText = (value) => (typeof value === "number" && !Number.isInteger(value)
-  ? value.toFixed(4) : String(value));
-const wantRow = (w) => [w.slot ?? "—", { text: upper(w.side), tone: w.side }, cents(w.price_cc),
-  contracts(w.count_h)];
+const gateRow = (g) => [words(g.gate), plain(g.value), plain(g.limit),
+  g.ok ? ["✓ passed", "gain"] : ["✕ refused", "loss"]];
+const wantRow = (w) =>
+  [plain(w.slot), [upper(w.side), w.side], cents(w.price_cc), contracts(w.count_h)];
+const commandRow = (c) => [words(c.kind), plain(c.client_order_id)];
+const feature = ([name, value]) =>
+  [words(name), typeof value === "number" && value % 1 ? value.toFixed(4) : plain(value)];
+
+/** title, field of the record, heads, row */
+const PARTS = [
+  ["Gates", "gates", ["Gate", "Value", "Limit", ""], gateRow],
+  ["Wanted", "wants", ["Slot", "Side", "Price ¢", "Contracts"], wantRow],
+  ["Sent", "commands", ["Command", "Client order id"], commandRow],
+];
 
 function recordNodes(record) {
-  const head = pairs([["When", `${dateTime(record.at_ms)} UTC`], ["Market", record.ticker ?? "—"],
-    ["Strategy", `${record.strategy ?? "—"} (parameters ${record.params_hash ?? "—"})`],
-    ["Outcome", `${words(record.reason)}${record.value ? `: ${record.value}` : ""}${record.limit
-      ? `, needs ${record.limit}` : ""}`]]);
-  const nodes = [head];
+  const needs = record.limit ? `, needs ${record.limit}` : "";
+  const nodes = [pairs([
+    ["When", `${dateTime(record.at_ms)} UTC`], ["Market", plain(record.ticker)],
+    ["Strategy", `${plain(record.strategy)} (parameters ${plain(record.params_hash)})`],
+    ["Outcome", words(record.reason) + (record.value ? `: ${record.value}` : "") + needs],
+  ])];
   if (record.edge) nodes.push(edgeBlock(record.edge));
-  if (record.gates?.length) nodes.push(block("Gates",
-    table("Gates passed and refused", ["Gate", "Value", "Limit", ""], record.gates.map(gateRow))));
-  if (record.wants?.length) nodes.push(block("Wanted",
-    table("Orders wanted", ["Slot", "Side", "Price ¢", "Contracts"], record.wants.map(wantRow))));
-  if (record.commands?.length) nodes.push(block("Sent",
-    table("Commands sent", ["Command", "Client order id"],
-    record.commands.map((c) => [words(c.kind), c.client_order_id ?? "—"]))));
-  if (record.book) nodes.push(bookBlock(record.book));
-  if (record.features && Object.keys(record.features).length) {
-    nodes.push(block("Looked at", pairs(Object.entries(record.features).map(([name, value]) =>
-      [words(name), featureText(value)]))));
+  for (const [title, name, heads, row] of PARTS) {
+    const rows = record[name] ?? [];
+    if (rows.length) nodes.push(block(title, plainTable(title, heads, rows.map(row))));
   }
+  if (record.book) nodes.push(bookBlock(record.book));
+  const seen = Object.entries(record.features ?? {});
+  if (seen.length) nodes.push(block("Looked at", pairs(seen.map(feature))));
   return nodes;
 }
 
-/** Ask the trader for a decision record and show it. @param {string} id decision, order or fill id */
+/** Ask the trader for a record and show it. @param {string} id decision, order or fill id */
 export async function openExplain(id, view) {
   const request = ++state.request;
   open(`Explain ${id}`, [el("p", { class: "empty", text: "Asking the trader …" })]);
@@ -111,17 +105,15 @@ export async function openExplain(id, view) {
     if (!answer.ok) throw new Error(body.error?.message ?? `HTTP ${answer.status}`);
     nodes = recordNodes(body);
   } catch (error) {
-    nodes = [el("p", { class: "empty",
-      text: `No record of ${id}: ${error instanceof Error ? error.message
-      : error}. Records are kept for every decision that acted,
-      and the newest of each other reason.` })];
+    const why = error instanceof Error ? error.message : error;
+    nodes = [el("p", { class: "empty", text: `No record of ${id}: ${why}. Kept are the records of `
+      + "decisions that acted, and the newest of each other reason." })];
   }
   if (request === state.request && drawer().open) open(`Explain ${id}`, nodes);
 }
 
 // ---- the tab -------------------------------------------------------------------------
 
-/** @type {import("../dom.js").TableSpec} */
 const SPEC = {
   id: "decisions", caption: "Decisions, newest first", stream: true,
   key: (row) => row.decision_id,
@@ -187,7 +179,6 @@ function funnel(root, view) {
     : "No evaluation counted yet. It starts with the first proven book.");
 }
 
-/** @param {HTMLElement} root @param {any} view */
 export function renderDecisions(root, view) {
   if (!$(root, ".funnel")) {
     root.append(el("div", { class: "split" }, el("div", { class: "funnel" },

@@ -1,19 +1,18 @@
 // @ts-check
-/** Equity, drawdown or exposure over 1 h, 8 h or all; hold and random as thin lines, the band of paper fills shaded. */
+/** Equity (with hold, random and the band of paper fills), drawdown or exposure over time. */
 
 import { Chart } from "../chart.js";
 import { $, choice, el, setText } from "../dom.js";
 import { clockTime, dollars, known, money } from "../format.js";
 import { drawdowns } from "./headline.js";
-import { windowOf } from "./price.js";
+import { RANGES, windowOf } from "./price.js";
 
-const RANGES = [["3600000", "1 h"], ["28800000", "8 h"], ["0", "all"]];
 const KINDS = [["equity", "Equity"], ["drawdown", "Drawdown"], ["exposure", "Exposure"]];
 const FETCH_AGAIN_MS = 30000;
 const state = { range: "3600000", kind: "equity", chart: null, cross: null, all: [],
   askedAt: -Infinity };
 
-/** The whole run, reduced by the trader so that peaks survive; read again at most twice a minute. */
+/** The whole run, reduced so that peaks survive; read again at most twice a minute. */
 async function fetchAll(view) {
   if (performance.now() - state.askedAt < FETCH_AGAIN_MS) return;
   state.askedAt = performance.now();
@@ -57,12 +56,11 @@ function rowsOf(view) {
 }
 
 function readout(root, rows) {
-  const row = state.cross === null ? rows.at(-1)
-    : rows.reduce((best, r) => (r.at_ms <= state.cross ? r : best), null);
-  const field = `${state.kind}_ud`;
-  setText($(root, ".readout"),
-    row ? `${state.cross === null ? "" : `${clockTime(state.cross)}  `}${state.kind === "equity"
-    ? dollars(row[field], { digits: 4 }) : money(row[field])}` : "");
+  const at = state.cross;
+  const row = at === null ? rows.at(-1) : rows.findLast((r) => r.at_ms <= at);
+  const value = row?.[`${state.kind}_ud`];
+  const text = state.kind === "equity" ? dollars(value, { digits: 4 }) : money(value);
+  setText($(root, ".readout"), (at === null ? "" : `${clockTime(at)}  `) + text);
 }
 
 function pictureOf(rows, from, to, o) {
@@ -85,7 +83,6 @@ function pictureOf(rows, from, to, o) {
   };
 }
 
-/** @param {HTMLElement} root @param {any} view */
 export function renderEquity(root, view) {
   if (!state.chart) make(root, view);
   if (state.range === "0") fetchAll(view);
@@ -101,7 +98,7 @@ export function renderEquity(root, view) {
   state.digits = span > 20e6 ? 0 : span > 60000 ? 2 : 3;
   const worst = rows.length ? Math.max(0, ...rows.map((r) => r.drawdown_ud ?? 0)) : null;
   const o = view.one("overview");
-  state.chart.draw(pictureOf(rows, from, to, o),
-    `equity ${dollars(o?.equity_ud)}, ${money(o?.day_pnl_ud,
-      true)} today, worst drawdown ${money(worst)}, exposure ${money(o?.exposure_ud)}`);
+  const today = money(o?.day_pnl_ud, true);
+  state.chart.draw(pictureOf(rows, from, to, o), `equity ${dollars(o?.equity_ud)}, ${today} today, `
+    + `worst drawdown ${money(worst)}, exposure ${money(o?.exposure_ud)}`);
 }

@@ -2,7 +2,7 @@
 /** Evidence: is any of it good? Criteria, progress, intervals, verdict per strategy. */
 
 import { $, arrange, el, makeBar, setAttr, setBar, setClass, setText } from "../dom.js";
-import { count, gainTone, known, money, words } from "../format.js";
+import { count, gainTone, known, money, plain, words } from "../format.js";
 
 const VERDICT_TONE = { GO: "gain", "NO-GO": "loss" };
 
@@ -24,17 +24,16 @@ function make(name) {
 function setProgress(node, have, need) {
   setBar(node.children[1], known(have) && need ? have / need : null);
   setClass(node.children[1], `bar wide ${known(have) && have >= need ? "gain" : ""}`.trim());
-  setText(node.children[2],
-    `${known(have) ? (Number.isInteger(have) ? count(have) : have.toFixed(1))
-    : "—"} of ${known(need) ? need : "—"}`);
+  const shown = known(have) && have % 1 ? have.toFixed(1) : plain(have);
+  setText(node.children[2], `${shown} of ${plain(need)}`);
 }
 
 /** The interval on an axis that holds zero. */
 function setInterval_(node, row) {
   const all = [row.low_ud, row.high_ud, row.net_ud].filter(known);
-  setText(node.children[2],
-    all.length === 3 ? `${money(row.net_ud, true)}  (${money(row.low_ud,
-    true)} … ${money(row.high_ud, true)})` : `${money(row.net_ud, true)} (no interval yet)`);
+  const [low_, high_, net] = [row.low_ud, row.high_ud, row.net_ud].map((ud) => money(ud, true));
+  const band = all.length === 3 ? `${low_} … ${high_}` : "no interval yet";
+  setText(node.children[2], `${net}  (${band})`);
   setClass(node.children[2], `num ${gainTone(row.net_ud)}`.trim());
   const range = node.children[1];
   range.hidden = all.length < 3;
@@ -51,19 +50,18 @@ function setInterval_(node, row) {
 function criteria(list, rows) {
   arrange(list, rows.map((c, i) => {
     const item = list.children[i] ?? el("li");
-    setText(item, `${c.met ? "✓" : "…"} ${words(c.name)}: ${c.value ?? "—"}, needs ${c.needed
-      ?? "—"}`);
+    const mark = c.met ? "✓" : "…";
+    setText(item, `${mark} ${words(c.name)}: ${plain(c.value)}, needs ${plain(c.needed)}`);
     setClass(item, c.met ? "gain" : "muted");
     return item;
   }));
 }
 
-/** @param {HTMLElement} root @param {any} view */
 export function renderEvidence(root, view) {
   if (!$(root, ".cards")) root.append(el("p", { class: "empty" }), el("div", { class: "cards" }));
   const rows = view.rows("evidence");
   setText($(root, ".empty"),
-    rows.length ? "" : "No evidence row yet: it is made once a minute from the journal, and needs a strategy that trades.");
+    rows.length ? "" : "No evidence yet: it is made once a minute from the fills of a strategy.");
   const list = $(root, ".cards");
   arrange(list, rows.map((row) => {
     const card = [...list.children].find((n) => n.dataset.key === row.strategy)
@@ -79,7 +77,7 @@ export function renderEvidence(root, view) {
     const missing = known(row.settled_events_needed)
       ? Math.max(0, row.settled_events_needed - (row.settled_events ?? 0)) : null;
     setText(note, row.verdict === "NOT ENOUGH DATA" && known(missing)
-      ? `${count(missing)} more independent settled events are needed before any verdict. Until then a gain is luck and so is a loss.` : "");
+      ? `${count(missing)} more independent settled events are needed before a verdict.` : "");
     setAttr(card, "aria-label", `Evidence of ${row.strategy}: ${row.verdict}`);
     return card;
   }));

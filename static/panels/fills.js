@@ -20,13 +20,15 @@ function explainCell(cell, row, view) {
   cell.firstChild.onclick = () => view.explain(row.decision_id ?? row.fill_id);
 }
 
-/** @type {import("../dom.js").TableSpec} */
 const SPEC = {
   id: "fills", caption: "Fills, newest first", stream: true,
   key: (row) => row.fill_id,
   onOpen: (row, view) => view.explain(row.fill_id),
-  empty: (view) => `No fills in this run yet. ${view.rows("orders").some((o) =>
-    o.status === "resting") ? "Orders rest and wait for a taker." : lastReason(view)}`,
+  empty: (view) => {
+    const rests = view.rows("orders").some((o) => o.status === "resting");
+    const why = rests ? "Orders rest and wait for a taker." : lastReason(view);
+    return `No fills in this run yet. ${why}`;
+  },
   columns: [
     col("time", "Time", "at_ms", clockTime, { unit: "UTC", ch: 12, hint: (r) =>
       dateTime(r.at_ms) }),
@@ -34,7 +36,7 @@ const SPEC = {
     col("side", "Side", "side", upper, { ch: 6, tone: (r) => r.side }),
     col("count", "Contracts", "count_h", contracts, NUM),
     col("price", "Price", "price_cc", cents, CENT),
-    col("role", "Role", "is_taker", (taker) => (known(taker) ? (taker ? "taker" : "maker") : "—"), {
+    col("role", "Role", "is_taker", (is) => (known(is) ? (is ? "taker" : "maker") : "—"), {
       ch: 8, tone: "muted",
     }),
     col("fee", "Fee", "fee_ud", fee, { ...DOLLAR, tone: (r) => (feeOff(r) ? "attention" : "") }),
@@ -49,7 +51,6 @@ const SPEC = {
   ],
 };
 
-/** @param {HTMLElement} root @param {any} view */
 export function renderFills(root, view) {
   dataTable(root, SPEC).update(view.rows("fills"), view);
 }

@@ -1,8 +1,10 @@
 // @ts-check
-/** Seven numbers with sparkline and age; hover or focus gives the formula and the lines behind it. */
+/** Seven numbers with sparkline and age; hover or focus gives formula and ledger lines. */
 
 import { spark } from "../chart.js";
-import { $, ageClass, el, flash, makeBar, setAttr, setBar, setClass, setText } from "../dom.js";
+import {
+  $, HATCH_MS, ageClass, el, flash, makeBar, setBar, setClass, setText,
+} from "../dom.js";
 import { arrow, dollars, duration, exactDollars, gainTone, known, money,
   percent } from "../format.js";
 
@@ -83,29 +85,23 @@ function tipText(cell, view, o) {
 }
 
 function paintCell(node, cell, view, o, rows, age) {
+  const value = o?.[cell.field];
   const output = $(node, "output");
   if (setText(output, o ? cell.show(o) : "—")) flash(output);
-  const tone = cell.signed ? gainTone(o?.[cell.field]) : "";
+  const tone = cell.signed ? gainTone(value) : "";
   setClass(output, `${tone} ${o ? ageClass(age) : ""}`.trim());
-  const limit = cell.max ? o?.[cell.max] : null;
-  const ratio = known(limit) && limit > 0 && known(o[cell.field]) ? o[cell.field] / limit : null;
-  const aged = age !== null && age > 10000 ? `${duration(age)} old` : "";
-  setText($(node, ".note"),
-    aged || (cell.max ? `${percent(ratio)} of ${known(limit)
-    ? dollars(limit, { digits: limit % 1e6 ? 2 : 0 }) : "—"}` : age === null ? "" : duration(age)));
+  const limit = o?.[cell.max];
+  const ratio = limit > 0 && known(value) ? value / limit : null;
+  const share = `${percent(ratio)} of ${dollars(limit, { digits: limit % 1e6 ? 2 : 0 })}`;
+  setText($(node, ".note"), cell.max && age < HATCH_MS ? share : duration(age));
   const bar = $(node, ".bar");
-  if (bar) {
-    setBar(bar, ratio);
-    setAttr(bar, "class",
-      `bar limit ${ratio > 0.9 ? "loss" : ratio > 0.7 ? "attention" : ""}`.trim());
-  }
-  const values = cell.series ? cell.series(rows) : rows.map((r) => r[cell.field]);
-  const now = cell.series ? values : [...values, o?.[cell.field]];
-  spark($(node, "canvas"), now, cell.signed && tone ? `--${tone}` : cell.colour);
+  if (bar) setBar(bar, ratio);
+  if (bar) setClass(bar, `bar ${ratio > 0.9 ? "loss" : ratio > 0.7 ? "attention" : ""}`.trim());
+  const series = cell.series ? cell.series(rows) : [...rows.map((r) => r[cell.field]), value];
+  spark($(node, "canvas"), series, tone ? `--${tone}` : cell.colour);
   setText($(node, ".tip"), tipText(cell, view, o));
 }
 
-/** @param {HTMLElement} root @param {any} view */
 export function renderHeadline(root, view) {
   if (!$(root, ".cells")) make(root);
   const o = view.one("overview");

@@ -5,45 +5,38 @@
  */
 
 import { $, ageClass, arrange, el, phone, setAttr, setClass, setText } from "../dom.js";
-import { cents, clockTime, contracts, dollars, duration, known, positionWords } from "../format.js";
+import {
+  DASH, cents, clockTime, contracts, dollars, duration, known, positionWords, upper,
+} from "../format.js";
 import { openText } from "./decisions.js";
 
 const FULL_CC = 10000;
 const ROW_PX = 19;
 const FIXED_PX = 44;
-const MOST = 15;
+const PHONE_LEVELS = 5;
+const LEVELS_MAX = 15;
+const PRINTS = 3;
 const nodes = new Map();
 
-/** Levels of one book seen from an axis: bids and asks as [{price_cc, count_h}], best first. */
-function sides(book, axis) {
-  const own = axis === "yes" ? book.yes : book.no;
-  const other = axis === "yes" ? book.no : book.yes;
-  const level = (flip) => ([price, count]) => ({ price_cc: flip ? FULL_CC - price : price,
-    count_h: count });
-  return { bids: (own ?? []).map(level(false)), asks: (other ?? []).map(level(true)) };
-}
+/** A price of the YES leg on the axis shown; null stays null. */
+const onAxis = (axis, cc) => (!known(cc) ? null : axis === "yes" ? cc : FULL_CC - cc);
 
-/** Own orders by price on this axis. */
-function ownAt(book, axis) {
-  const byPrice = new Map();
-  for (const order of book.own ?? []) {
-    const price = order.side === axis ? order.price_cc : FULL_CC - order.price_cc;
-    byPrice.set(price, [...(byPrice.get(price) ?? []), order]);
+/** One side of a book, best first, with own orders also where nothing is displayed. */
+function sideOf(book, axis, kind) {
+  const leg = (kind === "bid") === (axis === "yes") ? "yes" : "no";
+  const place = (price) => (kind === "bid" ? price : FULL_CC - price);
+  const levels = new Map((book[leg] ?? []).map(([price, count_h]) =>
+    [price, { price_cc: place(price), count_h, kind, mine: [] }]));
+  for (const order of (book.own ?? []).filter((o) => o.side === leg)) {
+    const at = order.price_cc;
+    if (!levels.has(at)) levels.set(at, { price_cc: place(at), count_h: 0, kind, mine: [] });
+    levels.get(at).mine.push(order);
   }
-  return byPrice;
+  return [...levels.entries()].sort(([a], [b]) => b - a).map(([, level]) => level);
 }
 
-/** Add own orders that rest where nothing is displayed, so that none is hidden. */
-function withOwn(levels, own, axis, mine) {
-  const seen = new Set(levels.map((l) => l.price_cc));
-  const missing = [...own].filter(([price, list]) => !seen.has(price)
-    && list.some((o) => (o.side === axis) === mine));
-  const all = [...levels, ...missing.map(([price_cc]) => ({ price_cc, count_h: 0 }))];
-  return all.sort((a, b) => (mine ? b.price_cc - a.price_cc : a.price_cc - b.price_cc));
-}
-
-const ahead = (o) => (known(o.ahead_h) ? (o.ahead_from === "estimate" ? "~" : "")
-  + contracts(o.ahead_h) : "—");
+const ahead = (o) => (o.ahead_from === "estimate" && known(o.ahead_h) ? "~" : "")
+  + contracts(o.ahead_h);
 const ownShort = (list) => list.map((o) => `${contracts(o.count_h)}·${ahead(o)}`).join(" + ");
 const ownWords = (list) =>
   list.map((o) => `${contracts(o.count_h)} with ${ahead(o)} ahead`).join(" and ");
@@ -51,76 +44,70 @@ const ownWords = (list) =>
 function levelNode(key, view) {
   let node = nodes.get(key);
   if (node) return node;
-  const cell = (name) => el("td", { class: name });
-  node = el("tr", { class: "level", tabindex: "0" }, cell("own-left"), cell("size-bid num"),
-    cell("at num"), cell("size-ask num"), cell("own-right"));
-  const tell = () => explainLevel(node, view);
+  const cells = ["own-left", "size-bid", "at", "size-ask", "own-right"];
+  node = el("tr", { tabindex: "0" }, ...cells.map((name) => el("td", { class: name })));
+  const tell = () => explainLevel(node.level, view);
   node.addEventListener("click", tell);
   node.addEventListener("keydown", (e) => e.key === "Enter" && (e.stopPropagation(), tell()));
   nodes.set(key, node);
   return node;
 }
 
-function paintLevel(level, kind, shape, view) {
-  const node = levelNode(`${kind}${level.price_cc}`, view);
-  const [ownLeft, bid, at, ask, ownRight] = node.children;
-  const mine = shape.own.get(level.price_cc) ?? [];
-  setText(kind === "bid" ? bid : ask, contracts(level.count_h));
-  setText(at, cents(level.price_cc));
-  setText(kind === "bid" ? ownLeft : ownRight, mine.length ? ownShort(mine) : "");
-  const part = `${Math.round(Math.sqrt(level.count_h / shape.largest) * 100)}%`;
-  const cell = kind === "bid" ? bid : ask;
-  if (cell.style.getPropertyValue("--part") !== part) cell.style.setProperty("--part", part);
-  setClass(node, `level ${kind} ${mine.length ? "mine" : ""} ${level.price_cc === shape.last
-    ? "last" : ""}`.trim());
-  setAttr(node, "title", mine.length ? `own ${ownWords(mine)} contracts` : null);
-  node.level = { ...level, kind, mine };
+function paintLevel(level, shape, view) {
+  const { price_cc, count_h, kind, mine } = level;
+  const node = levelNode(`${kind}${price_cc}`, view);
+  node.level = level;
+  const [own, size] = kind === "bid" ? [0, 1] : [4, 3];
+  setText(node.children[size], contracts(count_h));
+  setText(node.children[2], cents(price_cc));
+  setText(node.children[own], ownShort(mine));
+  const part = `${Math.round(Math.sqrt(count_h / shape.largest) * 100)}%`;
+  node.children[size].style.setProperty("--part", part);
+  const marks = (mine.length ? " mine" : "") + (price_cc === shape.last ? " last" : "");
+  setClass(node, `level ${kind}${marks}`);
+  setAttr(node, "title", mine.length ? `own ${ownWords(mine)}` : null);
   return node;
 }
 
-function middleNode(shape) {
-  let node = nodes.get("middle");
-  if (!node) nodes.set("middle", (node = el("tr", { class: "middle" },
-    el("td", { colspan: "5" }))));
-  const text = [shape.spread === null ? "one-sided" : `spread ${cents(shape.spread)}`,
-    `mid ${cents(shape.mid)}`, `fair ${cents(shape.fair)}`].join(" · ");
-  setText(node.firstChild, text);
-  return node;
+function middleNode(bid, ask, fair) {
+  if (!nodes.has("middle")) {
+    nodes.set("middle", el("tr", { class: "middle" }, el("td", { colspan: "5" })));
+  }
+  const both = known(bid) && known(ask);
+  const first = both ? `spread ${cents(ask - bid)} · mid ${cents(Math.round((bid + ask) / 2))}`
+    : "one-sided";
+  setText(nodes.get("middle").firstChild, `${first} · fair ${cents(fair)}`);
+  return nodes.get("middle");
 }
 
 /** What can be said about one level without trading: cost, depth before it, edge before fees. */
-function explainLevel(node, view) {
-  const { price_cc, count_h, kind, mine } = node.level;
+function explainLevel({ price_cc, count_h, kind, mine }, view) {
   const book = view.get("books", view.selected);
   if (!book) return;
-  const { bids, asks } = sides(book, view.axis);
-  const before = (kind === "bid" ? bids : asks).filter((l) =>
-    (kind === "bid" ? l.price_cc > price_cc : l.price_cc < price_cc)).reduce((n, l) => n
-    + l.count_h, 0);
-  const fair = known(book.fair_cc) ? (view.axis === "yes" ? book.fair_cc : FULL_CC - book.fair_cc)
-    : null;
-  const edge = fair === null ? null : kind === "ask" ? fair - price_cc : price_cc - fair;
-  const axis = view.axis.toUpperCase();
+  const isBid = kind === "bid";
+  const isBetter = (l) => (isBid ? l.price_cc > price_cc : l.price_cc < price_cc);
+  const before = sideOf(book, view.axis, kind).filter(isBetter).reduce((n, l) => n + l.count_h, 0);
+  const fair = onAxis(view.axis, book.fair_cc);
+  const edge = fair === null ? null : isBid ? price_cc - fair : fair - price_cc;
+  const [axis, other] = view.axis === "yes" ? ["YES", "NO"] : ["NO", "YES"];
   openText(`Level ${cents(price_cc)} ¢ ${axis}`, [
-    ["Market", view.selected], ["Side", kind === "bid" ? `bids for ${axis}` : `offers of ${axis}`],
+    ["Market", view.selected],
+    ["Side", isBid ? `bids for ${axis}` : `offers of ${axis}`],
     ["Displayed", `${contracts(count_h)} contracts`],
-      ["Better levels hold", `${contracts(before)} contracts`],
+    ["Better levels hold", `${contracts(before)} contracts`],
     ["Cost of one contract here", dollars(price_cc * 100, { digits: 4 })],
-    ["The same from the other side",
-      `${cents(FULL_CC - price_cc)} ¢ ${view.axis === "yes" ? "NO" : "YES"}`],
+    ["The same from the other side", `${cents(FULL_CC - price_cc)} ¢ ${other}`],
     ["Fair value", fair === null ? "— (no strategy states one)" : `${cents(fair)} ¢`],
-    [kind === "ask" ? "Edge of buying here, before fees" : "Edge of selling here, before fees",
-      edge === null ? "—" : `${cents(edge)} ¢`],
+    [`Edge of ${isBid ? "selling" : "buying"} here, before fees`, `${cents(edge)} ¢`],
     ["Own orders here", mine.length ? ownWords(mine) : "none"],
-    ["Queue figure", mine.length ? (mine[0].ahead_from === "exchange" ? "asked from the exchange"
-      : "estimate of the queue model") : "—"],
+    ["Contracts ahead", mine.length ? `as ${mine[0].ahead_from ?? "unknown"}` : DASH],
   ]);
 }
 
 function make(root) {
-  const head = ["Own", "Bids", "¢", "Asks", "Own"].map((text, i) =>
-    el("th", { scope: "col", class: i < 3 ? "num" : "", text, title: i % 4 ? null
-      : "own size · contracts ahead of it (~ is an estimate)" }));
+  const own = "own size · contracts ahead of it (~ is an estimate)";
+  const head = ["Own", "Bids", "¢", "Asks", "Own"].map((text) =>
+    el("th", { scope: "col", text, title: text === "Own" ? own : null }));
   root.append(el("p", { class: "subject" }, el("b"), el("span")), el("p", { class: "empty" }),
     el("div", { class: "book" }, el("table", { class: "ladder" },
       el("caption", { class: "sr", text: "Order book of the selected market" }),
@@ -128,69 +115,65 @@ function make(root) {
     el("ul", { class: "prints", "aria-label": "Last prints" }));
 }
 
-function prints(list, rows, axis) {
-  const items = (rows ?? []).slice().sort((a, b) => b.at_ms - a.at_ms).slice(0, 3).map((p, i) => {
+function paintPrints(list, prints, axis) {
+  arrange(list, prints.slice(0, PRINTS).map((p, i) => {
     const item = list.children[i] ?? el("li");
-    const price = axis === "yes" ? p.price_cc : FULL_CC - p.price_cc;
-    setText(item, `${clockTime(p.at_ms)}  ${cents(price)}  ×${contracts(p.count_h)}  ${p.taker_side
-      ? `${p.taker_side.toUpperCase()} taker` : ""}`);
-    setClass(item, p.taker_side === "yes" ? "yes" : "no");
+    setText(item, [clockTime(p.at_ms), cents(onAxis(axis, p.price_cc)), `×${contracts(p.count_h)}`,
+      `${upper(p.taker_side)} taker`].join("  "));
+    setClass(item, p.taker_side ?? "");
     return item;
-  });
-  arrange(list, items);
+  }));
 }
 
-function subject(root, view, book, market) {
+function subject(root, view, book) {
+  const market = view.get("markets", view.selected);
   setText($(root, ".subject b"), view.selected ?? "no market selected");
-  const position = market?.position_h ? ` · ${positionWords(market.position_h)}` : "";
-  setText($(root, ".subject span"), market ? `${market.title ?? ""}${position}` : "");
+  const held = market?.position_h ? ` · ${positionWords(market.position_h)}` : "";
+  setText($(root, ".subject span"), (market?.title ?? "") + held);
   setAttr($(root, ".subject"), "title", market?.title ?? null);
   const proof = $(root, "#ladder-proof");
-  setText(proof, book ? `${book.proof === "proven" ? "✓" : "!"} ${book.proof}` : "");
-  setAttr(proof, "title",
-    book ? `sequence ${book.seq}; ${book.rest_checks} checks by REST, ${book.rest_differences} differences` : null);
-  setClass(proof, book?.proof === "proven" ? "gain" : "attention");
-  for (const side of ["yes", "no"]) setAttr($(root, `#axis-${side}`), "aria-pressed",
-    String(view.axis === side));
+  const good = book?.proof === "proven";
+  setText(proof, book ? `${good ? "✓" : "!"} ${book.proof}` : "");
+  setClass(proof, good ? "gain" : "attention");
+  setAttr(proof, "title", book && `sequence ${book.seq}; ${book.rest_checks} checks by REST, `
+    + `${book.rest_differences} differences`);
+  for (const side of ["yes", "no"]) {
+    setAttr($(root, `#axis-${side}`), "aria-pressed", String(view.axis === side));
+  }
 }
 
-/** @param {HTMLElement} root @param {any} view */
+function paintBook(root, view, book) {
+  const room = Math.floor(($(root, ".book").clientHeight - FIXED_PX) / ROW_PX / 2);
+  const rows = phone.matches ? PHONE_LEVELS : Math.max(3, Math.min(LEVELS_MAX, room));
+  const [asks, bids] = ["ask", "bid"].map((kind) => sideOf(book, view.axis, kind).slice(0, rows));
+  const best = (levels) => levels.find((l) => l.count_h)?.price_cc ?? null;
+  const prints = [...(book.prints ?? [])].sort((a, b) => b.at_ms - a.at_ms);
+  const shape = {
+    largest: Math.max(1, ...[...asks, ...bids].map((l) => l.count_h)),
+    last: onAxis(view.axis, prints[0]?.price_cc),
+  };
+  const focused = document.activeElement;
+  arrange($(root, "tbody"), [
+    ...asks.reverse().map((level) => paintLevel(level, shape, view)),
+    middleNode(best(bids), best([...asks].reverse()), onAxis(view.axis, book.fair_cc)),
+    ...bids.map((level) => paintLevel(level, shape, view)),
+  ]);
+  if (focused?.closest(".ladder") && focused.isConnected) focused.focus({ preventScroll: true });
+  for (const [key, node] of nodes) if (key !== "middle" && !node.isConnected) nodes.delete(key);
+  paintPrints($(root, ".prints"), prints, view.axis);
+}
+
 export function renderLadder(root, view) {
   if (!$(root, ".ladder")) make(root);
-  const book = view.selected ? view.get("books", view.selected) : null;
-  const market = view.selected ? view.get("markets", view.selected) : null;
-  subject(root, view, book, market);
+  const book = view.get("books", view.selected);
+  subject(root, view, book);
   const age = book ? view.ageMs(view.store.bookVerifiedMs(book)) : null;
   setText($(root, ".age"), duration(age));
-  const box = $(root, ".book");
-  setClass(box, `book ${book ? ageClass(age) : ""}`.trim());
+  setClass($(root, ".book"), `book ${book ? ageClass(age) : ""}`.trim());
+  $(root, ".book").hidden = !book;
   setText($(root, ".empty"), book ? "" : view.selected
     ? `No book of ${view.selected} yet: it comes with the first snapshot.`
     : "Select a market to see its book.");
-  box.hidden = !book;
-  if (!book) return prints($(root, ".prints"), [], view.axis);
-  const own = ownAt(book, view.axis);
-  const { bids, asks } = sides(book, view.axis);
-  const rows = phone.matches ? 5 : Math.max(3,
-    Math.min(MOST, Math.floor((box.clientHeight - FIXED_PX) / ROW_PX / 2)));
-  const high = withOwn(asks, own, view.axis, false).slice(0, rows);
-  const low = withOwn(bids, own, view.axis, true).slice(0, rows);
-  const [bid, ask] = [bids[0]?.price_cc ?? null, asks[0]?.price_cc ?? null];
-  const newest = (book.prints ?? []).reduce((a, b) => (!a || b.at_ms >= a.at_ms ? b : a), null);
-  const shape = {
-    own, largest: Math.max(1, ...high.map((l) => l.count_h), ...low.map((l) => l.count_h)),
-    spread: bid === null || ask === null ? null : ask - bid, mid: bid === null || ask === null
-      ? null : Math.round((bid + ask) / 2),
-    fair: known(book.fair_cc) ? (view.axis === "yes" ? book.fair_cc : FULL_CC - book.fair_cc)
-      : null,
-    last: newest ? (view.axis === "yes" ? newest.price_cc : FULL_CC - newest.price_cc) : null,
-  };
-  const shown = [...high.reverse().map((l) => paintLevel(l, "ask", shape, view)), middleNode(shape),
-    ...low.map((l) => paintLevel(l, "bid", shape, view))];
-  const keep = document.activeElement;
-  arrange($(root, "tbody"), shown);
-  if (keep?.classList.contains("level") && keep.isConnected
-    && keep !== document.activeElement) keep.focus({ preventScroll: true });
-  for (const [key, node] of nodes) if (key !== "middle" && !node.isConnected) nodes.delete(key);
-  prints($(root, ".prints"), book.prints, view.axis);
+  if (book) paintBook(root, view, book);
+  else paintPrints($(root, ".prints"), [], view.axis);
 }

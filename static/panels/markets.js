@@ -28,7 +28,6 @@ function imbalance(cell, row) {
   setText(cell.lastChild, known(ratio) ? ratio.toFixed(2) : "unknown");
 }
 
-/** @type {import("../dom.js").TableSpec} */
 const SPEC = {
   id: "markets", caption: "Markets followed", sort: ["ticker", "asc"],
   key: (row) => row.ticker,
@@ -37,7 +36,7 @@ const SPEC = {
   empty: (view) => {
     const n = view.rows("markets").length;
     if (n) return `None of ${n} markets fits the search and the filters. Clear them to see all.`;
-    return "No market is followed yet. Discovery, or --tickers, fills this list; the sentence above says what the trader waits for.";
+    return "No market is followed yet: discovery or --tickers fills this list.";
   },
   columns: [
     col("ticker", "Market", "ticker", String, {
@@ -104,7 +103,7 @@ function detail(root, view, few) {
   setHidden(box, !m);
   if (!m) return;
   const last = view.rows("decisions").findLast((d) => d.ticker === m.ticker);
-  const rows = [["Market", m.title ?? m.ticker], ["Status", `${m.status ?? "—"}, book ${m.proof}`],
+  const rows = [["Market", plain(m.title)], ["Status", `${plain(m.status)}, book ${m.proof}`],
     ["Closes", `${dateTime(m.close_at_ms)} UTC`],
       ["Event", `${m.event_ticker ?? "—"} of ${m.series ?? "—"}`],
     ["Best bid", `${cents(m.bid_cc)} ¢ × ${contracts(m.bid_h)}`],
@@ -121,7 +120,6 @@ function detail(root, view, few) {
   });
 }
 
-/** @param {HTMLElement} root @param {any} view */
 export function renderMarkets(root, view) {
   if (!root.dataset.wired) wire(root, view);
   const all = view.rows("markets");

@@ -3,7 +3,7 @@
 
 import { control, guarded } from "../controls.js";
 import { CENT, NUM, col, dataTable, el, setAttr } from "../dom.js";
-import { cents, clockTime, contracts, duration, known, upper, words } from "../format.js";
+import { cents, clockTime, contracts, duration, known, micros, upper, words } from "../format.js";
 
 const ORDER_OF_STATUS = ["unknown", "intent", "sent", "resting", "rejected", "never_accepted",
   "executed", "canceled"];
@@ -23,9 +23,10 @@ const ahead = (row) =>
     + (estimated(row) && known(row.ahead_h) ? "~" : "") : "·");
 const aheadFrom = (row) => (estimated(row) ? "estimate of the queue model"
   : "asked from the exchange");
-const ackTime = (row) =>
-  (known(row.acked_at_ms) && known(row.sent_at_ms) ? `${row.acked_at_ms - row.sent_at_ms} ms`
-    : "—");
+function ackTime(row) {
+  const both = known(row.acked_at_ms) && known(row.sent_at_ms);
+  return both ? micros((row.acked_at_ms - row.sent_at_ms) * 1000) : "—";
+}
 
 function cancelCell(cell, row) {
   if (!cell.firstChild) cell.append(el("button",
@@ -40,14 +41,13 @@ function cancelCell(cell, row) {
 
 /** "No orders. Last reason: edge below cost (edge −4 cc, needs ≥ 0 cc)." */
 export function lastReason(view) {
-  const last = view.rows("funnel").filter((f) => f.reason !== "acted"
-    && f.reason !== "kept").reduce((a, b) => (!a || b.last_at_ms > a.last_at_ms ? b : a), null);
+  const refusals = view.rows("funnel").filter((f) => f.reason !== "acted" && f.reason !== "kept");
+  const last = refusals.reduce((a, b) => (a?.last_at_ms >= b.last_at_ms ? a : b), null);
   if (!last) return "The first evaluation of a strategy will say why.";
-  return `Last reason: ${words(last.reason)}${last.nearest?.value
-    ? ` (${last.nearest.value}, needs ${last.nearest.limit})` : ""}.`;
+  const near = last.nearest?.value ? ` (${last.nearest.value}, needs ${last.nearest.limit})` : "";
+  return `Last reason: ${words(last.reason)}${near}.`;
 }
 
-/** @type {import("../dom.js").TableSpec} */
 const SPEC = {
   id: "orders", caption: "Orders, working and ended within a minute", sort: ["status", "asc"],
   key: (row) => row.client_order_id,
@@ -94,7 +94,6 @@ const SPEC = {
   ],
 };
 
-/** @param {HTMLElement} root @param {any} view */
 export function renderOrders(root, view) {
   dataTable(root, SPEC).update(view.rows("orders"), view);
 }

@@ -1,5 +1,5 @@
 // @ts-check
-/** Positions: what is held, what it cost, what it would cost to leave, the worst that can happen. */
+/** Positions: what is held, what it cost, what leaving costs, the worst that can happen. */
 
 import { flattenDialog, guarded } from "../controls.js";
 import { $, CENT, DOLLAR, NUM, col, dataTable, el, setText } from "../dom.js";
@@ -10,7 +10,7 @@ import {
 
 const RECONCILE_FRESH_MS = 60000;
 
-/** A position is true when verified, or while a clean and recent reconcile and the stream carry it. */
+/** A position is true when verified, or while a clean and recent reconcile carries it. */
 function verifiedAge(row, view) {
   const o = view.one("overview");
   const clean = o && o.reconcile_difference_ud === 0 && known(o.reconcile_age_ms)
@@ -26,7 +26,6 @@ const cost = (ud) => moneyColumn(known(ud) ? -ud : null);
 const result = (id, label, field, format = moneyColumn) =>
   col(id, label, field, format, { ...DOLLAR, tone: (r) => gainTone(r[field]) });
 
-/** @type {import("../dom.js").TableSpec} */
 const SPEC = {
   id: "positions", caption: "Open positions", sort: ["ticker", "asc"],
   key: (row) => row.ticker, age: verifiedAge,
@@ -68,7 +67,6 @@ const SPEC = {
   ],
 };
 
-/** @param {HTMLElement} root @param {any} view */
 export function renderPositions(root, view) {
   if (!$(root, ".bar-top")) {
     root.append(el("div", { class: "bar-top" }, el("h3", { text: "Positions" }), el("output"),

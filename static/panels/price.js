@@ -6,12 +6,12 @@
 
 import { Chart } from "../chart.js";
 import { $, choice, el, setText } from "../dom.js";
-import { cents, centsDiff, clockTime, known } from "../format.js";
+import { cents, centsDiff, clockTime, known, plain } from "../format.js";
 
 const COARSE_KEEP = 200;
 const FINE_KEEP = 2400;
 const FINE_MS = 250;
-const RANGES = [["3600000", "1 h"], ["28800000", "8 h"], ["0", "all"]];
+export const RANGES = [["3600000", "1 h"], ["28800000", "8 h"], ["0", "all"]];
 const FULL_CC = 10000;
 
 /** ticker → {spacing, points}; when full, every second point goes and the spacing doubles. */
@@ -53,8 +53,6 @@ export function windowOf(range, first, now) {
   return [Math.min(from, now - 60000), now];
 }
 
-const near = (points, at) => points.reduce((best, p) => (p.at_ms <= at ? p : best), null);
-
 function make(root, view) {
   const box = el("div", { class: "plot" });
   $(root, "header").append(choice("Price range", RANGES, state.range, (value) => {
@@ -70,18 +68,17 @@ function make(root, view) {
 
 function readout(root, view) {
   const points = histories.get(view.selected)?.points ?? [];
-  const at = state.cross === null ? points.at(-1) : near(points, state.cross);
-  const text = at ? `${state.cross === null ? ""
-    : `${clockTime(state.cross)}  `}mid ${cents(at.mid_cc)}  fair ${cents(at.fair_cc)}` : "";
+  const at = state.cross;
+  const point = at === null ? points.at(-1) : points.findLast((p) => p.at_ms <= at);
+  const time = at === null ? "" : `${clockTime(at)}  `;
+  const text = point ? `${time}mid ${cents(point.mid_cc)}  fair ${cents(point.fair_cc)}` : "";
   setText($(root, ".readout"), text);
 }
 
-/** @param {HTMLElement} root @param {any} view */
 export function renderPrice(root, view) {
   if (!state.chart) make(root, view);
   const now = view.nowMs();
   const points = histories.get(view.selected)?.points ?? [];
-  setText($(root, "h2"), "Price");
   readout(root, view);
   if (now === null) return;
   const [from, to] = windowOf(state.range, points[0]?.at_ms ?? now, now);
@@ -100,5 +97,6 @@ export function renderPrice(root, view) {
         dash: [3, 3] },
       { name: "mid", colour: "--text", rows: tail, y: (p) => p.mid_cc, step: true },
     ],
-  }, `${view.selected ?? "no market"}: mid ${cents(last?.mid_cc)} cents, change ${centsDiff(change)} since the page opened, fair ${cents(last?.fair_cc)}, ${fills.length} own fills`);
+  }, `${plain(view.selected)}: mid ${cents(last?.mid_cc)} cents, change ${centsDiff(change)}, `
+    + `fair ${cents(last?.fair_cc)}, ${fills.length} own fills since the page opened`);
 }

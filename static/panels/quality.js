@@ -96,7 +96,6 @@ function facts(root, view, fills) {
   list.querySelectorAll("dd").forEach((dd, i) => setText(dd, rows[i][1]));
 }
 
-/** @param {HTMLElement} root @param {any} view */
 export function renderQuality(root, view) {
   if (!$(root, ".columns")) make(root, view);
   const fills = view.rows("fills");
@@ -106,9 +105,9 @@ export function renderQuality(root, view) {
   const total = known_.reduce((n, f) => n + f.count_h, 0);
   const mean = total ? known_.reduce((sum, f) => sum + f[state.horizon] * f.count_h, 0) / total
     : null;
-  const text = known_.length
-    ? `mean ${centsDiff(Math.round(mean))} ¢, n = ${known_.length}${known_.length < SMALL_SAMPLE
-    ? ": too few to believe" : ""}` : "No fill is old enough for this markout yet.";
+  const few = known_.length < SMALL_SAMPLE ? ": too few to believe" : "";
+  const text = known_.length ? `mean ${centsDiff(Math.round(mean))} ¢, n = ${known_.length}${few}`
+    : "No fill is old enough for this markout yet.";
   const out = $(root, ".quality-markouts output");
   setText(out, text);
   const canvas = $(root, ".quality-markouts canvas");

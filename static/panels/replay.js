@@ -35,7 +35,6 @@ function marks(box, fills, tape) {
   }));
 }
 
-/** @param {HTMLElement} root @param {any} view */
 export function renderReplay(root, view) {
   const tape = view.one("replay");
   root.hidden = !tape;
@@ -52,6 +51,8 @@ export function renderReplay(root, view) {
   }
   setBar(bar, (tape.virtual_at_ms - tape.from_at_ms) / (tape.to_at_ms - tape.from_at_ms));
   marks($(bar, ".marks"), view.rows("fills"), tape);
-  setText(out, `${clockTime(tape.virtual_at_ms)} of ${clockTime(tape.to_at_ms)} · ${count(tape.events_done)} / ${count(tape.events_total)} events`);
+  const [at, end] = [tape.virtual_at_ms, tape.to_at_ms].map(clockTime);
+  const events = `${count(tape.events_done)} / ${count(tape.events_total)} events`;
+  setText(out, `${at} of ${end} · ${events}`);
   setAttr(out, "aria-label", "Tape position");
 }

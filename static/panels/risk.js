@@ -1,7 +1,7 @@
 // @ts-check
 /** Every limit as used / limit with its headroom in dollars; the gate and the ways back. */
 
-import { gateDialog, guarded, rearmDialog, reduceOnlyDialog, resumeDialog } from "../controls.js";
+import { guarded, rearmDialog, reduceOnlyDialog, resumeDialog } from "../controls.js";
 import { $, NUM, col, dataTable, el, makeBar, setBar, setClass, setText } from "../dom.js";
 import { clockTime, known, money, percent, plain, words } from "../format.js";
 
@@ -14,22 +14,25 @@ function barCell(cell, row) {
   setClass(cell.firstChild, `bar wide ${danger(row)}`.trim());
 }
 
-/** A figure of the limit in its own unit: money where the key ends in _ud, else the number given. */
+/** Used or limit in its own unit: money, contracts, else the number given. */
 function figure(row, what) {
   if (known(row[`${what}_ud`])) return money(row[`${what}_ud`]);
   if (known(row[`${what}_h`])) return String(row[`${what}_h`] / 100);
   return known(row[what]) ? String(row[what]) : "—";
 }
 
-const headroom = (row) => (known(row.max_ud) && known(row.used_ud) ? money(row.max_ud - row.used_ud)
-  : "—");
+/** Dollars left; a limit called min_… is a floor. */
+function headroom(row) {
+  if (!known(row.max_ud) || !known(row.used_ud)) return "—";
+  const left = row.max_ud - row.used_ud;
+  return money(String(row.limit).startsWith("min_") ? -left : left);
+}
 
-/** @type {import("../dom.js").TableSpec} */
 const SPEC = {
   id: "risk", caption: "Risk limits", sort: ["used", "desc"],
   key: (row) => `${row.limit}|${row.scope}`,
   rowTone: (row) => (row.tripped ? "row-loss" : ""),
-  empty: () => "No limits are known yet: they come with the settings, within a second of the start.",
+  empty: () => "No limits are known yet: they come within a second of the start.",
   columns: [
     col("limit", "Limit", "limit", words, {
       ch: 23, tone: danger,
@@ -54,21 +57,17 @@ const SPEC = {
 };
 
 function make(root) {
-  const button = (text, act) => el("button", { type: "button", class: "act", text,
-    on: { click: () => guarded(act) } });
+  const button = (text, act) => el("button",
+    { type: "button", class: "act", text, on: { click: () => guarded(act) } });
   root.append(el("div", { class: "bar-top" }, el("h3", { text: "Limits" }), el("output"),
-    button("Pause / resume …", gateDialog), button("Reduce only …", reduceOnlyDialog),
-      button("Resume …", () => resumeDialog()), button("Re-arm …", rearmDialog)),
-      el("div", { class: "grid-host" }));
+    button("Reduce only …", reduceOnlyDialog), button("Resume …", () => resumeDialog()),
+    button("Re-arm …", rearmDialog)), el("div", { class: "grid-host" }));
 }
 
-/** @param {HTMLElement} root @param {any} view */
 export function renderRisk(root, view) {
   if (!$(root, ".bar-top")) make(root);
   const o = view.one("overview");
-  const [pause, reduce, resume, rearm] = root.querySelectorAll(".act");
-  pause.hidden = o?.gate !== "open";
-  setText(pause, "Pause …");
+  const [reduce, resume, rearm] = root.querySelectorAll(".act");
   reduce.hidden = o?.gate !== "open" && o?.gate !== "paused";
   resume.hidden = o?.gate !== "paused" && o?.gate !== "reduce-only";
   rearm.hidden = o?.gate !== "halted";

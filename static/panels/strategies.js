@@ -1,9 +1,11 @@
 // @ts-check
-/** Strategies: results, experimental mark, pause and resume of one, parameters with their source. */
+/** Strategies: results, experimental mark, pause and resume of one, parameters and source. */
 
 import { guarded, pauseDialog, resumeDialog } from "../controls.js";
-import { $, arrange, el, setAttr, setClass, setText } from "../dom.js";
-import { arrow, count, gainTone, known, micros, money, percent, words } from "../format.js";
+import {
+  $, arrange, el, fillRows, plainTable, setAttr, setClass, setText,
+} from "../dom.js";
+import { arrow, count, gainTone, known, micros, money, percent, plain, words } from "../format.js";
 
 const FIGURES = [
   ["Evaluations", (s) => count(s.evaluations)], ["Orders", (s) => count(s.orders)],
@@ -22,34 +24,19 @@ function make(name) {
     el("span", { class: "badge-word", hidden: true, text: "EXPERIMENTAL" }), act),
     el("dl", { class: "figures" }, ...FIGURES.map(([label]) =>
       el("div", {}, el("dt", { text: label }), el("dd")))),
-    el("table", { class: "data plain" }, el("caption",
-      { class: "sr", text: `Parameters of ${name}` }),
-      el("thead", {}, el("tr", {}, ...["Parameter", "Value", "From"].map((t, i) =>
-        el("th", { scope: "col", class: i === 1 ? "num" : "", text: t })))), el("tbody")));
+    plainTable(`Parameters of ${name}`, ["Parameter", ["Value", "num"], "From"]));
   act.addEventListener("click", () => guarded(() =>
     (card.paused ? resumeDialog(name) : pauseDialog(name))));
   return card;
 }
 
-function parameters(body, params) {
-  const rows = params.map((p, i) => {
-    const row = body.children[i] ?? el("tr", {}, el("td"), el("td", { class: "num" }),
-      el("td", { class: "muted" }));
-    [words(p.name), String(p.value), p.from ?? "—"].forEach((text, j) =>
-      setText(row.children[j], text));
-    return row;
-  });
-  arrange(body, rows);
-}
-
-/** @param {HTMLElement} root @param {any} view */
 export function renderStrategies(root, view) {
   if (!$(root, ".cards")) root.append(el("p", { class: "empty" }), el("div", { class: "cards" }));
   const list = $(root, ".cards");
-  const rows = view.rows("strategies");
+  const all = view.rows("strategies");
   setText($(root, ".empty"),
-    rows.length ? "" : "No strategy runs. Start with --strategy NAME to see one here.");
-  const cards = rows.map((s) => {
+    all.length ? "" : "No strategy runs. Start with --strategy NAME to see one here.");
+  const cards = all.map((s) => {
     const card = [...list.children].find((node) => node.dataset.key === s.name) ?? make(s.name);
     card.paused = isPaused(s);
     const state = $(card, "output");
@@ -62,7 +49,9 @@ export function renderStrategies(root, view) {
       setText(dd, FIGURES[i][1](s));
       setClass(dd, FIGURES[i][0] === "P&L" && known(s.pnl_ud) ? gainTone(s.pnl_ud) : "");
     });
-    parameters($(card, "tbody"), s.params ?? []);
+    const rows = (s.params ?? []).map((p) =>
+      [words(p.name), [plain(p.value), "num"], [plain(p.from), "muted"]]);
+    fillRows($(card, "tbody"), rows.length ? rows : [["none of its own", "", ""]]);
     return card;
   });
   arrange(list, cards);
