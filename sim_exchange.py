@@ -14,11 +14,14 @@ Key Responsibilities
 Architecture Position
     Started by its command line, by tests, and by the roof of trader.py for `sim` and `replay`.
     Shares no code with the trader, so that one mistake cannot hide on both sides.
-      §E01 UNITS          §E02 SETTINGS       §E03 FEES           §E04 ACCOUNTS
-      §E05 BOOK           §E06 MARKETS        §E07 ENGINE         §E08 WIRE
-      §E09 GATE           §E10 REST           §E11 STREAM         §E12 SYNTHETIC
-      §E13 TAPE           §E14 FAULTS AND CONTROL                 §E15 EXCHANGE
-      §E16 VIRTUAL TIME   §E17 COMMAND LINE
+      §E01 UNITS             §E02 SETTINGS          §E03 FEES              §E04 ACCOUNTS
+      §E05 BOOK              §E06 MARKETS           §E07a ENGINE MEMORY    §E07b MATCHING
+      §E07c CREATING         §E07d CHANGING         §E07e LIFECYCLE        §E08a ENCODING
+      §E08b DECODING         §E09 GATE              §E10a REQUESTS         §E10b PUBLIC READS
+      §E10c ACCOUNT READS    §E10d ORDER WRITES     §E10e ACCOUNT CALLS    §E10f REST
+      §E11a SESSIONS         §E11b FAN-OUT          §E12 SYNTHETIC         §E13a TAPE FILES
+      §E13b TAPE             §E14a CONTROL          §E14b TRUTH AND WEATHER  §E15a ASSEMBLY
+      §E15b SHELLS           §E15c EXCHANGE         §E16 VIRTUAL TIME      §E17 COMMAND LINE
     A room uses only rooms above it.
 
 Design Principles
@@ -147,6 +150,7 @@ def ceil_div(value: int, by: int) -> int:
     return -(-value // by)
 
 
+@lru_cache(maxsize=65_536)
 def count_text(count_h: int) -> str:
     """A count with exactly two decimals: 1250 -> "12.50", -30 -> "-0.30"."""
     if count_h >= 0:
@@ -875,6 +879,11 @@ class BookSide:
         self._sorted: list[int] = []                    # keys: worst to best
 
     @property
+    def best_key(self) -> int:
+        """The best price in the side's own order; 0 when the side is empty."""
+        return self._sorted[-1] if self._sorted else 0
+
+    @property
     def best_cc(self) -> int | None:
         """Best price on the YES scale; None when the side is empty."""
         if not self._sorted:
@@ -1166,6 +1175,8 @@ class Market:
         self.taken: dict[tuple[bool, int], int] | None = None    # of recorded size, by us
         self.pending_expiration = ""
         self.pending_result: tuple[str, int] | None = None
+        self._noted: tuple[int, int] | None = None
+        self._minute_ends_us = 0
         self.trades: deque[Trade] = deque(maxlen=TRADES_KEPT_MAX)
         self.minutes: deque[Candle] = deque(maxlen=MINUTES_KEPT_MAX)
         event.markets.append(self)
@@ -1193,9 +1204,15 @@ class Market:
         return self.minutes[-1]
 
     def note_quotes(self, at_us: int) -> None:
-        """Record the best prices in the candle of this minute."""
+        """Record the best prices in the candle of this minute, if they are new to it."""
+        best = (self.book.bids.best_key, self.book.asks.best_key)
+        if best == self._noted and at_us < self._minute_ends_us:
+            return
+        self._noted = best
         bid_cc, ask_cc, _, _ = self.quotes()
-        self.minute(at_us).quote(bid_cc, ask_cc)
+        candle = self.minute(at_us)
+        candle.quote(bid_cc, ask_cc)
+        self._minute_ends_us = candle.end_s * SECOND_US
 
     def note_trade(self, trade: Trade) -> None:
         """Record a print: last price, volume, candle."""
@@ -1226,10 +1243,9 @@ class Market:
 
 
 # ======================================================================================
-# §E07 ENGINE
-# Purpose:   Every rule of trading: create, match, cancel, amend, groups, pauses, lifecycle.
-# Position:  Uses §E01 to §E06. Called by §E10 (REST), §E12, §E13 (drivers), §E14 (control).
-#            Tells a `Sink` (§E11) what happened, one list of notes per command.
+# §E07a ENGINE MEMORY
+# Purpose:   What the exchange knows, its timers, and the notes that tell what happened.
+# Position:  Uses §E01 to §E06. Tells a `Sink` (§E11) one list of notes per command.
 # Principle: Sync and clockless: `advance` brings the time, then one command runs to its end.
 # ======================================================================================
 class BookNote(NamedTuple):
@@ -1391,8 +1407,11 @@ class Core:
             return
         self._notes = []
         self.events_count += 1
-        for market in {id(n.market): n.market for n in notes if type(n) is BookNote}.values():
-            market.note_quotes(self.now_us)
+        market: Market | None = None
+        for note in notes:
+            if type(note) is BookNote and note.market is not market:
+                market = note.market
+                market.note_quotes(self.now_us)
         if len(notes) > 1:
             notes.sort(key=note_rank)
         self.sink.publish(notes)
@@ -1435,6 +1454,12 @@ def collateral_ud(position_h: int, is_bid: bool, count_h: int, price_cc: int) ->
     return opens_h * (price_cc if is_bid else DOLLAR_CC - price_cc)
 
 
+# ======================================================================================
+# §E07b MATCHING
+# Purpose:   Price-time matching, and the money of each match (PROTOCOL 7, 8).
+# Position:  Uses §E01 to §E07a. Called by §E07c; by §E12 and §E13 for the crowd.
+# Principle: A trade happens only when both sides can pay for it.
+# ======================================================================================
 class Matching(Core):
     """Price-time matching on one book; the money of each match."""
 
@@ -1451,7 +1476,9 @@ class Matching(Core):
     def _level_changed(self, market: Market, is_bid: bool, price_cc: int, delta_h: int,
                        cause: Order | None, at_us: int | None = None) -> None:
         market.clock += 1
-        mine = cause.client_order_id if isinstance(cause, MemberOrder) else None
+        mine = None
+        if cause is not None and isinstance(cause, MemberOrder):
+            mine = cause.client_order_id
         self._notes.append(BookNote(market, is_bid, price_cc, delta_h, mine, market.clock,
                                     self.now_us if at_us is None else at_us))
 
@@ -1685,8 +1712,14 @@ class Matching(Core):
         return count_h
 
 
-class Commands(Matching):
-    """What a member may ask for. Every method ends with `commit`, or raises a `Refusal`."""
+# ======================================================================================
+# §E07c CREATING
+# Purpose:   Placing orders: every check of PROTOCOL 4.8 and 7, then the match.
+# Position:  Uses §E01 to §E07b. Called by §E10 (REST) and §E14 (control).
+# Principle: Every method ends with `commit`, or raises a `Refusal` and has changed nothing.
+# ======================================================================================
+class Creating(Matching):
+    """Placing orders: every check of PROTOCOL 4.8 and 7, then the match."""
 
     def create(self, request: OrderRequest) -> MemberOrder:
         """Place an order (PROTOCOL 4.8, 7)."""
@@ -1864,6 +1897,15 @@ class Commands(Matching):
                 self._remove(order, "ExpiryCancel")
         self.at(expiry_us, expire)
 
+# ======================================================================================
+# §E07d CHANGING
+# Purpose:   Cancel, decrease and amend resting orders; order groups that limit their fills.
+# Position:  Uses §E01 to §E07c. Called by §E10 (REST) and §E14 (control).
+# Principle: Smaller keeps the place in the queue; dearer, cheaper or bigger loses it.
+# ======================================================================================
+class Changing(Creating):
+    """Cancel, decrease and amend resting orders."""
+
     def open_order(self, order_id: str, subaccount: int | None = None) -> MemberOrder:
         """The resting order; 404 when it is not resting, whatever the cause."""
         order = self.open.get(order_id)
@@ -2015,6 +2057,10 @@ class Commands(Matching):
                 ahead_h += other.remaining_h
         return ahead_h
 
+
+class Commands(Changing):
+    """Everything of a member: orders, and the groups that limit their fills."""
+
     def group_of(self, group_id: str) -> Group:
         """The order group; 404 when there is none."""
         group = self.groups.get(group_id)
@@ -2104,6 +2150,12 @@ class Amendment:
     subaccount: int | None = None
 
 
+# ======================================================================================
+# §E07e LIFECYCLE
+# Purpose:   The life of markets and of the exchange: open, pause, close, settle (PROTOCOL 6).
+# Position:  Uses §E01 to §E07d. Called by §E12 to §E14; its timers run in `advance`.
+# Principle: A result is paid once, and only when nobody disputes it.
+# ======================================================================================
 class Engine(Commands):
     """The whole exchange but for its wires: trading plus the life of markets (PROTOCOL 6)."""
 
@@ -2342,8 +2394,8 @@ def event_payload(event: Event) -> Json:
 
 
 # ======================================================================================
-# §E08 WIRE
-# Purpose:   The exchange's JSON: what it says of its objects, and what it reads in bodies.
+# §E08a ENCODING
+# Purpose:   The exchange's JSON: what it says of its objects.
 # Position:  Uses §E01 to §E07. Used by §E10 and §E11.
 # Principle: Prices four decimals, money six, counts two; deprecated twins are still sent.
 # ======================================================================================
@@ -2635,6 +2687,12 @@ def average_texts(order: MemberOrder, *, count_h: int, cost_ud: int, fees_ud: in
             "average_fee_paid": price_text(max(0, (fees_ud + count_h // 2) // count_h))}
 
 
+# ======================================================================================
+# §E08b DECODING
+# Purpose:   What the exchange reads in bodies: kinds, choices, numbers.
+# Position:  Uses §E01 to §E07. Used by §E10.
+# Principle: What does not decode is a flat 400, what decodes to nonsense a nested one.
+# ======================================================================================
 @dataclass(frozen=True, slots=True)
 class BodyForm:
     """The Go struct a body is read into: its name and (JSON kind, is required) per field."""
@@ -2945,10 +3003,10 @@ class RateLimits:
 
 
 # ======================================================================================
-# §E10 REST
-# Purpose:   Every REST answer, as a pure function of the request and the engine's state.
-# Position:  Uses §E01 to §E09. Called by §E15, which owns the HTTP server.
-# Principle: admit (route, signature, rate), then run; a Refusal becomes one of four bodies.
+# §E10a REQUESTS
+# Purpose:   A request, its parameters, its pages, and the table row of an endpoint.
+# Position:  Uses §E01 to §E09. Used by §E10b to §E10f.
+# Principle: A damaged cursor is the first page, a limit above the maximum is a 400.
 # ======================================================================================
 class Answer(NamedTuple):
     """An HTTP answer; `payload` None: no body."""
@@ -3066,6 +3124,12 @@ def _ok(payload: object) -> Answer:
     return Answer(200, payload)
 
 
+# ======================================================================================
+# §E10b PUBLIC READS
+# Purpose:   Exchange, markets, events, series.
+# Position:  Uses §E01 to §E10a. Called through §E10f.
+# Principle: Every answer is a function of the request and of the engine's state.
+# ======================================================================================
 _FAMILIES = {"created": ("", "unopened", "open"), "close": ("", "closed"),
              "settled": ("", "settled"), "updated": ("",)}
 _STATUS_WORDS = {"unopened": ("initialized",), "open": ("active",), "paused": ("inactive",),
@@ -3373,6 +3437,12 @@ def in_window(at_us: int, low_s: int | None, high_s: int | None) -> bool:
             and (high_s is None or at_us <= high_s * SECOND_US + SECOND_US - 1))
 
 
+# ======================================================================================
+# §E10c ACCOUNT READS
+# Purpose:   Balance, positions, orders, fills and settlements as of a moment ago.
+# Position:  Uses §E01 to §E10a. Called through §E10f.
+# Principle: Reads lag behind writes, say how far, and never go back.
+# ======================================================================================
 class Lag:
     """How far account reads lag behind writes: the as-of time, which never goes back."""
 
@@ -3596,6 +3666,12 @@ class PortfolioReads:
         return _ok({"market_positions": [], "event_positions": [], "cursor": ""})
 
 
+# ======================================================================================
+# §E10d ORDER WRITES
+# Purpose:   The V2 order calls, single and in batches, and the grave of V1.
+# Position:  Uses §E01 to §E10a. Called through §E10f.
+# Principle: A write answers what it did, without lag.
+# ======================================================================================
 class OrderWrites:
     """Orders and order groups: the V2 writes, and the grave of V1."""
 
@@ -3775,6 +3851,12 @@ class OrderWrites:
                     "error": refusal.entry()}
 
 
+# ======================================================================================
+# §E10e ACCOUNT CALLS
+# Purpose:   Order groups, subaccounts, limits, keys.
+# Position:  Uses §E01 to §E10a. Called through §E10f.
+# Principle: What one shard and one key cannot do is refused, not pretended.
+# ======================================================================================
 class AccountCalls:
     """Order groups, subaccounts, limits, keys."""
 
@@ -3978,6 +4060,12 @@ SUBACCOUNTS_MAX = 63
 TRANSFERS_KEPT_MAX = 1_000
 
 
+# ======================================================================================
+# §E10f REST
+# Purpose:   Finds the endpoint, lets the request in, runs it, words the refusals.
+# Position:  Uses §E01 to §E10e. Called by §E15, which owns the HTTP server.
+# Principle: Route, signature and rate first; a Refusal becomes one of four bodies.
+# ======================================================================================
 class RestApi:
     """Finds the endpoint, lets the request in, runs it, and words the refusals."""
 
@@ -4064,10 +4152,10 @@ def _batch_size(body: bytes) -> int:
 
 
 # ======================================================================================
-# §E11 STREAM
-# Purpose:   WebSocket sessions: commands, subscriptions, sequence numbers, fan-out.
-# Position:  Uses §E01 to §E08. Fed by §E07 (as its Sink); §E15 owns the sockets.
-# Principle: A message body is written once and shared; only the envelope is per sid.
+# §E11a SESSIONS
+# Purpose:   WebSocket connections: commands, subscriptions, sequence numbers.
+# Position:  Uses §E01 to §E08. Made by §E11b; §E15 owns the sockets.
+# Principle: Every command is answered, and every frame of a numbered sid counts.
 # ======================================================================================
 SEQUENCED = frozenset({"orderbook_delta", "trade", "market_lifecycle_v2", "communications",
                        "multivariate_market_lifecycle", "order_group_updates", "pyth_value",
@@ -4143,6 +4231,9 @@ def frame_bytes(payload: bytes) -> bytes:
     return b"\x81\x7f" + size.to_bytes(8, "big") + payload
 
 
+_FRAME_HEADS = tuple(b"\x81\x7e" + size.to_bytes(2, "big") for size in range(65_536))
+
+
 class Session:
     """One WebSocket connection: reads commands, buffers frames until `flush`."""
 
@@ -4161,7 +4252,12 @@ class Session:
             for changed in self.tamper.pass_on(text):
                 self._out.append(frame_bytes(changed.encode()))
             return
-        self._out.append(frame_bytes(text.encode()))
+        payload = text.encode()
+        size = len(payload)
+        if 126 <= size < 65_536:                        # nearly every frame, without a call
+            self._out += (_FRAME_HEADS[size], payload)
+        else:
+            self._out.append(frame_bytes(payload))
 
     def flush(self) -> None:
         """Write everything queued in one piece."""
@@ -4422,6 +4518,12 @@ def _check_shards(params: Json) -> None:
         raise StreamError(21)
 
 
+# ======================================================================================
+# §E11b FAN-OUT
+# Purpose:   Turns the engine's notes into frames for everyone who asked.
+# Position:  Uses §E01 to §E11a. Fed by §E07 as its Sink.
+# Principle: A message body is written once and shared; only the envelope is per sid.
+# ======================================================================================
 class Hub:
     """Turns the engine's notes into frames for every session that asked for them."""
 
@@ -4438,6 +4540,7 @@ class Hub:
         self._for_all: dict[str, list[Subscription]] = {}
         self._heads: dict[str, str] = {}
         self._ticks: dict[str, tuple[int, ...]] = {}
+        self._ticker_count = 0                          # subscriptions to the ticker channel
         self._time = (0, "")
         self._tables: dict[type, Callable[[Note], None]] = {
             BookNote: self._send_book, TradeNote: self._send_trade, FillNote: self._send_fill,
@@ -4458,6 +4561,7 @@ class Hub:
 
     def index(self, sub: Subscription, tickers: dict[str, None] | None) -> None:
         """Remember who hears what."""
+        self._ticker_count += sub.channel == "ticker"
         if tickers is None:
             self._for_all.setdefault(sub.channel, []).append(sub)
             return
@@ -4466,6 +4570,8 @@ class Hub:
 
     def unindex(self, sub: Subscription) -> None:
         """Forget it again."""
+        if sub.channel == "ticker":
+            self._ticker_count = max(0, self._ticker_count - 1)
         if sub.tickers is None:
             self._for_all[sub.channel].remove(sub)
             return
@@ -4503,6 +4609,9 @@ class Hub:
             session.flush()
 
     def _dispatch(self, notes: list[Note]) -> None:
+        if len(notes) == 1 and type(notes[0]) is BookNote and not self._ticker_count:
+            self._send_book(notes[0])
+            return
         touched: dict[str, Market] = {}
         late: list[Note] = []
         for note in notes:
@@ -4520,7 +4629,10 @@ class Hub:
     def _time_texts(self, at_us: int) -> str:
         """The ts and ts_ms members of a delta; many share one instant."""
         if self._time[0] != at_us:
-            self._time = (at_us, f'"ts":"{time_text(at_us)}","ts_ms":{at_us // 1000}')
+            second, rest = divmod(at_us, SECOND_US)
+            fraction = f".{rest:06d}".rstrip("0") if rest else ""
+            stamp = f'"ts":"{_second_text(second)}{fraction}Z","ts_ms":{at_us // 1000}'
+            self._time = (at_us, stamp)
         return self._time[1]
 
     def _head(self, market: Market) -> str:
@@ -4930,11 +5042,10 @@ Agent = Callable[[SyntheticMarket, int], float | None]
 
 
 # ======================================================================================
-# §E13 TAPE
-# Purpose:   Replay recorded frames; match our orders against the recorded book and prints.
-# Position:  Uses §E01 to §E07. Built and stepped by §E15.
-# Principle: Our orders do not move the tape. What others cancelled is unknown, so who was
-#            ahead of us is a model with a name: pessimistic, realistic, optimistic.
+# §E13a TAPE FILES
+# Purpose:   Read recorded frames and tell what was traded from what was cancelled.
+# Position:  Uses §E01 to §E07. Used by §E13b.
+# Principle: A damaged line is counted and skipped; a cut file is played to its cut.
 # ======================================================================================
 PAIR_WINDOW_MS = 2_000                  # a print and its delta are at most this far apart
 END_GRACE_US = 2 * SECOND_US            # a tape that stops this long before the close was cut
@@ -5146,6 +5257,12 @@ def _tape_grid(row: Json) -> Grid:
     return Grid(label, tuple(sorted(rows)))
 
 
+# ======================================================================================
+# §E13b TAPE
+# Purpose:   Replay recorded frames; match our orders against the recorded book and prints.
+# Position:  Uses §E01 to §E13a. Built and stepped by §E15.
+# Principle: Our orders do not move the tape; who was ahead of us is a model with a name.
+# ======================================================================================
 class TapePlayer:
     """One tape: its market, the recorded book, and what we took out of it."""
 
@@ -5450,9 +5567,9 @@ class TapeDriver:
 
 
 # ======================================================================================
-# §E14 FAULTS AND CONTROL
+# §E14a CONTROL
 # Purpose:   Everything that can go wrong on purpose, and the hand that moves the markets.
-# Position:  Uses §E01 to §E11. Owned by §E15; tests hold `control` and `account`.
+# Position:  Uses §E01 to §E11. Owned by §E15; tests hold it as `control`.
 # Principle: A fault is observed misbehaviour of the real thing, switched on for a while.
 # ======================================================================================
 REQUESTS_KEPT_MAX = 100_000
@@ -5781,6 +5898,12 @@ class Control:
             raise ValueError(str(refusal)) from refusal
 
 
+# ======================================================================================
+# §E14b TRUTH AND WEATHER
+# Purpose:   What the exchange itself knows of the member; random faults.
+# Position:  Uses §E01 to §E14a. Owned by §E15; tests hold the view as `account`.
+# Principle: The truth has no lag and cannot be written.
+# ======================================================================================
 class AccountView:
     """What the exchange itself knows of the member; read-only, without lag."""
 
@@ -5911,14 +6034,17 @@ class FaultWeather:
 
 
 # ======================================================================================
-# §E15 EXCHANGE
-# Purpose:   The server: HTTP and WebSocket shells, the clock's heartbeat, start and stop.
-# Position:  Uses every room above. Started by §E17, by trader.py's roof, and by tests.
-# Principle: The shell waits, breaks connections and measures time; the rooms above decide.
+# §E15a ASSEMBLY
+# Purpose:   Build all parts of one exchange and keep them up to date.
+# Position:  Uses §E01 to §E14. Extended by §E15b and §E15c.
+# Principle: Whoever asks brings the exchange up to now first.
 # ======================================================================================
 HEARTBEAT_S = 0.005                     # exchange time between two looks at what is due
 SEND_BUFFER_MAX = 64 * 1024 * 1024      # unread bytes after which a reader is given up
 BODY_MAX = 4 * 1024 * 1024
+
+
+KEY_FILE = "sim_exchange_key.pem"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -5932,14 +6058,10 @@ class Address:
     private_key_pem: str = field(repr=False)
 
 
-class SimExchange:
-    """The whole exchange. Embedded: `start`, or `build_app` and `run_drivers`; then `stop`."""
+class Assembly:
+    """The parts of an exchange, wired; nothing runs yet."""
 
     def __init__(self, settings: SimSettings, time: ExchangeTime | None = None) -> None:
-        """Lists all markets and seeds their books; nothing runs yet.
-
-        Raises ValueError (also TapeError) when the settings cannot be met.
-        """
         self.settings = settings
         self.switches = Switches(settings.switches)
         start_s = tape_start_s(settings.tapes) if settings.tapes else None
@@ -5960,9 +6082,9 @@ class SimExchange:
         self.gate = Gate(self.credentials, self.switches)
         self.limits = RateLimits(TIERS[settings.tier], now_us)
         self.api = self._build_api(random.Random(rng.getrandbits(64)))
-        self.control, self.account = Control(self), AccountView(self)
-        self.weather = FaultWeather(self.control, random.Random(rng.getrandbits(64)),
-                                    settings.faults)
+        self.control: Control
+        self.account: AccountView
+        self._weather_rng = random.Random(rng.getrandbits(64))
         self.request_log: deque[RequestRecord] = deque(maxlen=REQUESTS_KEPT_MAX)
         self.is_crowd_frozen = False
         self.frame_delay_s = 0.0
@@ -6012,7 +6134,228 @@ class SimExchange:
         """Run `action` after real seconds of the running loop."""
         return asyncio.get_running_loop().call_later(seconds, action)
 
-    # Start and stop.
+
+def _credentials_for(settings: SimSettings, rng: random.Random) -> Credentials:
+    """The kept key of `key_dir` if there is one, else a new one."""
+    if settings.key_dir is not None:
+        path = Path(settings.key_dir) / KEY_FILE
+        if path.exists():
+            return load_credentials(path.read_text())
+    return make_credentials(settings.key_type, rng)
+
+
+def _garbled(answer: Answer, kind: str) -> Answer:
+    """A spoiled answer to a request that was acted on."""
+    good = orjson.dumps(answer.payload)
+    payload = answer.payload if isinstance(answer.payload, dict) else {}
+    match kind:
+        case "truncated":
+            return Answer(answer.status, good[:len(good) // 2])
+        case "html":
+            return Answer(answer.status, b"<html><body>ok</body></html>")
+        case "empty":
+            return Answer(answer.status, b"")
+        case "no_order_id":
+            return Answer(answer.status, {name: value for name, value in payload.items()
+                                          if name != "order_id"})
+        case "error_object":
+            return Answer(answer.status, {"error": {"code": "internal", "message": "internal"}})
+        case "other_order":
+            other = "00000000-0000-4000-8000-000000000000"
+            return Answer(answer.status, payload | {"order_id": other})
+        case _:
+            return Answer(answer.status, b"ok")
+
+
+class _NoSink:
+    """Hears nothing: while the first markets are listed there is nobody to tell."""
+
+    def publish(self, notes: list[Note]) -> None:
+        """Nobody listens."""
+
+
+# ======================================================================================
+# §E15b SHELLS
+# Purpose:   HTTP and WebSocket handlers: waiting, faults, broken connections.
+# Position:  Uses §E01 to §E15a. Extended by §E15c.
+# Principle: The shell waits and breaks; the rooms above decide.
+# ======================================================================================
+class Shells(Assembly):
+    """The handlers of aiohttp."""
+
+    async def _rest(self, request: web.Request) -> web.StreamResponse:
+        try:
+            body = await request.read() if request.can_read_body else b""
+        except web.HTTPRequestEntityTooLarge:
+            refusal = bad_request("http: request body too large")
+            return self._response(Answer(413, refusal.body()))
+        call = RestCall(request.method, request.raw_path, request.headers, body)
+        self.tick()
+        try:
+            route = self.api.admit(call)
+        except Refusal as refusal:
+            return self._record(call, "refused", Answer(refusal.status, refusal.body()))
+        return await self._serve(request, route, call)
+
+    async def _serve(self, request: web.Request, route: Route,
+                     call: RestCall) -> web.StreamResponse:
+        """Run an admitted request through the faults that are on."""
+        fault = self._fault_for(route)
+        kind = fault.kind if fault is not None else ""
+        if fault is not None and kind in ("black_hole", "reset"):
+            return await self._vanish(request, call, route, hangs=kind == "black_hole")
+        if fault is not None and kind == "reject":
+            return self._record(call, route.name, Answer(fault.status, fault.body))
+        await self._travel(route, fault)
+        answer = self.api.run(route, call)
+        if fault is None:
+            return self._record(call, route.name, answer)
+        if kind in ("lose", "hang"):
+            return await self._vanish(request, call, route, hangs=kind == "hang")
+        if kind == "slow":
+            await self._time.sleep(fault.seconds)
+        if kind == "garble":
+            answer = _garbled(answer, fault.garble)
+        return self._record(call, route.name, answer)
+
+    async def _travel(self, route: Route, fault: HttpFault | None) -> None:
+        """The way of a request to the engine: latency of tapes, and delays."""
+        wait_s = self.control.latency_s
+        if route.is_order_write and self.settings.tapes:
+            wait_s += self.settings.latency_ms / 1000
+        if fault is not None and fault.kind == "delay":
+            wait_s += fault.seconds
+        if wait_s > 0:
+            await self._time.sleep(wait_s)
+        self.tick()
+
+    def _fault_for(self, route: Route) -> HttpFault | None:
+        faults = self.control.faults
+        for fault in faults:
+            if fault.hits(route.name, route.is_order_write):
+                fault.left -= 1
+                if not fault.left:
+                    faults.remove(fault)
+                return fault
+        return None
+
+    async def _vanish(self, request: web.Request, call: RestCall, route: Route, *,
+                      hangs: bool) -> web.StreamResponse:
+        """No answer: the connection is cut, at once or after a long silence."""
+        self._record(call, route.name, Answer(0, None))
+        if hangs:
+            await asyncio.sleep(HANG_S)
+        if request.transport is not None:
+            request.transport.abort()
+        raise ConnectionResetError("simulated loss of an answer")
+
+    def _record(self, call: RestCall, operation: str, answer: Answer) -> web.Response:
+        client_id = ""
+        if call.method == "POST" and b'"client_order_id"' in call.body:
+            found = re.search(rb'"client_order_id"\s*:\s*"([^"]{0,64})"', call.body)
+            client_id = found[1].decode(errors="replace") if found else ""
+        self.request_log.append(RequestRecord(self.engine.now_us, call.method, call.target,
+                                              operation, answer.status, client_id, call.body))
+        return self._response(answer)
+
+    def _response(self, answer: Answer) -> web.Response:
+        payload = answer.payload
+        raw = payload if isinstance(payload, bytes) else (
+            b"" if payload is None else orjson.dumps(payload))
+        is_json = raw[:1] in (b"{", b"[") or payload is None
+        second = self.engine.now_us // SECOND_US
+        if self._date[0] != second:
+            self._date = (second, formatdate(second, usegmt=True))
+        headers = {"Date": self._date[1]}
+        if raw:
+            headers["Content-Type"] = "application/json" if is_json else "text/html"
+        return web.Response(status=answer.status or 503, body=raw or None, headers=headers)
+
+    async def _websocket(self, request: web.Request) -> web.StreamResponse:
+        self.tick()
+        if self.now_us() < self.control.refuse_ws_until_us:
+            return self._response(Answer(502, b"<html>502 Bad Gateway</html>"))
+        try:
+            self.gate.check("GET", request.raw_path, request.headers, self.engine.now_us)
+        except Refusal as refusal:
+            return self._response(Answer(refusal.status, refusal.body()))
+        socket = web.WebSocketResponse(compress=False, autoping=True, max_msg_size=BODY_MAX)
+        await socket.prepare(request)
+        transport = request.transport
+        assert transport is not None, "a connected request has a transport"  # uvloop's is its own
+        session = self.hub.open(lambda data: self._write(transport, data))
+        self._sockets[id(session)] = (session, socket, transport)
+        try:
+            async for message in socket:
+                self.tick()
+                if message.type in (aiohttp.WSMsgType.TEXT, aiohttp.WSMsgType.BINARY):
+                    session.receive(message.data)
+        finally:
+            self._sockets.pop(id(session), None)
+            self.hub.close(session)
+        return socket
+
+    def _write(self, transport: asyncio.Transport, data: bytes) -> None:
+        if self.frame_delay_s > 0:
+            self.call_later(self.frame_delay_s, lambda: self._write_now(transport, data))
+            return
+        self._write_now(transport, data)
+
+    @staticmethod
+    def _write_now(transport: asyncio.Transport, data: bytes) -> None:
+        if transport.is_closing():
+            return
+        if transport.get_write_buffer_size() > SEND_BUFFER_MAX:
+            log_stream.warning("reader given up unread_bytes=%d", SEND_BUFFER_MAX)
+            transport.abort()
+            return
+        transport.write(data)
+
+    def cut_sockets(self) -> None:
+        """Cut every WebSocket without a close frame."""
+        for _, _, transport in list(self._sockets.values()):
+            transport.abort()
+
+    async def _sim_control(self, request: web.Request) -> web.StreamResponse:
+        if request.remote not in ("127.0.0.1", "::1"):
+            return self._response(Answer(403, {"error": "loopback only"}))
+        try:
+            arguments = orjson.loads(await request.read())
+            action = arguments.pop("action")
+            result = self.control.call(str(action), arguments)
+        except (ValueError, KeyError, TypeError, AttributeError) as error:
+            return self._response(Answer(400, {"error": str(error)}))
+        return self._response(Answer(200, {"ok": True, "result": result}))
+
+    async def _sim_account(self, request: web.Request) -> web.StreamResponse:
+        self.tick()
+        return self._response(Answer(200, self.account.body()))
+
+    async def _sim_requests(self, request: web.Request) -> web.StreamResponse:
+        rows = [{"at_us": row.at_us, "method": row.method, "path": row.path,
+                 "operation": row.operation, "status": row.status,
+                 "client_order_id": row.client_order_id,
+                 "body": row.body.decode(errors="replace")} for row in self.request_log]
+        return self._response(Answer(200, {"requests": rows}))
+
+
+# ======================================================================================
+# §E15c EXCHANGE
+# Purpose:   Start and stop: the socket, the key file, the drivers, the pings.
+# Position:  Uses §E01 to §E15b. Started by §E17, by trader.py's roof, and by tests.
+# Principle: What it started it also ends.
+# ======================================================================================
+class SimExchange(Shells):
+    """The whole exchange. Embedded: `start`, or `build_app` and `run_drivers`; then `stop`."""
+
+    def __init__(self, settings: SimSettings, time: ExchangeTime | None = None) -> None:
+        """Lists all markets and seeds their books; nothing runs yet.
+
+        Raises ValueError (also TapeError) when the settings cannot be met.
+        """
+        super().__init__(settings, time)
+        self.control, self.account = Control(self), AccountView(self)
+        self.weather = FaultWeather(self.control, self._weather_rng, settings.faults)
 
     def build_app(self) -> web.Application:
         """REST, WebSocket and (with `control`) the control surface, for an AppRunner."""
@@ -6105,209 +6448,6 @@ class SimExchange:
             self._runner = None
         if self.key_path and self.settings.key_dir is None:
             shutil.rmtree(Path(self.key_path).parent, ignore_errors=True)
-
-    # REST.
-
-    async def _rest(self, request: web.Request) -> web.StreamResponse:
-        try:
-            body = await request.read() if request.can_read_body else b""
-        except web.HTTPRequestEntityTooLarge:
-            refusal = bad_request("http: request body too large")
-            return self._response(Answer(413, refusal.body()))
-        call = RestCall(request.method, request.raw_path, request.headers, body)
-        self.tick()
-        try:
-            route = self.api.admit(call)
-        except Refusal as refusal:
-            return self._record(call, "refused", Answer(refusal.status, refusal.body()))
-        return await self._serve(request, route, call)
-
-    async def _serve(self, request: web.Request, route: Route,
-                     call: RestCall) -> web.StreamResponse:
-        """Run an admitted request through the faults that are on."""
-        fault = self._fault_for(route)
-        kind = fault.kind if fault is not None else ""
-        if fault is not None and kind in ("black_hole", "reset"):
-            return await self._vanish(request, call, route, hangs=kind == "black_hole")
-        if fault is not None and kind == "reject":
-            return self._record(call, route.name, Answer(fault.status, fault.body))
-        await self._travel(route, fault)
-        answer = self.api.run(route, call)
-        if fault is None:
-            return self._record(call, route.name, answer)
-        if kind in ("lose", "hang"):
-            return await self._vanish(request, call, route, hangs=kind == "hang")
-        if kind == "slow":
-            await self._time.sleep(fault.seconds)
-        if kind == "garble":
-            answer = _garbled(answer, fault.garble)
-        return self._record(call, route.name, answer)
-
-    async def _travel(self, route: Route, fault: HttpFault | None) -> None:
-        """The way of a request to the engine: latency of tapes, and delays."""
-        wait_s = self.control.latency_s
-        if route.is_order_write and self.settings.tapes:
-            wait_s += self.settings.latency_ms / 1000
-        if fault is not None and fault.kind == "delay":
-            wait_s += fault.seconds
-        if wait_s > 0:
-            await self._time.sleep(wait_s)
-        self.tick()
-
-    def _fault_for(self, route: Route) -> HttpFault | None:
-        faults = self.control.faults
-        for fault in faults:
-            if fault.hits(route.name, route.is_order_write):
-                fault.left -= 1
-                if not fault.left:
-                    faults.remove(fault)
-                return fault
-        return None
-
-    async def _vanish(self, request: web.Request, call: RestCall, route: Route, *,
-                      hangs: bool) -> web.StreamResponse:
-        """No answer: the connection is cut, at once or after a long silence."""
-        self._record(call, route.name, Answer(0, None))
-        if hangs:
-            await asyncio.sleep(HANG_S)
-        if request.transport is not None:
-            request.transport.abort()
-        raise ConnectionResetError("simulated loss of an answer")
-
-    def _record(self, call: RestCall, operation: str, answer: Answer) -> web.Response:
-        client_id = ""
-        if call.method == "POST" and b'"client_order_id"' in call.body:
-            found = re.search(rb'"client_order_id"\s*:\s*"([^"]{0,64})"', call.body)
-            client_id = found[1].decode(errors="replace") if found else ""
-        self.request_log.append(RequestRecord(self.engine.now_us, call.method, call.target,
-                                              operation, answer.status, client_id, call.body))
-        return self._response(answer)
-
-    def _response(self, answer: Answer) -> web.Response:
-        payload = answer.payload
-        raw = payload if isinstance(payload, bytes) else (
-            b"" if payload is None else orjson.dumps(payload))
-        is_json = raw[:1] in (b"{", b"[") or payload is None
-        second = self.engine.now_us // SECOND_US
-        if self._date[0] != second:
-            self._date = (second, formatdate(second, usegmt=True))
-        headers = {"Date": self._date[1]}
-        if raw:
-            headers["Content-Type"] = "application/json" if is_json else "text/html"
-        return web.Response(status=answer.status or 503, body=raw or None, headers=headers)
-
-    # WebSocket.
-
-    async def _websocket(self, request: web.Request) -> web.StreamResponse:
-        self.tick()
-        if self.now_us() < self.control.refuse_ws_until_us:
-            return self._response(Answer(502, b"<html>502 Bad Gateway</html>"))
-        try:
-            self.gate.check("GET", request.raw_path, request.headers, self.engine.now_us)
-        except Refusal as refusal:
-            return self._response(Answer(refusal.status, refusal.body()))
-        socket = web.WebSocketResponse(compress=False, autoping=True, max_msg_size=BODY_MAX)
-        await socket.prepare(request)
-        transport = request.transport
-        assert transport is not None, "a connected request has a transport"  # uvloop's is its own
-        session = self.hub.open(lambda data: self._write(transport, data))
-        self._sockets[id(session)] = (session, socket, transport)
-        try:
-            async for message in socket:
-                self.tick()
-                if message.type in (aiohttp.WSMsgType.TEXT, aiohttp.WSMsgType.BINARY):
-                    session.receive(message.data)
-        finally:
-            self._sockets.pop(id(session), None)
-            self.hub.close(session)
-        return socket
-
-    def _write(self, transport: asyncio.Transport, data: bytes) -> None:
-        if self.frame_delay_s > 0:
-            self.call_later(self.frame_delay_s, lambda: self._write_now(transport, data))
-            return
-        self._write_now(transport, data)
-
-    @staticmethod
-    def _write_now(transport: asyncio.Transport, data: bytes) -> None:
-        if transport.is_closing():
-            return
-        if transport.get_write_buffer_size() > SEND_BUFFER_MAX:
-            log_stream.warning("reader given up unread_bytes=%d", SEND_BUFFER_MAX)
-            transport.abort()
-            return
-        transport.write(data)
-
-    def cut_sockets(self) -> None:
-        """Cut every WebSocket without a close frame."""
-        for _, _, transport in list(self._sockets.values()):
-            transport.abort()
-
-    # The control surface.
-
-    async def _sim_control(self, request: web.Request) -> web.StreamResponse:
-        if request.remote not in ("127.0.0.1", "::1"):
-            return self._response(Answer(403, {"error": "loopback only"}))
-        try:
-            arguments = orjson.loads(await request.read())
-            action = arguments.pop("action")
-            result = self.control.call(str(action), arguments)
-        except (ValueError, KeyError, TypeError, AttributeError) as error:
-            return self._response(Answer(400, {"error": str(error)}))
-        return self._response(Answer(200, {"ok": True, "result": result}))
-
-    async def _sim_account(self, request: web.Request) -> web.StreamResponse:
-        self.tick()
-        return self._response(Answer(200, self.account.body()))
-
-    async def _sim_requests(self, request: web.Request) -> web.StreamResponse:
-        rows = [{"at_us": row.at_us, "method": row.method, "path": row.path,
-                 "operation": row.operation, "status": row.status,
-                 "client_order_id": row.client_order_id,
-                 "body": row.body.decode(errors="replace")} for row in self.request_log]
-        return self._response(Answer(200, {"requests": rows}))
-
-
-KEY_FILE = "sim_exchange_key.pem"
-
-
-def _credentials_for(settings: SimSettings, rng: random.Random) -> Credentials:
-    """The kept key of `key_dir` if there is one, else a new one."""
-    if settings.key_dir is not None:
-        path = Path(settings.key_dir) / KEY_FILE
-        if path.exists():
-            return load_credentials(path.read_text())
-    return make_credentials(settings.key_type, rng)
-
-
-def _garbled(answer: Answer, kind: str) -> Answer:
-    """A spoiled answer to a request that was acted on."""
-    good = orjson.dumps(answer.payload)
-    payload = answer.payload if isinstance(answer.payload, dict) else {}
-    match kind:
-        case "truncated":
-            return Answer(answer.status, good[:len(good) // 2])
-        case "html":
-            return Answer(answer.status, b"<html><body>ok</body></html>")
-        case "empty":
-            return Answer(answer.status, b"")
-        case "no_order_id":
-            return Answer(answer.status, {name: value for name, value in payload.items()
-                                          if name != "order_id"})
-        case "error_object":
-            return Answer(answer.status, {"error": {"code": "internal", "message": "internal"}})
-        case "other_order":
-            other = "00000000-0000-4000-8000-000000000000"
-            return Answer(answer.status, payload | {"order_id": other})
-        case _:
-            return Answer(answer.status, b"ok")
-
-
-class _NoSink:
-    """Hears nothing: while the first markets are listed there is nobody to tell."""
-
-    def publish(self, notes: list[Note]) -> None:
-        """Nobody listens."""
 
 
 # ======================================================================================
