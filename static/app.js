@@ -32,7 +32,7 @@ import { announce, renderStrip } from "./panels/strip.js";
 import { renderSystem } from "./panels/system.js";
 import { Store } from "./store.js";
 
-/** Panels on the first screen, then the ten tabs in order; each with the topics that repaint it. */
+/** Panels on the first screen, each with the topics that repaint it. @type {any[][]} */
 const FIXED = [
   ["strip", renderStrip, ["overview", "health", "control", "alerts", "funnel", "orders",
     "positions", "notice", "lock", "link", "replay"]],
@@ -43,6 +43,7 @@ const FIXED = [
   ["equity", renderEquity, ["equity", "overview", "view"]],
   ["replay", renderReplay, ["replay", "fills"]],
 ];
+/** The ten tabs in order. @type {any[][]} */
 const TABS = [
   ["positions", "Positions", renderPositions, ["positions", "markets", "books", "overview"]],
   ["orders", "Orders", renderOrders, ["orders", "funnel"]],
@@ -174,7 +175,7 @@ function makeTabs() {
     }, el("kbd", { text: key, "aria-hidden": "true" }), label);
     byId("tablist").append(tab);
     byId("tabs").append(el("section",
-      { role: "tabpanel", id, tabindex: "-1", "aria-labelledby": tab.id }));
+      { role: "tabpanel", id, tabindex: "0", "aria-labelledby": tab.id }));
   });
   byId("tablist").addEventListener("keydown", (event) => {
     const step = { ArrowRight: 1, ArrowLeft: -1 }[event.key];

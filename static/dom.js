@@ -82,7 +82,7 @@ export function ageClass(ageMs) {
   return ageMs > DIM_MS ? "dim" : "";
 }
 
-/** A bar of a ratio 0…1; unknown is an empty track. @param {HTMLElement} bar */
+/** A bar of a ratio 0…1; unknown is an empty track. @param {any} bar */
 export function setBar(bar, ratio) {
   const width = `${Math.round(Math.max(0, Math.min(1, ratio ?? 0)) * 1000) / 10}%`;
   const fill = bar.firstElementChild;
@@ -108,7 +108,7 @@ export function arrange(parent, nodes) {
 
 /**
  * A group of buttons of which one is pressed.
- * @param {string} label @param {[string, string][]} options value and words
+ * @param {string} label @param {string[][]} options value and words
  * @param {string} current @param {(value: string) => void} pick
  */
 export function choice(label, options, current, pick) {
@@ -142,7 +142,7 @@ export function fillRows(body, rows) {
 
 /** A small table. @param {string} caption @param {any[]} heads texts or [text, class] */
 export function plainTable(caption, heads, rows = []) {
-  const head = ([text, name = ""]) => el("th", { scope: "col", class: name, text });
+  const head = (h) => el("th", { scope: "col", class: h[1] ?? "", text: h[0] });
   const body = el("tbody");
   fillRows(body, rows);
   return el("table", { class: "data plain" }, el("caption", { class: "sr", text: caption }),
@@ -216,7 +216,7 @@ export const tableOf = (host) => tables.get(host) ?? null;
  * @property {Ask} [onOpen]       Enter or click
  * @property {Ask} [age]          age in ms of the row's truth
  * @property {Ask} [rowTone]
- * @property {[string, string]} [sort]  first order: column and "asc" or "desc"
+ * @property {string[]} [sort]  first order: column and "asc" or "desc"
  * @property {boolean} [stream]   newest first; new rows wait under the pointer
  */
 export class DataTable {
@@ -289,6 +289,7 @@ export class DataTable {
     this.#setOrder();
     setHidden(this.empty, this.order.length > 0);
     setHidden(this.table, this.order.length === 0);
+    setAttr(this.scroll, "tabindex", this.order.length ? null : "0");
     if (!this.order.length) setText(this.empty, this.spec.empty(view));
     this.heads.forEach((head, i) => this.#markSort(head, this.spec.columns[i]));
     this.#paint();
@@ -351,7 +352,9 @@ export class DataTable {
   #paint() {
     const [from, to] = this.#window();
     this.shown = [from, to];
-    const held = this.body.contains(document.activeElement) ? document.activeElement : null;
+    /** @type {any} */
+    const active = document.activeElement;
+    const held = this.body.contains(active) ? active : null;
     const nodes = [];
     const live = new Set();
     for (const key of this.order.slice(from, to)) {

@@ -69,7 +69,7 @@ const commandRow = (c) => [words(c.kind), plain(c.client_order_id)];
 const feature = ([name, value]) =>
   [words(name), typeof value === "number" && value % 1 ? value.toFixed(4) : plain(value)];
 
-/** title, field of the record, heads, row */
+/** title, field of the record, heads, row @type {any[][]} */
 const PARTS = [
   ["Gates", "gates", ["Gate", "Value", "Limit", ""], gateRow],
   ["Wanted", "wants", ["Slot", "Side", "Price ¢", "Contracts"], wantRow],

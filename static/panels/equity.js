@@ -66,17 +66,18 @@ function readout(root, rows) {
 function pictureOf(rows, from, to, o) {
   const field = `${state.kind}_ud`;
   const tone = { equity: "--yes", drawdown: "--loss", exposure: "--sim" }[state.kind];
-  const lines = [{ name: state.kind, colour: tone, rows, y: (r) => r[field], fill: true }];
+  /** @type {any[]} */
+  const lines = [{ colour: tone, rows, y: (r) => r[field], fill: true }];
   const plain = state.kind === "equity";
   if (plain) {
-    lines.unshift({ name: "hold", colour: "--muted", rows, y: (r) => r.hold_ud, width: 1,
+    lines.unshift({ colour: "--muted", rows, y: (r) => r.hold_ud, width: 1,
       dash: [5, 4] },
-      { name: "random", colour: "--attention", rows, y: (r) => r.random_ud, width: 1,
+      { colour: "--attention", rows, y: (r) => r.random_ud, width: 1,
         dash: [2, 3] });
   }
   const limit = { drawdown: o?.drawdown_max_ud, exposure: o?.exposure_max_ud }[state.kind];
   return {
-    from, to, lines, minSpan: 20000, limitName: "limit", ...(known(limit) ? { limit } : {}),
+    from, to, lines, minSpan: 20000, ...(known(limit) ? { limit } : {}),
     bands: plain ? [{ rows, low: (r) => r.pessimistic_ud, high: (r) => r.optimistic_ud,
       colour: "--yes" }] : [],
     format: (v) => dollars(v, { digits: state.digits }),

@@ -152,7 +152,7 @@ function paintBook(root, view, book) {
     largest: Math.max(1, ...[...asks, ...bids].map((l) => l.count_h)),
     last: onAxis(view.axis, prints[0]?.price_cc),
   };
-  const focused = document.activeElement;
+  const focused = /** @type {any} */ (document.activeElement);
   arrange($(root, "tbody"), [
     ...asks.reverse().map((level) => paintLevel(level, shape, view)),
     middleNode(best(bids), best([...asks].reverse()), onAxis(view.axis, book.fair_cc)),

@@ -93,9 +93,9 @@ export function renderPrice(root, view) {
     from, to, marks, minSpan: 200, format: (v) => cents(Math.round(v)),
     bands: [{ rows: tail, low: (p) => p.own_bid_cc, high: (p) => p.own_ask_cc, colour: "--sim" }],
     lines: [
-      { name: "fair", colour: "--attention", rows: tail, y: (p) => p.fair_cc, step: true, width: 1,
+      { colour: "--attention", rows: tail, y: (p) => p.fair_cc, step: true, width: 1,
         dash: [3, 3] },
-      { name: "mid", colour: "--text", rows: tail, y: (p) => p.mid_cc, step: true },
+      { colour: "--text", rows: tail, y: (p) => p.mid_cc, step: true },
     ],
   }, `${plain(view.selected)}: mid ${cents(last?.mid_cc)} cents, change ${centsDiff(change)}, `
     + `fair ${cents(last?.fair_cc)}, ${fills.length} own fills since the page opened`);

@@ -13,7 +13,6 @@ const HORIZONS = [["markout_1s_cc", "1 s"], ["markout_30s_cc", "30 s"],
   ["markout_300s_cc", "5 min"]];
 const SMALL_SAMPLE = 30;
 const state = { horizon: "markout_30s_cc" };
-const sentAt = new Map();
 
 /** Median of numbers, or null. */
 function median(values) {
@@ -65,12 +64,8 @@ function splitBlock(root, view) {
 }
 
 function facts(root, view, fills) {
-  for (const o of view.rows("orders")) if (known(o.sent_at_ms)) sentAt.set(o.client_order_id,
-    o.sent_at_ms);
-  if (sentAt.size > 2000) for (const key of [...sentAt.keys()].slice(0, 1000)) sentAt.delete(key);
-  const waits = fills.map((f) => [f.at_ms, f.sent_at_ms
-    ?? sentAt.get(f.client_order_id)]).filter(([, sent]) => known(sent)).map(([at, sent]) =>
-    at - sent);
+  const timed = fills.filter((f) => known(f.sent_at_ms));
+  const waits = timed.map((f) => f.at_ms - f.sent_at_ms);
   const orders = view.rows("strategies").reduce((sum, s) => sum + (s.orders ?? 0), 0);
   const filled = view.rows("strategies").reduce((sum, s) => sum + (s.fills ?? 0), 0);
   const makers = fills.filter((f) => f.is_taker === false).length;

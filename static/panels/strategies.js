@@ -7,6 +7,7 @@ import {
 } from "../dom.js";
 import { arrow, count, gainTone, known, micros, money, percent, plain, words } from "../format.js";
 
+/** @type {any[][]} */
 const FIGURES = [
   ["Evaluations", (s) => count(s.evaluations)], ["Orders", (s) => count(s.orders)],
     ["Fills", (s) => count(s.fills)],
