@@ -6103,6 +6103,10 @@ class Assembly:
                   *AccountCalls(engine, switches, self.gate, self.settings.tier).routes()]
         return RestApi(engine, self.gate, self.limits, switches, routes)
 
+    def make_runner(self) -> web.AppRunner:
+        """The server without a socket; its `server` makes protocols for memory links."""
+        return web.AppRunner(self.build_app(), access_log=None, shutdown_timeout=1.0)
+
     def replay_status(self) -> Json:
         """Where the tapes stand; {} without a tape."""
         driver = self.driver
@@ -6370,7 +6374,7 @@ class SimExchange(Shells):
 
     async def start(self, host: str = "127.0.0.1", port: int = 0) -> Address:
         """Listen on a real socket and start the drivers. OSError when the port is taken."""
-        self._runner = web.AppRunner(self.build_app(), access_log=None, shutdown_timeout=1.0)
+        self._runner = self.make_runner()
         await self._runner.setup()
         site = web.TCPSite(self._runner, host, port)
         try:
