@@ -28,6 +28,7 @@ import ast
 import asyncio
 import base64
 import gzip
+import inspect
 import json
 import os
 import random
@@ -2743,6 +2744,26 @@ def test_a_directory_that_is_no_tape_is_refused_in_one_sentence(
         sim.SimExchange(sim.SimSettings(tapes=(path,)), ManualTime(TAPE_START_MS / 1000))
 
 
+def test_the_player_tells_how_far_it_is_and_settles_on_command(tmp_path: Path) -> None:
+    tape = TapeMaker(tmp_path).snapshot({"0.4000": "10.00"}, {"0.5500": "20.00"})
+    for _ in range(9):
+        tape.wait(1000).delta("yes", "0.4100", "5.00")
+    world = play(tape.save(result="no"))
+    world.create("bid", "0.45", "2", ticker=tape.ticker)
+    world.advance(4.5)
+    status = world.exchange.replay_status()
+    assert (status["tape"], status["events_done"], status["events_total"]) == (tape.ticker, 5, 10)
+    assert status["from_at_ms"] == TAPE_START_MS
+    assert status["to_at_ms"] == TAPE_START_MS + 69_000
+    assert status["virtual_at_ms"] == TAPE_START_MS + 4_500
+    world.exchange.settle_tapes()
+    world.exchange.settle_tapes()
+    assert [row.revenue_ud for row in world.engine.settlements] == [0]
+    run_out(world, 5, 100)
+    assert world.engine.imbalance_ud() == 0
+    assert World().exchange.replay_status() == {}
+
+
 def sample_tapes() -> list[Path]:
     return sorted(path for path in TAPES.glob("*") if path.is_dir()) if TAPES.exists() else []
 
@@ -3192,6 +3213,12 @@ def test_kill_runs_no_finally_and_restarts_under_a_new_name() -> None:
     assert ran == ["lived", "finally"]
     assert loop.is_dead("v1")
     loop.close()
+
+
+def test_the_private_method_of_aiohttp_that_the_connector_replaces_keeps_its_shape() -> None:
+    theirs = inspect.signature(aiohttp.TCPConnector._create_connection)
+    ours = inspect.signature(sim.MemoryConnector._create_connection)
+    assert list(theirs.parameters) == list(ours.parameters) == ["self", "req", "traces", "timeout"]
 
 
 class Virtual:
