@@ -6827,12 +6827,12 @@ async def serve(flags: argparse.Namespace) -> None:
         raise ValueError(f"--speed: {flags.speed} is not within 0.01 to 1000")
     epoch_s = tape_start_s(settings.tapes) if settings.tapes else None
     exchange = SimExchange(settings, RealTime(epoch_s=epoch_s, rate=flags.speed))
+    ended = asyncio.Event()
+    for number in (signal.SIGTERM, signal.SIGINT):      # before anybody can know our address
+        asyncio.get_running_loop().add_signal_handler(number, ended.set)
     address = await exchange.start(flags.host, flags.port)
     print(orjson.dumps({"rest": address.rest, "ws": address.ws, "key_id": address.key_id,
                         "private_key_path": address.private_key_path}).decode(), flush=True)
-    ended = asyncio.Event()
-    for number in (signal.SIGTERM, signal.SIGINT):
-        asyncio.get_running_loop().add_signal_handler(number, ended.set)
     await ended.wait()
     await exchange.stop()
 
