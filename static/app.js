@@ -9,8 +9,10 @@ import { forgetColours } from "./chart.js";
 import {
   control, gateDialog, holdButton, isUnlocked, startControls, unlockDialog, wireDialogs,
 } from "./controls.js";
-import { $, byId, el, memory, phone, refillFlashes, setAttr, setHidden, setText,
-  tableOf } from "./dom.js";
+import {
+  $, ageClass, byId, el, memory, phone, refillFlashes, setAttr, setClass, setHidden, setText,
+  tableOf,
+} from "./dom.js";
 import { clockTime, dateTime, duration, isoTime, known, plain } from "./format.js";
 import { startKeys } from "./keys.js";
 import { renderActivity } from "./panels/activity.js";
@@ -45,16 +47,16 @@ const FIXED = [
 ];
 /** The ten tabs in order. @type {any[][]} */
 const TABS = [
-  ["positions", "Positions", renderPositions, ["positions", "markets", "books", "overview"]],
-  ["orders", "Orders", renderOrders, ["orders", "funnel"]],
-  ["fills", "Fills", renderFills, ["fills"]],
-  ["decisions", "Decisions", renderDecisions, ["decisions", "funnel"]],
-  ["risk", "Risk", renderRisk, ["risk", "overview"]],
-  ["strategies", "Strategies", renderStrategies, ["strategies", "control", "orders"]],
-  ["quality", "Quality", renderQuality, ["fills", "orders", "strategies", "overview"]],
-  ["system", "System", renderSystem, ["latency", "health", "trader_status"]],
-  ["activity", "Activity", renderActivity, ["system_activity", "history_replay", "alerts"]],
-  ["evidence", "Evidence", renderEvidence, ["evidence"]],
+  ["positions", renderPositions, ["positions", "markets", "books", "overview"]],
+  ["orders", renderOrders, ["orders", "funnel"]],
+  ["fills", renderFills, ["fills"]],
+  ["decisions", renderDecisions, ["decisions", "funnel"]],
+  ["risk", renderRisk, ["risk", "overview"]],
+  ["strategies", renderStrategies, ["strategies", "control", "orders"]],
+  ["quality", renderQuality, ["fills", "orders", "strategies", "overview"]],
+  ["system", renderSystem, ["latency", "health", "trader_status"]],
+  ["activity", renderActivity, ["system_activity", "history_replay", "alerts"]],
+  ["evidence", renderEvidence, ["evidence"]],
 ];
 const ON_PHONE = ["positions", "orders", "activity"];
 
@@ -100,10 +102,13 @@ function paint(dirty) {
     const on = id === "strip" || (view.frozen === null && shown(byId(id)));
     if (on && due(topics)) render(byId(id), view);
   }
-  for (const [id, , render, topics] of TABS) {
+  for (const [id, render, topics] of TABS) {
     const on = id === view.tab || (phone.matches && ON_PHONE.includes(id));
     if (on && view.frozen === null && due(topics)) render(byId(id), view);
   }
+  const age = store.overviewAgeMs();
+  setText(byId("tabs-age"), duration(age));
+  setClass(byId("desk"), ageClass(age));
   paintCover();
   paintFoot();
   announce(view);
@@ -167,12 +172,12 @@ function showTab(id, focus = false) {
 }
 
 function makeTabs() {
-  TABS.forEach(([id, label], i) => {
+  TABS.forEach(([id], i) => {
     const key = String((i + 1) % 10);
     const tab = el("button", {
       type: "button", role: "tab", id: `tab-${id}`, "aria-controls": id, "aria-keyshortcuts": key,
       on: { click: () => showTab(id) },
-    }, el("kbd", { text: key, "aria-hidden": "true" }), label);
+    }, el("kbd", { text: key, "aria-hidden": "true" }), id[0].toUpperCase() + id.slice(1));
     byId("tablist").append(tab);
     byId("tabs").append(el("section",
       { role: "tabpanel", id, tabindex: "0", "aria-labelledby": tab.id }));

@@ -21,6 +21,9 @@ const nodes = new Map();
 /** A price of the YES leg on the axis shown; null stays null. */
 const onAxis = (axis, cc) => (!known(cc) ? null : axis === "yes" ? cc : FULL_CC - cc);
 
+/** A size that fits its column: whole contracts from a thousand on. */
+const sizeOf = (h) => contracts(h < 100_000 ? h : Math.round(h / 100) * 100);
+
 /** One side of a book, best first, with own orders also where nothing is displayed. */
 function sideOf(book, axis, kind) {
   const leg = (kind === "bid") === (axis === "yes") ? "yes" : "no";
@@ -58,7 +61,7 @@ function paintLevel(level, shape, view) {
   const node = levelNode(`${kind}${price_cc}`, view);
   node.level = level;
   const [own, size] = kind === "bid" ? [0, 1] : [4, 3];
-  setText(node.children[size], contracts(count_h));
+  setText(node.children[size], sizeOf(count_h));
   setText(node.children[2], cents(price_cc));
   setText(node.children[own], ownShort(mine));
   const part = `${Math.round(Math.sqrt(count_h / shape.largest) * 100)}%`;
