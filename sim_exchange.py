@@ -4320,7 +4320,7 @@ class Session:
         if command_id:
             body["id"] = command_id
         if self.hub.stamp:
-            body["sending_ts_ms"] = self.hub.engine.now_us // 1000
+            body["sending_ts_ms"] = (self.hub.engine.now_us + self.hub.shift_us) // 1000
         self.push(orjson.dumps(body | more).decode() + "\n")
 
     def _error(self, error: StreamError, command_id: int) -> None:
@@ -4540,6 +4540,7 @@ class Hub:
         self._for_all: dict[str, list[Subscription]] = {}
         self._heads: dict[str, str] = {}
         self._ticks: dict[str, tuple[int, ...]] = {}
+        self.shift_us = 0                               # what a control adds to shown time
         self._ticker_count = 0                          # subscriptions to the ticker channel
         self._time = (0, "")
         self._tables: dict[type, Callable[[Note], None]] = {
@@ -4601,7 +4602,7 @@ class Hub:
         """Encode what is waiting and write it to every session."""
         self._is_scheduled = False
         pending, self._pending = self._pending, []
-        self.stamp = (f',"sending_ts_ms":{self.engine.now_us // 1000}'
+        self.stamp = (f',"sending_ts_ms":{(self.engine.now_us + self.shift_us) // 1000}'
                       if self.switches.is_on("sending_ts_ms") else "")
         for notes in pending:
             self._dispatch(notes)
@@ -5575,7 +5576,7 @@ class TapeDriver:
 REQUESTS_KEPT_MAX = 100_000
 HANG_S = 120.0                          # how long a black hole keeps a connection
 GARBLES = ("truncated", "html", "empty", "no_order_id", "error_object", "wrong_type",
-           "other_order")
+           "other_order", "reordered")
 
 
 @dataclass(frozen=True, slots=True)
@@ -5595,8 +5596,9 @@ class RequestRecord:
 class HttpFault:
     """One fault for the next `left` matching requests.
 
-    Kinds: reject, lose (accepted, then reset), hang (accepted, never answered), black_hole
-    (never processed), reset (never processed), delay (`seconds` before), slow (after), garble.
+    Kinds: reject, fail (accepted, then this status), lose (accepted, then reset), hang
+    (accepted, never answered), black_hole (never processed), reset (never processed), delay
+    (`seconds` before), slow (after), garble.
     """
 
     kind: str
@@ -5751,6 +5753,12 @@ class Control:
         self._add(HttpFault(kind="reject", left=n, match=match, status=status,
                             body=body.encode()))
 
+    def fail_next(self, n: int = 1, status: int = 503, body: str = "", match: str = "create"
+                  ) -> None:
+        """Act on the next requests, and answer with this all the same."""
+        self._add(HttpFault(kind="fail", left=n, match=match, status=status,
+                            body=body.encode()))
+
     def lose_answers(self, n: int = 1, how: str = "reset", match: str = "create") -> None:
         """Act on the next requests, then `reset` the connection, or `hang` for ever."""
         if how not in ("reset", "hang"):
@@ -5799,8 +5807,12 @@ class Control:
         self._exchange.limits.is_on = is_on and self._exchange.limits.tier is not None
 
     def shift_clock(self, seconds: float) -> None:
-        """The exchange's clock, as signatures are judged, jumps by so much (0: true again)."""
+        """The clock the exchange shows and judges by jumps (0: true again).
+
+        Signatures, the `Date` header and `sending_ts_ms` move; the engine's own time does not.
+        """
         self._exchange.gate.clock_shift_us = int(seconds * SECOND_US)
+        self._exchange.hub.shift_us = int(seconds * SECOND_US)
 
     def set_latency(self, seconds: float) -> None:
         """Every order write takes so long to arrive (exchange time)."""
@@ -5811,7 +5823,7 @@ class Control:
         self.faults.clear()
         self.refuse_ws_until_us = 0
         exchange = self._exchange
-        exchange.gate.refuse_until_us = exchange.gate.clock_shift_us = 0
+        exchange.gate.refuse_until_us = exchange.gate.clock_shift_us = exchange.hub.shift_us = 0
         exchange.limits.storm_until_us = 0
         self.latency_s = 0.0
         for session in exchange.hub.sessions.values():
@@ -6010,6 +6022,7 @@ class FaultWeather:
             ("delay", lambda: control.delay(rng.uniform(0.2, 2.0), match="write")),
             ("lose_answers", lambda: control.lose_answers(1)),
             ("reject_next", lambda: control.reject_next(1, rng.choice((500, 502, 503, 504)))),
+            ("fail_next", lambda: control.fail_next(1, rng.choice((500, 502, 503, 504)))),
             ("drop_frames", lambda: control.drop_frames(1, "orderbook_delta")),
             ("drop_websockets", control.drop_websockets),
         ]
@@ -6103,21 +6116,6 @@ class Assembly:
                   *AccountCalls(engine, switches, self.gate, self.settings.tier).routes()]
         return RestApi(engine, self.gate, self.limits, switches, routes)
 
-    def make_runner(self) -> web.AppRunner:
-        """The server without a socket; its `server` makes protocols for memory links."""
-        return web.AppRunner(self.build_app(), access_log=None, shutdown_timeout=1.0)
-
-    def replay_status(self) -> Json:
-        """Where the tapes stand; {} without a tape."""
-        driver = self.driver
-        return driver.status(self.now_us()) if isinstance(driver, TapeDriver) else {}
-
-    def settle_tapes(self) -> None:
-        """End the tapes here and pay their markets with the recorded results."""
-        if isinstance(self.driver, TapeDriver):
-            self.driver.settle_now(self.now_us())
-            self.tick()
-
     def now_us(self) -> int:
         """Exchange time now, microseconds."""
         return int(self._time.wall_s() * SECOND_US)
@@ -6164,6 +6162,10 @@ def _garbled(answer: Answer, kind: str) -> Answer:
                                           if name != "order_id"})
         case "error_object":
             return Answer(answer.status, {"error": {"code": "internal", "message": "internal"}})
+        case "reordered":
+            rows = payload.get("orders")
+            return Answer(answer.status, payload | {"orders": rows[::-1]}
+                          if isinstance(rows, list) else payload)
         case "other_order":
             other = "00000000-0000-4000-8000-000000000000"
             return Answer(answer.status, payload | {"order_id": other})
@@ -6216,6 +6218,8 @@ class Shells(Assembly):
             return self._record(call, route.name, answer)
         if kind in ("lose", "hang"):
             return await self._vanish(request, call, route, hangs=kind == "hang")
+        if kind == "fail":
+            answer = Answer(fault.status, fault.body)
         if kind == "slow":
             await self._time.sleep(fault.seconds)
         if kind == "garble":
@@ -6267,7 +6271,7 @@ class Shells(Assembly):
         raw = payload if isinstance(payload, bytes) else (
             b"" if payload is None else orjson.dumps(payload))
         is_json = raw[:1] in (b"{", b"[") or payload is None
-        second = self.engine.now_us // SECOND_US
+        second = (self.engine.now_us + self.gate.clock_shift_us) // SECOND_US
         if self._date[0] != second:
             self._date = (second, formatdate(second, usegmt=True))
         headers = {"Date": self._date[1]}
@@ -6371,6 +6375,21 @@ class SimExchange(Shells):
             app.router.add_get("/sim/requests", self._sim_requests)
         app.router.add_route("*", "/{tail:.*}", self._rest)
         return app
+
+    def make_runner(self) -> web.AppRunner:
+        """The server without a socket; its `server` makes protocols for memory links."""
+        return web.AppRunner(self.build_app(), access_log=None, shutdown_timeout=1.0)
+
+    def replay_status(self) -> Json:
+        """Where the tapes stand; {} without a tape."""
+        driver = self.driver
+        return driver.status(self.now_us()) if isinstance(driver, TapeDriver) else {}
+
+    def settle_tapes(self) -> None:
+        """End the tapes here and pay their markets with the recorded results."""
+        if isinstance(self.driver, TapeDriver):
+            self.driver.settle_now(self.now_us())
+            self.tick()
 
     async def start(self, host: str = "127.0.0.1", port: int = 0) -> Address:
         """Listen on a real socket and start the drivers. OSError when the port is taken."""

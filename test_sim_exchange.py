@@ -41,6 +41,7 @@ import time
 from collections import Counter, defaultdict
 from collections.abc import Callable, Iterator
 from contextlib import suppress
+from email.utils import parsedate_to_datetime
 from itertools import pairwise
 from pathlib import Path
 from typing import Any
@@ -2844,6 +2845,197 @@ def test_shadows_of_one_stream_of_orders_are_ordered_by_model() -> None:
 
 
 # ======================================================================================
+# Every switch changes what is seen
+# ======================================================================================
+def switched(name: str, value: str, **settings: Any) -> World:
+    return World(switches={name: value}, **settings)
+
+
+def create_body(**more: Any) -> dict[str, Any]:
+    return {"ticker": TICKER, "side": "bid", "price": "0.10", "count": "1",
+            "time_in_force": "good_till_canceled", "self_trade_prevention_type": "taker_at_cross",
+            **more}
+
+
+CREATE = "/portfolio/events/orders"
+
+
+@pytest.mark.parametrize(("value", "want"), [
+    ("market_inactive/400", (400, "market_inactive")), ("market_closed/400",
+                                                        (400, "market_closed")),
+    ("not_found/404", (404, "not_found")), ("market_inactive/409", (409, "market_inactive"))])
+def test_switch_closed_market_code(value: str, want: tuple[int, str]) -> None:
+    world = switched("closed_market_code", value)
+    _, made = world.create("bid", "0.10", "1")
+    world.engine.set_close_time(TICKER, world.engine.now_us)
+    for method, path, body in (("POST", CREATE, create_body()),
+                               ("DELETE", f"{CREATE}/{made['order_id']}", None)):
+        status, answer = world.rest(method, path, body)
+        assert (status, answer["error"]["code"]) == want
+
+
+@pytest.mark.parametrize(("value", "code"), [("market_not_found/404", "market_not_found"),
+                                             ("not_found/404", "not_found")])
+def test_switch_unknown_market_code(value: str, code: str) -> None:
+    status, answer = switched("unknown_market_code", value).create("bid", "0.1", "1", ticker="KXNO")
+    assert (status, answer["error"]["code"]) == (404, code)
+
+
+@pytest.mark.parametrize(("value", "key"), [("invalid_parameters", "error"),
+                                            ("bad_request", "code")])
+def test_switch_missing_field_code(value: str, key: str) -> None:
+    body = create_body()
+    del body["count"]
+    status, answer = switched("missing_field_code", value).rest("POST", CREATE, body)
+    assert (status, key in answer) == (400, True)
+
+
+@pytest.mark.parametrize(("value", "status"), [("ignored", 201), ("refused", 400)])
+def test_switch_extra_fields(value: str, status: int) -> None:
+    assert switched("extra_fields", value).create("bid", "0.1", "1", colour="red")[0] == status
+
+
+@pytest.mark.parametrize(("value", "want"), [("Decrease", "Decrease"), ("none", None)])
+def test_switch_plain_cancel_reason(value: str, want: str | None) -> None:
+    world = switched("plain_cancel_reason", value)
+    socket = world.socket()
+    socket.send("subscribe", channels=["user_orders"])
+    _, made = world.create("bid", "0.10", "1")
+    world.rest("DELETE", f"{CREATE}/{made['order_id']}")
+    assert socket.read()[-1]["msg"].get("last_update_reason") == want
+
+
+@pytest.mark.parametrize(("value", "kind"), [("ok", "ok"), ("subscribed", "subscribed")])
+def test_switch_resubscribe_reply(value: str, kind: str) -> None:
+    socket = switched("resubscribe_reply", value).socket()
+    socket.send("subscribe", channels=["trade"])
+    assert kinds(socket.send("subscribe", channels=["trade"])) == [kind]
+
+
+@pytest.mark.parametrize(("value", "want"), [("sent", "0.0000"), ("absent", None)])
+def test_switch_liquidity_dollars(value: str, want: str | None) -> None:
+    market = switched("liquidity_dollars", value).rest("GET", f"/markets/{TICKER}")[1]["market"]
+    assert market.get("liquidity_dollars") == want
+
+
+@pytest.mark.parametrize(("value", "want"), [("on", True), ("off", False)])
+def test_switch_sending_ts_ms(value: str, want: bool) -> None:
+    world = switched("sending_ts_ms", value)
+    socket = world.socket()
+    frames = socket.send("subscribe", channels=["orderbook_delta"], market_ticker=TICKER)
+    assert [("sending_ts_ms" in frame) for frame in frames] == [want] * 2
+
+
+@pytest.mark.parametrize(("value", "want"), [("on", ["ok", "orderbook_snapshot"]), ("off", ["ok"])])
+def test_switch_add_markets_snapshot(value: str, want: list[str]) -> None:
+    world = switched("add_markets_snapshot", value)
+    add_market(world.engine, "KXB-26NOV22-T1")
+    socket = world.socket()
+    socket.send("subscribe", channels=["orderbook_delta"], market_ticker=TICKER)
+    assert kinds(socket.send("update_subscription", sids=[1], action="add_markets",
+                             market_tickers=["KXB-26NOV22-T1"])) == want
+
+
+@pytest.mark.parametrize("value", ["0", "1"])
+def test_switch_unsubscribed_seq(value: str) -> None:
+    socket = switched("unsubscribed_seq", value).socket()
+    socket.send("subscribe", channels=["fill"])
+    assert socket.send("unsubscribe", sids=[1])[0]["seq"] == int(value)
+
+
+@pytest.mark.parametrize(("value", "status"), [("201", 201), ("400", 400)])
+def test_switch_batch_status(value: str, status: int) -> None:
+    bad = create_body(count="9999999")
+    assert switched("batch_status", value).rest("POST", f"{CREATE}/batched",
+                                                {"orders": [bad]})[0] == status
+
+
+@pytest.mark.parametrize(("value", "named"), [("off", None), ("on", "b-1")])
+def test_switch_batch_error_has_client_id(value: str, named: str | None) -> None:
+    bad = create_body(count="9999999", client_order_id="b-1")
+    rows = switched("batch_error_has_client_id", value).rest(
+        "POST", f"{CREATE}/batched", {"orders": [bad]})[1]["orders"]
+    assert rows[0].get("client_order_id") == named
+
+
+@pytest.mark.parametrize(("value", "is_named"), [("empty", False), ("generated", True)])
+def test_switch_omitted_client_order_id(value: str, is_named: bool) -> None:
+    world = switched("omitted_client_order_id", value)
+    _, made = world.create("bid", "0.10", "1")
+    assert ("client_order_id" in made) == is_named
+    assert bool(world.rest("GET", "/portfolio/orders")[1]["orders"][0]["client_order_id"]) == (
+        is_named)
+
+
+@pytest.mark.parametrize(("value", "status"), [("works", 200), ("refused", 409)])
+def test_switch_market_pause_cancel(value: str, status: int) -> None:
+    world = switched("market_pause_cancel", value)
+    _, made = world.create("bid", "0.10", "1")
+    world.engine.deactivate(TICKER)
+    assert world.rest("DELETE", f"{CREATE}/{made['order_id']}")[0] == status
+
+
+@pytest.mark.parametrize(("value", "status"), [("ioc", 201), ("refused", 409)])
+def test_switch_fok_self_cross(value: str, status: int) -> None:
+    world = switched("fok_self_cross", value)
+    world.create("ask", "0.50", "5")
+    assert world.create("bid", "0.50", "5", time_in_force="fill_or_kill")[0] == status
+
+
+@pytest.mark.parametrize(("value", "status"), [("account", 409), ("subaccount", 201),
+                                               ("shard", 409)])
+def test_switch_dedupe_scope(value: str, status: int) -> None:
+    world = switched("dedupe_scope", value, tier="advanced")
+    world.rest("POST", "/portfolio/subaccounts", {})
+    world.exchange.engine.accounts[1].move_cash(10**9, 0)
+    world.create("bid", "0.10", "1", client_order_id="x")
+    assert world.create("bid", "0.10", "1", client_order_id="x", subaccount=1)[0] == status
+
+
+@pytest.mark.parametrize(("value", "code"), [("forbidden", "forbidden"),
+                                             ("permission_denied", "permission_denied")])
+def test_switch_forbidden_code(value: str, code: str) -> None:
+    world = switched("forbidden_code", value)
+    world.exchange.control.set_scopes(["read"])
+    assert world.create("bid", "0.10", "1") == (403, {"error": {
+        "code": code, "message": code.replace("_", " ")}})
+    assert world.rest("GET", "/api_keys")[1]["api_keys"][0]["scopes"] == ["read"]
+
+
+@pytest.mark.parametrize(("value", "traded"), [("all_fills", 750_000), ("opening", 500_000)])
+def test_switch_total_traded(value: str, traded: int) -> None:
+    account = sim.Account(0, 10**9, 0, sim.Switches({"total_traded": value}))
+    account.book("A", 100, 5000, 0, 1)
+    account.book("A", -50, 5000, 0, 2)
+    assert account.state("A").traded_ud == traded
+
+
+@pytest.mark.parametrize(("value", "fee"), [("current", 163_200), ("june", 163_200)])
+@pytest.mark.parametrize(("precision", "factor"), [("direct", 1), ("app", 100)])
+def test_switches_of_fees_reach_the_engine(value: str, fee: int, precision: str,
+                                           factor: int) -> None:
+    engine = make_engine(fee_rounding=value, fee_precision=precision)
+    crowd(engine, "ask", "0.63", "10")
+    engine.create(order("bid", "0.63", "10"))
+    step = 100 * factor
+    assert engine.account.cash_ud % step == 0
+    assert engine.fills[0].fee_ud in (fee, 170_000)
+
+
+@pytest.mark.parametrize(("value", "status"), [("10", 401), ("30", 200)])
+def test_switch_skew_window(value: str, status: int) -> None:
+    world = switched("skew_window_s", value)
+    headers = world.signer.headers("GET", BALANCE, NOW_S - 20)
+    assert world.rest("GET", "/portfolio/balance", headers=headers)[0] == status
+
+
+def test_every_switch_is_tried_with_every_value() -> None:
+    source = Path(__file__).read_text()
+    assert [name for name in sim.SWITCHES if f'"{name}"' not in source
+            and f"{name}=" not in source] == []
+
+
+# ======================================================================================
 # §E14 FAULTS AND CONTROL, §E15 EXCHANGE
 # ======================================================================================
 class Live:
@@ -2966,13 +3158,40 @@ async def test_rejects_delays_and_garbled_answers() -> None:
         before = time.monotonic()
         assert (await live.create())[0] == 201
         assert time.monotonic() - before >= 0.2
-        for kind in sim.GARBLES:
+        for kind in sim.GARBLES[:7]:
             control.garble_next(kind)
             status, body = await live.create()
             assert status == 201
             with pytest.raises((orjson.JSONDecodeError, KeyError, AssertionError)):
                 assert orjson.loads(body)["order_id"] in live.exchange.engine.orders
-        assert len(live.exchange.account.orders) == 1 + len(sim.GARBLES)
+        control.fail_next(1, 502)
+        assert (await live.create())[0] == 502
+        assert len(live.exchange.account.orders) == 1 + 7 + 1
+
+
+async def test_a_reordered_batch_answers_everything_in_another_order() -> None:
+    async with Live() as live:
+        live.exchange.control.garble_next("reordered", match="batch_create")
+        body = {"ticker": TICKER, "side": "bid", "price": "0.10", "count": "1",
+                "time_in_force": "good_till_canceled", "self_trade_prevention_type": "maker"}
+        _, raw = await live.call("POST", "/portfolio/events/orders/batched", {
+            "orders": [body | {"client_order_id": name} for name in ("a", "b", "c")]})
+        assert [row["client_order_id"] for row in orjson.loads(raw)["orders"]] == ["c", "b", "a"]
+
+
+async def test_a_shifted_clock_shows_in_date_and_frames_and_judges_signatures() -> None:
+    async with Live() as live:
+        socket = await live.socket()
+        live.exchange.control.shift_clock(-10)
+        async with live.http.get(f"{live.base}{sim.REST_ROOT}/exchange/status") as answer:
+            told = parsedate_to_datetime(answer.headers["Date"]).timestamp()
+        assert -12 < told - time.time() < -9
+        await socket.send_json({"id": 1, "cmd": "subscribe", "params": {"channels": ["trade"]}})
+        assert -11 < (await next_frame(socket))["sending_ts_ms"] / 1000 - time.time() < -9
+        assert (await live.create())[0] == 201
+        live.exchange.control.shift_clock(-20)
+        assert (await live.create())[0] == 401
+        await socket.close()
 
 
 async def test_storms_refusals_and_moved_clocks_end_by_themselves_or_by_heal() -> None:
@@ -3098,7 +3317,7 @@ def test_fault_weather_strikes_with_every_kind(world: World, level: str) -> None
     control.drop_websockets = lambda: None              # type: ignore[method-assign]
     weather = sim.FaultWeather(control, random.Random(1), level)
     struck = Counter(weather.strike() for _ in range(300))
-    assert len(struck) == (5 if level == "mild" else 14)
+    assert len(struck) == (6 if level == "mild" else 15)
     assert all(weather.wait_s() > 0 for _ in range(100))
 
 
