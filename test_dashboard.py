@@ -63,6 +63,8 @@ WAIT_MS = 6000
 
 Row = dict[str, Any]
 
+pytestmark = pytest.mark.browser
+
 
 # ======================================================================================
 # The stub: the trader's wire, made small
@@ -793,11 +795,13 @@ def test_stub_pasted_token_is_checked_before_it_unlocks(desk: Desk) -> None:
     desk.wait_text("#b-lock", "Unlocked")
 
 
-@pytest.mark.parametrize("key", ["p", "c", "f", "Shift+K"])
 def test_stub_locked_page_opens_the_unlock_dialog_instead_of_acting(
-        desk: Desk, stub: DeskStub, key: str) -> None:
-    desk.page.keyboard.press(key)
-    desk.wait_text("#h-ask", "Unlock")
+        desk: Desk, stub: DeskStub) -> None:
+    for key in ("p", "c", "f", "Shift+K"):
+        desk.page.keyboard.press(key)
+        desk.wait_text("#h-ask", "Unlock")
+        desk.page.keyboard.press("Escape")
+        desk.page.wait_for_selector("#ask", state="hidden")
     assert control_posts(stub) == []
 
 
@@ -1002,19 +1006,20 @@ def test_stub_contrast_of_text_and_marks(browser: Any, stub: DeskStub, theme: st
 
 
 @pytest.mark.parametrize("theme", ["dark", "light"])
-@pytest.mark.parametrize(("width", "height"), [(1440, 900), (1280, 720), (1024, 768), (360, 740)])
-def test_stub_shape_never_scrolls_sideways(browser: Any, stub: DeskStub, theme: str,
-                                           width: int, height: int) -> None:
-    desk = Desk(browser, stub.url, width=width, height=height, theme=theme).open()
-    tabs = range(10) if width == 360 else (1, 2)
-    for tab in tabs:
-        desk.page.keyboard.press(str(tab))
-        over = desk.page.evaluate("document.documentElement.scrollWidth - innerWidth")
-        assert over <= 0, f"tab {tab}"
-    if width >= 1280:
-        assert desk.page.evaluate("document.documentElement.scrollHeight <= innerHeight")
+def test_stub_shape_never_scrolls_sideways(browser: Any, stub: DeskStub, theme: str) -> None:
     OUTPUT.mkdir(exist_ok=True)
-    desk.page.screenshot(path=OUTPUT / f"desk-{theme}-{width}.png", full_page=width < 1200)
+    desk = Desk(browser, stub.url, theme=theme).open()
+    for width, height in ((1440, 900), (1280, 720), (1024, 768), (640, 360), (360, 740)):
+        desk.page.set_viewport_size({"width": width, "height": height})
+        for tab in range(10) if width == 360 else (2, 1):
+            desk.page.keyboard.press(str(tab))
+            over = desk.page.evaluate("document.documentElement.scrollWidth - innerWidth")
+            assert over <= 0, f"{width} px, tab {tab}"
+        if width >= 1280:
+            tall = desk.page.evaluate("document.documentElement.scrollHeight - innerHeight")
+            assert tall <= 0, f"the first screen scrolls at {width} x {height}"
+        desk.page.wait_for_timeout(150)
+        desk.page.screenshot(path=OUTPUT / f"desk-{theme}-{width}.png", full_page=width < 1200)
     desk.close()
 
 
@@ -1348,13 +1353,24 @@ def test_first_live_frame_is_painted_within_five_seconds_of_the_launch(
     assert min(took_s) <= 5.0
 
 
+@pytest.fixture(scope="module")
+def trading_desk(browser: Any, early_trader: Trader | None) -> Iterator[Desk]:
+    """One page for the tests that only look; the trader has filled something by then."""
+    if early_trader is None:
+        pytest.skip(NO_TRADER)
+    early_trader.until_ready()
+    until(lambda: early_trader.rows("fills"), what="the first fill", s=40)
+    desk = Desk(browser, early_trader.url).open()
+    yield desk
+    desk.close()
+
+
 @pytest.mark.parametrize(("key", "selector", "topic", "fields", "expected"), PANELS,
                          ids=[p[2] for p in PANELS])
-def test_panel_shows_what_get_gives(browser: Any, shared_trader: Trader, key: str, selector: str,
-                                    topic: str, fields: tuple[str, ...],
+def test_panel_shows_what_get_gives(trading_desk: Desk, shared_trader: Trader, key: str,
+                                    selector: str, topic: str, fields: tuple[str, ...],
                                     expected: Callable[[Row], tuple[str, ...]]) -> None:
-    until(lambda: shared_trader.rows("fills"), what="the first fill", s=30)
-    desk = Desk(browser, shared_trader.url).open()
+    desk = trading_desk
     desk.page.keyboard.press(key)
     names = {"risk": ("limit", "scope")}.get(topic, KEYS[topic])
     matched: set[str] = set()
@@ -1368,11 +1384,11 @@ def test_panel_shows_what_get_gives(browser: Any, shared_trader: Trader, key: st
         return bool(visible) and visible <= matched
 
     until(all_matched, what=f"each row of {topic} was seen equal on page and GET", s=10)
-    desk.close()
 
 
-def test_headline_and_status_come_from_one_place(browser: Any, shared_trader: Trader) -> None:
-    desk = Desk(browser, shared_trader.url).open()
+def test_headline_and_status_come_from_one_place(
+        trading_desk: Desk, shared_trader: Trader) -> None:
+    desk = trading_desk
 
     def is_equal() -> bool:
         shown = desk.text("#n-equity output")
@@ -1392,20 +1408,18 @@ def test_headline_and_status_come_from_one_place(browser: Any, shared_trader: Tr
           what="every component is listed")
     desk.page.keyboard.press("9")
     desk.wait_text("#activity .log-host tbody", "ready|acting")
-    desk.close()
 
 
 def test_explain_drawer_shows_the_record_of_the_trader(
-        browser: Any, shared_trader: Trader) -> None:
-    until(lambda: shared_trader.rows("fills"), what="the first fill", s=30)
+        trading_desk: Desk, shared_trader: Trader) -> None:
+    desk = trading_desk
     fill_row = shared_trader.rows("fills")[-1]
     record = shared_trader.get(f"explain/{fill_row['fill_id']}")
-    desk = Desk(browser, shared_trader.url).open()
     desk.page.keyboard.press("3")
     desk.page.click(f"#fills tr[data-key='{fill_row['fill_id']}'] button")
     desk.wait_text("#explain", record["ticker"].replace(".", "\\."))
     desk.wait_text("#explain", record["reason"])
-    desk.close()
+    desk.page.keyboard.press("Escape")
 
 
 def test_pause_cancels_and_resume_opens_again(browser: Any, shared_trader: Trader) -> None:
