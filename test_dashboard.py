@@ -1018,6 +1018,7 @@ def test_stub_shape_never_scrolls_sideways(browser: Any, stub: DeskStub, theme: 
         if width >= 1280:
             tall = desk.page.evaluate("document.documentElement.scrollHeight - innerHeight")
             assert tall <= 0, f"the first screen scrolls at {width} x {height}"
+        desk.page.evaluate("scrollTo(0, 0)")
         desk.page.wait_for_timeout(150)
         desk.page.screenshot(path=OUTPUT / f"desk-{theme}-{width}.png", full_page=width < 1200)
     desk.close()
