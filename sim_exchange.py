@@ -977,8 +977,8 @@ GROUP_WINDOW_US = 15 * SECOND_US
 # Position:  Uses §E01, §E03, §E05. Held by §E07; filled by the drivers (§E12, §E13).
 # Principle: The grid is the list of ranges; the label of a grid decides nothing.
 # ======================================================================================
-TRADES_KEPT_MAX = 5_000                 # prints kept per market
-MINUTES_KEPT_MAX = 4_320                # minute candles kept per market: three days
+TRADES_KEPT_MAX = 1_000                 # prints kept per market
+MINUTES_KEPT_MAX = 1_500                # minute candles kept per market: a day and an hour
 
 
 def _ranges(*rows: tuple[int, int, int]) -> tuple[tuple[int, int, int], ...]:
@@ -1730,6 +1730,8 @@ class Creating(Matching):
         if known is not None:
             return known
         self._check_open(market)
+        if len(self.open) >= OPEN_ORDERS_MAX:
+            raise Refusal(400, "invalid_order", "too many open orders")
         group = self._group_for(request.group_id)
         request = self._cap(request, account)
         if request.count_h:
@@ -2131,7 +2133,8 @@ class Commands(Changing):
         self._tell_group(group, "deleted")
 
 
-ORDERS_KEPT_MAX = 1_000_000
+ORDERS_KEPT_MAX = 100_000
+OPEN_ORDERS_MAX = 200_000
 GROUPS_MAX = 100_000
 
 
@@ -4947,6 +4950,11 @@ class SyntheticDriver:
                 heappush(due, (at_us + max(1_000, int(wait_s * self._pace * SECOND_US)), number,
                                act))
 
+    def postpone(self, now_us: int) -> None:
+        """Whatever is overdue is due now: a pause is not caught up with."""
+        self._due = [(max(at_us, now_us), number, act) for at_us, number, act in self._due]
+        heapq.heapify(self._due)
+
     def _maker(self, hidden: SyntheticMarket, now_us: int) -> float | None:
         market = hidden.market
         if market.status in ("closed", "determined", "finalized"):
@@ -5573,7 +5581,7 @@ class TapeDriver:
 # Position:  Uses §E01 to §E11. Owned by §E15; tests hold it as `control`.
 # Principle: A fault is observed misbehaviour of the real thing, switched on for a while.
 # ======================================================================================
-REQUESTS_KEPT_MAX = 100_000
+REQUESTS_KEPT_MAX = 50_000
 HANG_S = 120.0                          # how long a black hole keeps a connection
 GARBLES = ("truncated", "html", "empty", "no_order_id", "error_object", "wrong_type",
            "other_order", "reordered")
@@ -5618,12 +5626,10 @@ class HttpFault:
 class Tamper:
     """What happens to outgoing frames. Counts go down with each frame they touch."""
 
-    def __init__(self, schedule: Callable[[float, Callable[[], None]], object]) -> None:
-        self.drop = self.duplicate = self.reorder = self.corrupt = self.mute = 0
+    def __init__(self) -> None:
+        self.drop = self.duplicate = self.reorder = self.corrupt = 0
         self.is_muted = False
-        self.delay_s = 0.0
         self.kind = ""
-        self._schedule = schedule
         self._held: list[str] = []
 
     def pass_on(self, text: str) -> list[str]:
@@ -5738,8 +5744,11 @@ class Control:
         engine.crowd_order(engine.market_of(ticker), side == "bid", price_cc, count_h, rests)
 
     def freeze_crowd(self, is_frozen: bool = True) -> None:
-        """Stop or restart the synthetic agents."""
-        self._exchange.is_crowd_frozen = is_frozen
+        """Stop or restart the synthetic agents; what they missed meanwhile does not happen."""
+        exchange = self._exchange
+        if not is_frozen and isinstance(exchange.driver, SyntheticDriver):
+            exchange.driver.postpone(exchange.now_us())
+        exchange.is_crowd_frozen = is_frozen
 
     def set_switch(self, name: str, value: str) -> None:
         """Change a named switch while running."""
@@ -5825,7 +5834,7 @@ class Control:
         exchange = self._exchange
         exchange.gate.refuse_until_us = exchange.gate.clock_shift_us = exchange.hub.shift_us = 0
         exchange.limits.storm_until_us = 0
-        self.latency_s = 0.0
+        self.latency_s = exchange.frame_delay_s = 0.0
         for session in exchange.hub.sessions.values():
             session.tamper = None
 
@@ -5843,7 +5852,7 @@ class Control:
         exchange = self._exchange
         rows = []
         for session in exchange.hub.sessions.values():
-            session.tamper = session.tamper or Tamper(exchange.call_later)
+            session.tamper = session.tamper or Tamper()
             session.tamper.kind = kind
             rows.append(session.tamper)
         return rows
@@ -6101,6 +6110,7 @@ class Assembly:
         self.request_log: deque[RequestRecord] = deque(maxlen=REQUESTS_KEPT_MAX)
         self.is_crowd_frozen = False
         self.frame_delay_s = 0.0
+        self._late: deque[tuple[asyncio.Transport, bytes]] = deque()
         self.key_path = ""
         self._sockets: dict[int, tuple[Session, web.WebSocketResponse, asyncio.Transport]] = {}
         self._tasks: list[asyncio.Task[None]] = []
@@ -6130,11 +6140,6 @@ class Assembly:
     @staticmethod
     def _call_soon(action: Callable[[], None]) -> None:
         asyncio.get_running_loop().call_soon(action)
-
-    @staticmethod
-    def call_later(seconds: float, action: Callable[[], None]) -> object:
-        """Run `action` after real seconds of the running loop."""
-        return asyncio.get_running_loop().call_later(seconds, action)
 
 
 def _credentials_for(settings: SimSettings, rng: random.Random) -> Credentials:
@@ -6304,10 +6309,13 @@ class Shells(Assembly):
         return socket
 
     def _write(self, transport: asyncio.Transport, data: bytes) -> None:
-        if self.frame_delay_s > 0:
-            self.call_later(self.frame_delay_s, lambda: self._write_now(transport, data))
+        if self.frame_delay_s <= 0 and not self._late:
+            self._write_now(transport, data)
             return
-        self._write_now(transport, data)
+        # Timers with equal deadlines may swap, so each one delivers the oldest bytes.
+        self._late.append((transport, data))
+        asyncio.get_running_loop().call_later(
+            self.frame_delay_s, lambda: self._write_now(*self._late.popleft()))
 
     @staticmethod
     def _write_now(transport: asyncio.Transport, data: bytes) -> None:

@@ -1060,6 +1060,24 @@ def test_decrease_to_zero_and_up_can_be_refused() -> None:
     assert refused(lambda: engine.decrease(mine.order_id, by_h=None, to_h=600)).startswith("400")
 
 
+def test_records_stay_within_their_bounds(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(sim, "ORDERS_KEPT_MAX", 50)
+    monkeypatch.setattr(sim, "OPEN_ORDERS_MAX", 3)
+    engine = make_engine()
+    kept = engine.create(order("bid", "0.10", "1", client_order_id="kept"))
+    for n in range(200):
+        crowd(engine, "ask", "0.50", "1")
+        engine.create(order("bid", "0.50", "1", client_order_id=f"c{n}"))
+    assert len(engine.orders) <= 51
+    assert len(engine.fills) <= 51
+    assert engine.orders[kept.order_id] is kept
+    assert refused(lambda: engine.create(order("bid", "0.1", "1", client_order_id="c0"))) == (
+        "409 order_already_exists")
+    for _ in range(2):
+        engine.create(order("bid", "0.10", "1"))
+    assert refused(lambda: engine.create(order("bid", "0.1", "1"))).startswith("400 invalid_order")
+
+
 def test_cancel_of_anything_not_resting_is_the_same_404() -> None:
     engine = make_engine()
     mine = engine.create(order("bid", "0.40", "5"))
@@ -3220,6 +3238,39 @@ async def test_sockets_can_be_cut_and_refused() -> None:
         with pytest.raises(aiohttp.WSServerHandshakeError) as caught:
             await live.socket()
         assert caught.value.status == 502
+
+
+async def test_delayed_frames_arrive_late_and_in_order() -> None:
+    async with Live() as live:
+        socket = await live.socket()
+        await socket.send_json({"id": 1, "cmd": "subscribe", "params": {
+            "channels": ["orderbook_delta"], "market_ticker": TICKER}})
+        seqs = [(await next_frame(socket)).get("seq") for _ in range(2)]
+        live.exchange.control.delay_frames(0.2)
+        before = time.monotonic()
+        for n in range(10):
+            crowd(live.exchange.engine, "bid", f"0.{10 + n}", "1")
+            await asyncio.sleep(0)
+        live.exchange.control.heal()
+        crowd(live.exchange.engine, "bid", "0.30", "1")
+        seqs += [(await next_frame(socket))["seq"] for _ in range(11)]
+        assert time.monotonic() - before >= 0.2
+        assert seqs == [None, *range(1, 13)]
+        await socket.close()
+
+
+def test_a_frozen_crowd_does_nothing_and_does_not_catch_up() -> None:
+    world = World(markets=3, seed=2)
+    control = world.exchange.control
+    world.advance(10)
+    control.freeze_crowd()
+    before = sum(market.volume_h for market in world.engine.markets.values())
+    world.advance(600)
+    control.freeze_crowd(False)
+    world.advance(0.001)
+    assert sum(market.volume_h for market in world.engine.markets.values()) - before < 10_000
+    world.advance(60)
+    assert sum(market.volume_h for market in world.engine.markets.values()) > before
 
 
 def subscribed(world: World) -> Socket:
