@@ -911,6 +911,9 @@ def test_stub_one_order_is_cancelled_by_a_click_and_all_by_holding(
     assert path == "control/cancel-all"
     assert one["client_order_id"] == "kt-paper-4f2c-7f3a-1"
     assert set(every) == {"key"}
+    desk.page.keyboard.press("c")
+    until(lambda: len(control_posts(stub)) == 3, what="the market's orders are cancelled")
+    assert control_posts(stub)[2][1]["ticker"] == "KXCPI-26DEC-T3"
     desk.close()
 
 
@@ -1008,6 +1011,7 @@ def test_stub_contrast_of_text_and_marks(browser: Any, stub: DeskStub, theme: st
 @pytest.mark.parametrize("theme", ["dark", "light"])
 def test_stub_shape_never_scrolls_sideways(browser: Any, stub: DeskStub, theme: str) -> None:
     OUTPUT.mkdir(exist_ok=True)
+    (OUTPUT / ".gitignore").write_text("*\n", "ascii")        # pictures are never committed
     desk = Desk(browser, stub.url, theme=theme).open()
     for width, height in ((1440, 900), (1280, 720), (1024, 768), (640, 360), (360, 740)):
         desk.page.set_viewport_size({"width": width, "height": height})
