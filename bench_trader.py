@@ -28,9 +28,11 @@ from __future__ import annotations
 import argparse
 import asyncio
 import base64
+import contextlib
 import gc
 import hashlib
 import importlib
+import importlib.util
 import json
 import os
 import random
@@ -41,7 +43,8 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Callable
+from collections import Counter
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -49,7 +52,7 @@ from typing import Any
 import aiohttp
 import orjson
 from cryptography.hazmat.primitives import serialization
-from cryptography.hazmat.primitives.asymmetric import ed25519
+from cryptography.hazmat.primitives.asymmetric import ed25519, rsa
 
 import trader as t
 
@@ -225,290 +228,467 @@ from trader import Decision, Reason, Side, Want
 
 
 class Taker:
-    """Wants one contract at the bid of every change it sees: one create per tick."""
+    """Wants one contract at the best bid whenever a tick of the stub has raised it."""
 
     name = "bench_taker"
 
     @dataclass(frozen=True)
     class Params:
-        size_h: int = 100
+        floor_cc: int = 4500
 
     def __init__(self, params):
         self.p = params
 
     def decide(self, view):
-        want = Want(slot="t", side=Side.YES, price_cc=view.bid_cc, count_h=self.p.size_h, take=True)
+        if view.bid_cc < self.p.floor_cc:
+            return Decision(wants=(), reason=Reason.EDGE_BELOW_COST)
+        want = Want(slot="t", side=Side.YES, price_cc=view.bid_cc, count_h=100, take=True)
         return Decision(wants=(want,), reason=Reason.ACTED)
 '''
+
+FLOOR_CC = 4500  # the book rests below; each tick of the stub puts a new best bid above
+TICK_PRICES = 97  # different ones in a row, so that no order repeats one within its window
+TICK_GAP_S = 0.01
+WARM_ORDERS = 20
+WARM_LIMIT_S = 30.0
+ORDER_PATH = b"/portfolio/events/orders "
+
+
+class StubLine(asyncio.Protocol):
+    """One connection of the stub, first HTTP, then perhaps WebSocket; stamps what it hears at once."""
+
+    def __init__(self, stub: StubExchange) -> None:
+        self._stub = stub
+        self._buffer = b""
+        self._is_socket = False
+        self._sids = 0
+        self._transport: Any = None
+
+    def connection_made(self, transport: Any) -> None:
+        """Switch off Nagle's wait: its milliseconds would be measured as ours."""
+        self._transport = transport
+        transport.get_extra_info("socket").setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+
+    def connection_lost(self, exc: Exception | None) -> None:
+        """The client is gone; ticks to it have nowhere to go."""
+        if self._is_socket:
+            self._stub.is_done.set()
+
+    def data_received(self, data: bytes) -> None:
+        """Stamp first, then take apart."""
+        heard_s = time.perf_counter()
+        if not self._buffer and data.startswith(b"POST ") and ORDER_PATH in data:
+            self._stub.hear_order(heard_s)
+        self._buffer += data
+        while self._take_frame() if self._is_socket else self._take_request():
+            pass
+
+    def _take_request(self) -> bool:
+        """Answer one whole request of the buffer; False when there is none."""
+        head, end, rest = self._buffer.partition(b"\r\n\r\n")
+        if not end:
+            return False
+        line, *rows = head.decode().split("\r\n")
+        headers = {k.lower(): v for k, _, v in (row.partition(": ") for row in rows)}
+        size = int(headers.get("content-length", 0))
+        if len(rest) < size:
+            return False
+        body, self._buffer = rest[:size], rest[size:]
+        if headers.get("upgrade", "").lower() == "websocket":
+            self._upgrade(headers["sec-websocket-key"])
+            return True
+        method, target, _ = line.split(" ")
+        status, answer = self._stub.answer(method, target.partition("?")[0], body)
+        text = orjson.dumps(answer)
+        date = time.strftime("%a, %d %b %Y %H:%M:%S GMT", time.gmtime())
+        self._transport.write(
+            f"HTTP/1.1 {status} OK\r\nContent-Type: application/json\r\nDate: {date}\r\n"
+            f"Content-Length: {len(text)}\r\n\r\n".encode() + text
+        )
+        return True
+
+    def _upgrade(self, key: str) -> None:
+        guid = b"258EAFA5-E914-47DA-95CA-C5AB0DC85B11"
+        accept = base64.b64encode(hashlib.sha1(key.encode() + guid).digest()).decode()
+        self._transport.write(
+            "HTTP/1.1 101 Switching Protocols\r\nUpgrade: websocket\r\nConnection: Upgrade\r\n"
+            f"Sec-WebSocket-Accept: {accept}\r\n\r\n".encode()
+        )
+        self._is_socket = True
+
+    def _take_frame(self) -> bool:
+        """Answer one whole client frame of the buffer; False when there is none."""
+        data = self._buffer
+        if len(data) < 6:
+            return False
+        size, at = data[1] & 0x7F, 2
+        if size == 126:
+            size, at = int.from_bytes(data[2:4]), 4
+        if len(data) < at + 4 + size:
+            return False
+        mask, self._buffer = data[at : at + 4], data[at + 4 + size :]
+        payload = bytes(b ^ mask[i % 4] for i, b in enumerate(data[at + 4 : at + 4 + size]))
+        if data[0] & 0x0F == 0x9:
+            self._transport.write(bytes([0x8A, len(payload)]) + payload)
+        elif data[0] & 0x0F == 0x1 and (command := orjson.loads(payload)).get("cmd") == "subscribe":
+            for channel in command["params"]["channels"]:
+                self._sids += 1
+                self.send(ws_frame({"type": "subscribed", "id": command["id"],
+                                    "msg": {"channel": channel, "sid": self._sids}}))
+                if channel == "orderbook_delta":
+                    self._stub.begin(self, self._sids)
+        return True
+
+    def send(self, frame: bytes) -> None:
+        """Hand one frame to the kernel."""
+        self._transport.write(frame)
+
+
+def ws_frame(obj: Any) -> bytes:
+    """A server's text frame."""
+    data = orjson.dumps(obj)
+    head = bytes([0x81, len(data)]) if len(data) < 126 else b"\x81\x7e" + len(data).to_bytes(2)
+    return head + data
 
 
 class StubExchange:
     """Raw sockets on loopback that speak just enough to be traded with, and stamp two moments.
 
-    A tick is stamped when its frame is handed to the kernel, its order when the first byte of the
-    POST is read. Everything else is answered from a table.
+    A tick is stamped right before its bytes go to the kernel, its order when the first bytes of the
+    POST are read; only the first order after a tick counts, and a tick without one is missed.
     """
 
     def __init__(self, ticks: int) -> None:
         self.ticks = ticks
-        self.sent_s = 0.0
         self.latencies_us: list[float] = []
-        self.orders = 0
+        self.missed = self.extra = self._warm = 0
         self.is_done = asyncio.Event()
-        self._socket: asyncio.StreamWriter | None = None
+        self._tick_s = 0.0
         self._seq = 0
-        self._tasks: set[asyncio.Task[None]] = set()
+        self._server: asyncio.Server | None = None
+        self._ticker: asyncio.Task[None] | None = None
 
     async def serve(self) -> int:
-        server = await asyncio.start_server(self._client, "127.0.0.1", 0)
-        return int(server.sockets[0].getsockname()[1])
+        """Listen on a free port of loopback; returns it."""
+        loop = asyncio.get_running_loop()
+        self._server = await loop.create_server(lambda: StubLine(self), "127.0.0.1", 0)
+        return int(self._server.sockets[0].getsockname()[1])
 
-    async def _client(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-        writer.get_extra_info("socket").setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
-        while True:
-            try:
-                head = await reader.readuntil(b"\r\n\r\n")
-            except (asyncio.IncompleteReadError, ConnectionError):
-                return
-            heard_s = time.perf_counter()
-            line, *rows = head.decode().split("\r\n")
-            method, path, _ = line.split(" ")
-            headers = {k.lower(): v for k, _, v in (row.partition(": ") for row in rows)}
-            body = b""
-            if "content-length" in headers:
-                body = await reader.readexactly(int(headers["content-length"]))
-            if headers.get("upgrade", "").lower() == "websocket":
-                await self._upgrade(headers["sec-websocket-key"], reader, writer)
-                return
-            if method == "POST" and path.endswith("/portfolio/events/orders") and self.sent_s:
-                self.latencies_us.append((heard_s - self.sent_s) * 1e6)
-                self.orders += 1
-            status, answer = self._answer(method, path.partition("?")[0], body)
-            self._reply(writer, status, answer)
+    async def close(self) -> None:
+        """Stop ticking and listening."""
+        if self._ticker is not None:
+            self._ticker.cancel()
+            await asyncio.gather(self._ticker, return_exceptions=True)
+        if self._server is not None:
+            self._server.close()
 
-    def _reply(self, writer: asyncio.StreamWriter, status: int, answer: Any) -> None:
-        text = orjson.dumps(answer)
-        date = time.strftime("%a, %d %b %Y %H:%M:%S GMT", time.gmtime())
-        writer.write(
-            f"HTTP/1.1 {status} OK\r\nContent-Type: application/json\r\nDate: {date}\r\n"
-            f"Content-Length: {len(text)}\r\n\r\n".encode() + text
-        )
+    def hear_order(self, heard_s: float) -> None:
+        """The first order after a tick is its answer."""
+        if not self._tick_s:
+            self.extra += 1
+            return
+        if self._warm >= WARM_ORDERS:
+            self.latencies_us.append((heard_s - self._tick_s) * 1e6)
+        self._warm += 1
+        self._tick_s = 0.0
 
-    def _answer(self, method: str, path: str, body: bytes) -> tuple[int, Any]:
-        now = time.time()
-        if method == "POST" and path.endswith("/portfolio/events/orders"):
-            order = orjson.loads(body)
-            return 201, {
-                "order_id": f"o-{order['client_order_id']}", "client_order_id": order["client_order_id"],
-                "fill_count": "0.00", "remaining_count": "0.00", "ts_ms": int(now * 1000),
-            }
-        if path.endswith("/order_groups/create"):
-            return 201, {"order_group_id": "g-1", "subaccount": 0, "exchange_index": 0}
-        as_of = time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime(now + 5))
-        close = time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime(now + 86_400))
-        opened = time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime(now - 86_400))
-        market = {
-            "ticker": TICKER, "event_ticker": "KXBENCH-26DEC31", "market_type": "binary",
-            "title": "Bench", "status": "active", "open_time": opened, "close_time": close,
-            "yes_bid_dollars": "0.4900", "yes_ask_dollars": "0.5100", "yes_bid_size_fp": "50.00",
-            "yes_ask_size_fp": "50.00", "last_price_dollars": "0.5000", "volume_24h_fp": "900.00",
-            "result": "", "price_ranges": [{"start": "0.0000", "end": "1.0000", "step": "0.0010"}],
-            "exchange_index": 0,
-        }
-        table: dict[str, Any] = {
-            "/exchange/status": {"exchange_active": True, "trading_active": True},
-            "/exchange/user_data_timestamp": {"as_of_time": as_of},
-            "/account/limits": {
-                "usage_tier": "prestige", "read": {"refill_rate": 9000, "bucket_capacity": 9000},
-                "write": {"refill_rate": 90000, "bucket_capacity": 90000}, "grants": [],
-            },
-            "/account/endpoint_costs": {"default_cost": 10, "endpoint_costs": []},
-            "/portfolio/balance": {
-                "balance": 1000000, "balance_dollars": "10000.0000", "portfolio_value": 0,
-                "updated_ts": int(now), "balance_breakdown": [],
-            },
-            "/portfolio/positions": {"market_positions": [], "event_positions": [], "cursor": ""},
-            "/portfolio/orders": {"orders": [], "cursor": ""},
-            "/historical/orders": {"orders": [], "cursor": ""},
-            "/portfolio/fills": {"fills": [], "cursor": ""},
-            f"/markets/{TICKER}": {"market": market},
-            "/markets": {"markets": [market], "cursor": ""},
-            "/events/KXBENCH-26DEC31": {
-                "event": {"event_ticker": "KXBENCH-26DEC31", "series_ticker": "KXBENCH",
-                          "title": "Bench", "sub_title": "", "mutually_exclusive": False,
-                          "category": "Bench", "fee_type_override": None,
-                          "fee_multiplier_override": None}, "markets": [],
-            },
-            "/series/KXBENCH": {
-                "series": {"ticker": "KXBENCH", "title": "Bench", "category": "Bench",
-                           "fee_type": "quadratic", "fee_multiplier": 1},
-            },
-        }
-        short = path.removeprefix("/trade-api/v2")
-        return (200, table[short]) if short in table else (
-            404, {"error": {"code": "not_found", "message": "not found"}}
-        )
-
-    async def _upgrade(
-        self, key: str, reader: asyncio.StreamReader, writer: asyncio.StreamWriter
-    ) -> None:
-        guid = b"258EAFA5-E914-47DA-95CA-C5AB0DC85B11"
-        accept = base64.b64encode(hashlib.sha1(key.encode() + guid).digest()).decode()  # noqa: S324
-        writer.write(
-            "HTTP/1.1 101 Switching Protocols\r\nUpgrade: websocket\r\nConnection: Upgrade\r\n"
-            f"Sec-WebSocket-Accept: {accept}\r\n\r\n".encode()
-        )
-        self._socket = writer
-        sids = 0
-        while True:
-            try:
-                first, second = await reader.readexactly(2)
-                size = second & 0x7F
-                if size == 126:
-                    size = int.from_bytes(await reader.readexactly(2))
-                mask = await reader.readexactly(4)
-                data = await reader.readexactly(size)
-            except (asyncio.IncompleteReadError, ConnectionError):
-                return
-            payload = bytes(b ^ mask[i % 4] for i, b in enumerate(data))
-            if first & 0x0F == 0x9:
-                writer.write(bytes([0x8A, len(payload)]) + payload)
-            elif first & 0x0F == 0x1 and (command := orjson.loads(payload)).get("cmd") == "subscribe":
-                for channel in command["params"]["channels"]:
-                    sids += 1
-                    self._frame({"type": "subscribed", "id": command["id"],
-                                 "msg": {"channel": channel, "sid": sids}})
-                    if channel == "orderbook_delta":
-                        self._begin(sids)
-
-    def _frame(self, obj: Any) -> None:
-        assert self._socket is not None, "no socket to write to"
-        data = orjson.dumps(obj)
-        head = bytes([0x81, len(data)]) if len(data) < 126 else b"\x81\x7e" + len(data).to_bytes(2)
-        self._socket.write(head + data)
-
-    def _begin(self, sid: int) -> None:
+    def begin(self, line: StubLine, sid: int) -> None:
+        """Send the book, then tick."""
         self._seq = 1
-        levels = [[f"{p / 1e4:.4f}", "50.00"] for p in range(4000, 4500, 10)]
-        self._frame({"type": "orderbook_snapshot", "sid": sid, "seq": 1,
-                     "msg": {"market_ticker": TICKER, "market_id": "m", "yes_dollars_fp": levels,
-                             "no_dollars_fp": levels}})
-        task = asyncio.get_running_loop().create_task(self._tick(sid))
-        self._tasks.add(task)
+        levels = [[f"{p / 1e4:.4f}", "50.00"] for p in range(4000, FLOOR_CC, 10)]
+        line.send(ws_frame({"type": "orderbook_snapshot", "sid": sid, "seq": 1,
+                            "msg": {"market_ticker": TICKER, "market_id": "m",
+                                    "yes_dollars_fp": levels, "no_dollars_fp": levels}}))
+        if self._ticker is None:
+            self._ticker = asyncio.get_running_loop().create_task(self._tick(line, sid))
 
-    async def _tick(self, sid: int) -> None:
-        """Raise and lower the best bid, one change every 12 ms, after a warm-up."""
-        await asyncio.sleep(6.0)
-        for number in range(self.ticks):
-            for sign in ("20.00", "-20.00"):
-                self._seq += 1
-                price = 4500 + 10 * (number % 97)
-                if sign == "20.00":
-                    self.sent_s = time.perf_counter()
-                self._frame({"type": "orderbook_delta", "sid": sid, "seq": self._seq,
-                             "msg": {"market_ticker": TICKER, "market_id": "m", "side": "yes",
-                                     "price_dollars": f"{price / 1e4:.4f}", "delta_fp": sign,
-                                     "ts_ms": int(time.time() * 1000)}})
-                await asyncio.sleep(0.012)
-                self.sent_s = 0.0
+    async def _tick(self, line: StubLine, sid: int) -> None:
+        """Raise the best bid and take it back, until warm and then `ticks` times."""
+        begun_s, number = time.perf_counter(), 0
+        while len(self.latencies_us) + self.missed < self.ticks:
+            number += 1
+            price = f"{(FLOOR_CC + 10 * (number % TICK_PRICES)) / 1e4:.4f}"
+            frame = self._delta(sid, price, "20.00")
+            self._tick_s = time.perf_counter()
+            line.send(frame)
+            await asyncio.sleep(TICK_GAP_S)
+            self.missed += bool(self._tick_s) and self._warm > WARM_ORDERS
+            self._tick_s = 0.0
+            line.send(self._delta(sid, price, "-20.00"))
+            await asyncio.sleep(TICK_GAP_S)
+            if self._warm < WARM_ORDERS and time.perf_counter() - begun_s > WARM_LIMIT_S:
+                break
         self.is_done.set()
 
+    def _delta(self, sid: int, price: str, change: str) -> bytes:
+        self._seq += 1
+        return ws_frame({"type": "orderbook_delta", "sid": sid, "seq": self._seq,
+                         "msg": {"market_ticker": TICKER, "market_id": "m", "side": "yes",
+                                 "price_dollars": price, "delta_fp": change,
+                                 "ts_ms": int(time.time() * 1000)}})
 
-def write_key(folder: Path) -> tuple[Path, str]:
-    """A fresh Ed25519 key file, and an id for it."""
-    key = ed25519.Ed25519PrivateKey.generate()
-    path = folder / "key.pem"
-    path.touch(mode=0o600)
-    path.write_bytes(
-        key.private_bytes(
-            serialization.Encoding.PEM, serialization.PrivateFormat.PKCS8,
-            serialization.NoEncryption(),
-        )
+    def answer(self, method: str, path: str, body: bytes) -> tuple[int, Any]:
+        """Status and body for one REST request."""
+        short = path.removeprefix("/trade-api/v2")
+        if method == "POST" and short == "/portfolio/events/orders":
+            client_id = orjson.loads(body).get("client_order_id") or "none"
+            return 201, {
+                "order_id": f"o-{client_id}", "client_order_id": client_id, "fill_count": "0.00",
+                "remaining_count": "0.00", "ts_ms": int(time.time() * 1000),
+            }
+        if short == "/order_groups/create" or short == "/portfolio/order_groups/create":
+            return 201, {"order_group_id": "g-1", "subaccount": 0, "exchange_index": 0}
+        found = stub_table().get(short)
+        if found is None:
+            return 404, {"error": {"code": "not_found", "message": "not found"}}
+        return 200, found
+
+
+def stub_market(now_s: float) -> dict[str, Any]:
+    """The one market of the stub, open from yesterday to tomorrow."""
+    opened, closes = (
+        time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime(now_s + days * 86_400)) for days in (-1, 1)
     )
-    return path, "6d0b3f0e-7b52-4c1d-8a55-0d8f6f0c1a01"
+    return {
+        "ticker": TICKER, "event_ticker": "KXBENCH-26DEC31", "market_type": "binary",
+        "title": "Bench", "status": "active", "open_time": opened, "close_time": closes,
+        "yes_bid_dollars": "0.4490", "yes_ask_dollars": "0.5510", "yes_bid_size_fp": "50.00",
+        "yes_ask_size_fp": "50.00", "last_price_dollars": "0.5000", "volume_24h_fp": "900.00",
+        "result": "", "price_ranges": [{"start": "0.0000", "end": "1.0000", "step": "0.0010"}],
+        "exchange_index": 0,
+    }
+
+
+def stub_table() -> dict[str, Any]:
+    """What the stub answers to a GET, by path."""
+    now_s = time.time()
+    market = stub_market(now_s)
+    as_of = time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime(now_s + 5))
+    return {
+        "/exchange/status": {"exchange_active": True, "trading_active": True},
+        "/exchange/user_data_timestamp": {"as_of_time": as_of},
+        "/account/limits": {
+            "usage_tier": "prestige", "read": {"refill_rate": 9000, "bucket_capacity": 9000},
+            "write": {"refill_rate": 90000, "bucket_capacity": 90000}, "grants": [],
+        },
+        "/account/endpoint_costs": {"default_cost": 10, "endpoint_costs": []},
+        "/portfolio/balance": {
+            "balance": 1000000, "balance_dollars": "10000.0000", "portfolio_value": 0,
+            "updated_ts": int(now_s), "balance_breakdown": [],
+        },
+        "/portfolio/positions": {"market_positions": [], "event_positions": [], "cursor": ""},
+        "/portfolio/orders": {"orders": [], "cursor": ""},
+        "/historical/orders": {"orders": [], "cursor": ""},
+        "/portfolio/fills": {"fills": [], "cursor": ""},
+        f"/markets/{TICKER}": {"market": market},
+        "/markets": {"markets": [market], "cursor": ""},
+        "/events/KXBENCH-26DEC31": {
+            "event": {"event_ticker": "KXBENCH-26DEC31", "series_ticker": "KXBENCH",
+                      "title": "Bench", "sub_title": "", "mutually_exclusive": False,
+                      "category": "Bench", "fee_type_override": None,
+                      "fee_multiplier_override": None}, "markets": [],
+        },
+        "/series/KXBENCH": {
+            "series": {"ticker": "KXBENCH", "title": "Bench", "category": "Bench",
+                       "fee_type": "quadratic", "fee_multiplier": 1},
+        },
+    }
+
+
+# What can stand on the other side of the stub. Each is a process of its own.
+
+
+def client_floor(port: int, _: Path) -> None:
+    """Raw blocking sockets, nothing parsed: a tick comes, ready-made bytes leave."""
+    post = b'{"client_order_id":"c-1","ticker":"%b"}' % TICKER.encode()
+    request = (
+        b"POST /trade-api/v2" + ORDER_PATH + b"HTTP/1.1\r\nHost: 127.0.0.1\r\n"
+        b"KALSHI-ACCESS-SIGNATURE: %b\r\nContent-Length: %d\r\n\r\n%b"
+        % (b"x" * 88, len(post), post)
+    )
+    ask = b'{"id":1,"cmd":"subscribe","params":{"channels":["orderbook_delta"]}}'
+    with (
+        socket.create_connection(("127.0.0.1", port)) as feed,
+        socket.create_connection(("127.0.0.1", port)) as line,
+    ):
+        line.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+        feed.sendall(
+            b"GET /ws HTTP/1.1\r\nUpgrade: websocket\r\nSec-WebSocket-Key: eA==\r\n\r\n"
+        )
+        feed.recv(4096)
+        feed.sendall(bytes([0x81, 0x80 | len(ask), 0, 0, 0, 0]) + ask)
+        while data := feed.recv(65536):
+            if b'"20.00"' in data:
+                line.sendall(request)
+                line.recv(65536)
+
+
+def client_pykalshi(port: int, folder: Path) -> None:
+    """pykalshi's documented path: its async feed, its book, its async client's place_order."""
+    library = importlib.import_module("pykalshi")
+
+    async def run() -> None:
+        client = library.AsyncKalshiClient(
+            api_key_id="bench", private_key_path=str(folder / "rsa.pem"),
+            api_base=f"http://127.0.0.1:{port}/trade-api/v2",
+        )
+        feed, book = client.feed(), library.OrderbookManager(TICKER)
+        best, floor = "", f"{FLOOR_CC / 1e4:.4f}"
+        feed._ws_url = f"ws://127.0.0.1:{port}/trade-api/ws/v2"  # it knows Kalshi's hosts only
+        feed.subscribe("orderbook_delta", market_ticker=TICKER)
+        async for message in feed:
+            if isinstance(message, library.OrderbookSnapshotMessage):
+                book.apply_snapshot(message.yes_dollars, message.no_dollars)
+            elif isinstance(message, library.OrderbookDeltaMessage):
+                book.apply_delta(message.side, message.price_dollars, message.delta_fp)
+            if book.best_bid and book.best_bid != best and book.best_bid >= floor:
+                await client.portfolio.place_order(
+                    TICKER, book_side="bid", price_dollars=book.best_bid, count_fp="1",
+                    client_order_id=f"p-{time.perf_counter_ns()}",
+                )
+            best = book.best_bid
+
+    asyncio.run(run())
+
+
+def client_trader(port: int, folder: Path) -> None:
+    """trader.py with its journal, risk gate and ledger, as a user starts it."""
+    (folder / "taker.py").write_text(STUB_STRATEGY)
+    os.environ.update(
+        KALSHI_API_URL=f"http://127.0.0.1:{port}/trade-api/v2",
+        KALSHI_WS_URL=f"ws://127.0.0.1:{port}/trade-api/ws/v2",
+        KALSHI_API_KEY_ID="6d0b3f0e-7b52-4c1d-8a55-0d8f6f0c1a01",
+        KALSHI_KEY_FILE=str(folder / "ed25519.pem"),
+    )
+    t.main(
+        ["--env", "sim", "--data-dir", str(folder / f"data-{os.getpid()}"), "--log-level", "WARNING",
+         "--port", str(free_port()), "--tickers", TICKER, "--evaluate-min-ms", "0",
+         "--strategy", f"{folder / 'taker.py'}:Taker", "--max-orders-per-minute", "1000",
+         "--max-notional-per-minute-dollars", "100000", "--max-order-dollars", "100",
+         "--max-market-loss-dollars", "1000", "--max-exposure-dollars", "10000",
+         "--price-collar-cents", "50"]
+    )
+
+
+def client_trader_asyncio(port: int, folder: Path) -> None:
+    """The same on Python's own loop, uvloop or not."""
+    sys.modules["uvloop"] = None  # type: ignore[assignment]  # makes its import fail
+    client_trader(port, folder)
+
+
+def client_trader_post(port: int, folder: Path) -> None:
+    """The same with aiohttp's session.post in place of the warm order line."""
+    t._OrderLine.take = lambda self: None  # type: ignore[method-assign]
+    client_trader(port, folder)
+
+
+CLIENTS: dict[str, Callable[[int, Path], None]] = {
+    "trader": client_trader,
+    "floor": client_floor,
+    "pykalshi": client_pykalshi,
+    "trader_asyncio": client_trader_asyncio,
+    "trader_post": client_trader_post,
+}
+
+
+def write_keys(folder: Path) -> None:
+    """Fresh key files of both kinds: ed25519.pem for the trader, rsa.pem for those who need it."""
+    keys = {
+        "ed25519.pem": ed25519.Ed25519PrivateKey.generate(),
+        "rsa.pem": rsa.generate_private_key(public_exponent=65537, key_size=2048),
+    }
+    for name, key in keys.items():
+        (folder / name).touch(mode=0o600)
+        (folder / name).write_bytes(
+            key.private_bytes(
+                serialization.Encoding.PEM, serialization.PrivateFormat.PKCS8,
+                serialization.NoEncryption(),
+            )
+        )
 
 
 def free_port() -> int:
+    """A port of loopback that is free now."""
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
         return int(probe.getsockname()[1])
 
 
-def start_trader(folder: Path, extra: list[str], env: dict[str, str]) -> subprocess.Popen[bytes]:
-    """trader.py as a process of its own."""
-    command = [sys.executable, str(HERE / "trader.py"), "--env", "sim", "--data-dir",
-               str(folder / "data"), "--log-level", "WARNING", *extra]
+def start_child(*words: str) -> subprocess.Popen[bytes]:
+    """This file again, as a process with a part to play."""
     return subprocess.Popen(
-        command, env={**os.environ, **env}, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL
+        [sys.executable, str(HERE / "bench_trader.py"), "--child", *words],
+        stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL,
     )
+
+
+def end_child(process: subprocess.Popen[bytes]) -> None:
+    """Ask it to stop; insist after a while."""
+    process.terminate()
+    try:
+        process.wait(20)
+    except subprocess.TimeoutExpired:
+        process.kill()
+        process.wait(5)
+
+
+async def measure_client(name: str, ticks: int, folder: Path) -> StubExchange:
+    """One client against a stub of its own, to the last tick."""
+    stub = StubExchange(ticks)
+    port = await stub.serve()
+    process = start_child(name, str(port), str(folder))
+    try:
+        async with asyncio.timeout(2 * WARM_LIMIT_S + ticks * 5 * TICK_GAP_S):
+            await stub.is_done.wait()
+    except TimeoutError:
+        pass  # what was heard until here is judged by the caller
+    finally:
+        await stub.close()
+        await asyncio.to_thread(end_child, process)
+    return stub
 
 
 def bench_order(*, short: bool) -> list[Row]:
     """Book change on the wire → order on the wire, with journal, risk gate and ledger on."""
-    ticks = 150 if short else 1500
-    stub, latencies = StubExchange(ticks), list[float]()
+    ticks, count = (40, 1) if short else (250, 3)
+    names = ["trader", "floor"] if short else list(CLIENTS)
+    if importlib.util.find_spec("pykalshi") is None and "pykalshi" in names:
+        names.remove("pykalshi")
+    samples: dict[str, list[float]] = {name: [] for name in names}
+    missed, extra = Counter[str](), Counter[str]()
+    with tempfile.TemporaryDirectory() as text:
+        write_keys(Path(text))
+        for _ in range(count):
+            for name in names:
+                stub = asyncio.run(measure_client(name, ticks, Path(text)))
+                samples[name] += stub.latencies_us
+                missed[name] += ticks - len(stub.latencies_us)
+                extra[name] += stub.extra
+    return order_rows(samples, missed, extra)
 
-    async def run() -> None:
-        with tempfile.TemporaryDirectory() as name:
-            folder = Path(name)
-            port = await stub.serve()
-            key_path, key_id = write_key(folder)
-            (folder / "taker.py").write_text(STUB_STRATEGY)
-            env = {
-                "KALSHI_API_URL": f"http://127.0.0.1:{port}/trade-api/v2",
-                "KALSHI_WS_URL": f"ws://127.0.0.1:{port}/trade-api/ws/v2",
-                "KALSHI_API_KEY_ID": key_id, "KALSHI_KEY_FILE": str(key_path),
-            }
-            process = start_trader(
-                folder,
-                ["--port", str(free_port()), "--tickers", TICKER, "--evaluate-min-ms", "0",
-                 "--strategy", f"{folder / 'taker.py'}:Taker", "--max-orders-per-minute", "1000",
-                 "--max-notional-per-minute-dollars", "100000", "--max-order-dollars", "100",
-                 "--max-market-loss-dollars", "1000", "--max-exposure-dollars", "10000",
-                 "--price-collar-cents", "50"], env,
-            )
-            try:
-                async with asyncio.timeout(60 + ticks * 0.05):
-                    await stub.is_done.wait()
-            finally:
-                process.terminate()
-                process.wait(20)
-        latencies.extend(stub.latencies_us)
 
-    asyncio.run(run())
-    if len(latencies) < ticks // 10:
-        return [Row("order", 0.0, f"failed: {len(latencies)} orders seen of {ticks} ticks")]
-    ordered = sorted(latencies)
-    floor_us = loopback_floor_us()
-    p50, p99 = ordered[len(ordered) // 2], ordered[len(ordered) * 99 // 100]
-    return [
-        Row("order", p50, f"µs tick → order, p50 of {len(ordered)}", "raw loopback", p50 / floor_us),
-        Row("order", p99, "µs tick → order, p99", "raw loopback", p99 / floor_us),
+def order_rows(
+    samples: dict[str, list[float]], missed: Counter[str], extra: Counter[str]
+) -> list[Row]:
+    """p50 and p99 of every client, and how each stands to the trader."""
+    rows = []
+    for share, word in ((50, "p50"), (99, "p99")):
+        figures = {
+            name: sorted(times)[len(times) * share // 100] for name, times in samples.items() if times
+        }
+        for name, value in figures.items():
+            ratio = value / figures["trader"] if "trader" in figures else None
+            told = f"µs tick → order {word} of {len(samples[name])}"
+            if missed[name] or extra[name]:
+                told += f" ({missed[name]} ticks without, {extra[name]} orders without a tick)"
+            label = "order" if name == "trader" else f"order:{name}"
+            rows.append(Row(label, value, told, "" if name == "trader" else "trader", ratio))
+    rows += [
+        Row(f"order:{name}", 0.0, "no order came: see `--child`")
+        for name, times in samples.items()
+        if not times
     ]
-
-
-def loopback_floor_us() -> float:
-    """Half a round trip of 300 bytes between two asyncio protocols on loopback, twice: there and back."""
-
-    async def run() -> float:
-        async def echo(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-            while data := await reader.read(4096):
-                writer.write(data)
-
-        server = await asyncio.start_server(echo, "127.0.0.1", 0)
-        port = server.sockets[0].getsockname()[1]
-        reader, writer = await asyncio.open_connection("127.0.0.1", port)
-        writer.get_extra_info("socket").setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
-        times = []
-        for _ in range(2000):
-            begun = time.perf_counter()
-            writer.write(b"x" * 300)
-            await reader.readexactly(300)
-            times.append((time.perf_counter() - begun) * 1e6)
-        server.close()
-        return statistics.median(times)
-
-    return asyncio.run(run())
+    return rows
 
 
 # -- bus, broadcast, journal ------------------------------------------------------------
@@ -594,38 +774,46 @@ def rss_mb(pid: int) -> float:
     return pages * resource.getpagesize() / 1e6
 
 
-def bench_memory_10(*, short: bool) -> list[Row]:
-    """The whole trader with 10 markets against a separate exchange, and its start."""
-    with tempfile.TemporaryDirectory() as name:
-        folder = Path(name)
-        exchange = subprocess.Popen(
-            [sys.executable, str(HERE / "sim_exchange.py"), "--port", str(free_port()), "--markets",
-             "12", "--key-type", "ed25519"], stdout=subprocess.PIPE, stderr=subprocess.DEVNULL,
+@contextlib.contextmanager
+def whole_house(folder: Path) -> Iterator[tuple[int, int, float]]:
+    """sim_exchange.py and trader.py with its 10 markets; (pid and port of the trader, its start)."""
+    exchange = subprocess.Popen(
+        [sys.executable, str(HERE / "sim_exchange.py"), "--port", str(free_port()), "--markets", "12",
+         "--key-type", "ed25519"], stdout=subprocess.PIPE, stderr=subprocess.DEVNULL,
+    )
+    try:
+        assert exchange.stdout is not None, "asked for a pipe"
+        address = json.loads(exchange.stdout.readline())
+        env = {
+            "KALSHI_API_URL": address["rest"], "KALSHI_WS_URL": address["ws"],
+            "KALSHI_API_KEY_ID": address["key_id"], "KALSHI_KEY_FILE": address["private_key_path"],
+        }
+        port, begun_s = free_port(), time.perf_counter()
+        process = subprocess.Popen(
+            [sys.executable, str(HERE / "trader.py"), "--env", "sim", "--data-dir",
+             str(folder / "data"), "--log-level", "WARNING", "--port", str(port)],
+            env={**os.environ, **env}, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL,
         )
         try:
-            assert exchange.stdout is not None, "asked for a pipe"
-            address = json.loads(exchange.stdout.readline())
-            env = {
-                "KALSHI_API_URL": address["rest"], "KALSHI_WS_URL": address["ws"],
-                "KALSHI_API_KEY_ID": address["key_id"],
-                "KALSHI_KEY_FILE": address["private_key_path"],
-            }
-            port = free_port()
-            begun = time.perf_counter()
-            process = start_trader(folder, ["--port", str(port)], env)
-            try:
-                first_ms = wait_for_snapshot(port, begun)
-                time.sleep(3 if short else 20)
-                memory = rss_mb(process.pid)
-            finally:
-                process.terminate()
-                process.wait(20)
+            yield process.pid, port, begun_s
         finally:
-            exchange.terminate()
-            exchange.wait(20)
+            end_child(process)
+    finally:
+        end_child(exchange)
+
+
+def bench_memory_10(*, short: bool) -> list[Row]:
+    """The whole trader with 10 markets against a separate exchange, and its start."""
+    starts_ms, residents_mb = [], []
+    for _ in range(1 if short else 3):
+        with tempfile.TemporaryDirectory() as name, whole_house(Path(name)) as (pid, port, begun_s):
+            starts_ms.append(wait_for_snapshot(port, begun_s))
+            time.sleep(2 if short else 20)
+            residents_mb.append(rss_mb(pid))
     return [
-        Row("memory_10", memory, "MB resident, whole trader, 10 markets"),
-        Row("start", first_ms, "ms from the start of the process to the first snapshot"),
+        Row("memory_10", statistics.median(residents_mb), "MB resident, whole trader, 10 markets"),
+        Row("start", statistics.median(starts_ms),
+            "ms from the start of the process to the first snapshot"),
     ]
 
 
@@ -649,36 +837,38 @@ def wait_for_snapshot(port: int, begun: float) -> float:
     return asyncio.run(poll())
 
 
-MEMORY_CHILD = """
-import resource, sys
-sys.path.insert(0, {here!r})
-import orjson
-import bench_trader as b
-count = int(sys.argv[1])
-tickers = [f"KXBENCH-26DEC31-T{{n}}" for n in range(count)]
-feed = b.Feed(tickers)
-feed.open()
-def rss(): return b.rss_mb(b.os.getpid())
-before = rss()
-levels = [[f"{{p / 1e4:.4f}}", "50.00"] for p in range(3900, 4900, 10)]
-for n, ticker in enumerate(tickers):
-    feed.stream.take(orjson.dumps({{"type": "orderbook_snapshot", "sid": 1, "seq": n + 1,
-        "msg": {{"market_ticker": ticker, "yes_dollars_fp": levels, "no_dollars_fp": levels}}}}))
-assert feed.data.snapshots == count, feed.data.snapshots
-print(rss(), (rss() - before) * 1e3 / count)
-"""
+def child_memory(count: int) -> None:
+    """Follow `count` markets with 100 levels a side each; tell what is resident."""
+    tickers = [f"KXBENCH-26DEC31-T{number}" for number in range(count)]
+    feed = Feed(tickers)
+    feed.open()
+    for number, ticker in enumerate(tickers):
+        # Every market at other prices: no two share a level, as on the real exchange.
+        low_cc = 1000 + number % 100 * 10
+        prices = range(low_cc, low_cc + 1000, 10)
+        levels = [[f"{price / 1e4:.4f}", f"{50 + number % 7}.00"] for price in prices]
+        msg = {"market_ticker": ticker, "yes_dollars_fp": levels, "no_dollars_fp": levels}
+        frame = {"type": "orderbook_snapshot", "sid": 1, "seq": number + 1, "msg": msg}
+        feed.stream.take(orjson.dumps(frame))
+    assert feed.data.snapshots == count, (feed.data.snapshots, count)
+    gc.collect()
+    print(rss_mb(os.getpid()))
 
 
 def bench_memory_1000(*, short: bool) -> list[Row]:
-    """Books of many markets at 100 levels a side, in a process of their own."""
+    """Books of many markets, 100 levels a side: one process with all beside one with one."""
     count = 100 if short else 1000
-    out = subprocess.run(
-        [sys.executable, "-c", MEMORY_CHILD.format(here=str(HERE)), str(count)], check=True,
-        capture_output=True, text=True,
-    ).stdout.split()
+
+    def resident_mb(markets: int) -> float:
+        command = [sys.executable, str(HERE / "bench_trader.py"), "--child", "memory", str(markets)]
+        return float(subprocess.run(command, check=True, capture_output=True, text=True).stdout)
+
+    few_mb = statistics.median(resident_mb(1) for _ in range(1 if short else 3))
+    many_mb = statistics.median(resident_mb(count) for _ in range(1 if short else 3))
+    each_kb = (many_mb - few_mb) * 1e3 / (count - 1)
     return [
-        Row("memory_1000", float(out[0]), f"MB resident, {count} books of 100 levels a side"),
-        Row("memory_1000", float(out[1]), "KB per market"),
+        Row("memory_1000", many_mb, f"MB resident, {count} books of 100 levels a side"),
+        Row("memory_1000", each_kb, "KB per market"),
     ]
 
 
@@ -700,13 +890,25 @@ def show(row: Row) -> str:
     return f"{row.name:12} {value:>12} {row.unit}{ratio}"
 
 
+def play(part: str, *words: str) -> int:
+    """What this file does as a process started by itself."""
+    if part == "memory":
+        child_memory(int(words[0]))
+    else:
+        CLIENTS[part](int(words[0]), Path(words[1]))
+    return 0
+
+
 def main() -> int:
     """Run the benches asked for, print table or JSON."""
     parser = argparse.ArgumentParser(description="Speed and memory of the trader.")
     parser.add_argument("--only", default="", help=f"comma list of {', '.join(BENCHES)}")
     parser.add_argument("--short", action="store_true", help="quick and rough: checks that it runs")
-    parser.add_argument("--json", action="store_true")
+    parser.add_argument("--json", action="store_true", help="a list of rows instead of the table")
+    parser.add_argument("--child", nargs="+", help=argparse.SUPPRESS)
     args = parser.parse_args()
+    if args.child is not None:
+        return play(*args.child)
     names = [name for name in args.only.split(",") if name] or list(BENCHES)
     unknown = [name for name in names if name not in BENCHES]
     if unknown:

@@ -51,6 +51,7 @@ import difflib
 import errno
 import fcntl
 import fnmatch
+import gc
 import hashlib
 import hmac
 import importlib
@@ -72,6 +73,7 @@ import ssl
 import stat
 import statistics
 import sys
+import tempfile
 import threading
 import time
 import traceback
@@ -730,10 +732,9 @@ def _bounded(setting: Setting, text: str, parse: Callable[[str], Any]) -> Any:
 
 
 def _finite(text: str) -> float:
-    value = float(text)
-    if not math.isfinite(value):
+    if not re.fullmatch(r"-?[0-9]{1,20}(\.[0-9]{1,20})?([eE]-?[0-9]{1,2})?", text, re.ASCII):
         raise ValueError(text)
-    return value
+    return float(text)
 
 
 def _whole(text: str) -> int:
@@ -757,13 +758,16 @@ def _choice(setting: Setting, text: str) -> str:
     return word
 
 
+def _is_scalar(value: object) -> bool:
+    return isinstance(value, str | int) or (isinstance(value, float) and math.isfinite(value))
+
+
 def _json_object(setting: Setting, text: str) -> Mapping[str, JsonScalar]:
     try:
         value = json.loads(text)
     except ValueError:
         value = None
-    scalars = (str, int, float, bool)
-    if not isinstance(value, dict) or not all(isinstance(v, scalars) for v in value.values()):
+    if not isinstance(value, dict) or not all(map(_is_scalar, value.values())):
         raise ConfigError(f'{setting.name}: {text!r:.80} is not a JSON object like {{"gamma": 0.05}}')
     return MappingProxyType(value)
 
@@ -2625,8 +2629,9 @@ class FeeSchedule:
         change_ud = cash_ud - trade_ud
         rounding_ud = change_ud - floor_div(change_ud, self.precision_ud) * self.precision_ud
         saved_ud += rounding_ud
-        rebate_ud = floor_div(saved_ud, self.precision_ud) * self.precision_ud
-        rebate_ud = min(rebate_ud, trade_ud + rounding_ud)
+        # Whole units only, both ways, or the cash would no longer be a multiple of one.
+        units = min(saved_ud, trade_ud + rounding_ud)
+        rebate_ud = floor_div(units, self.precision_ud) * self.precision_ud
         return trade_ud + rounding_ud - rebate_ud, saved_ud - rebate_ud
 
     def taker_ud(self, price_cc: int, count_h: int) -> int:
@@ -2834,31 +2839,33 @@ class RiskLimits:
 def worst_loss_ud(position: Position | None, orders: Iterable[tuple[Side, int, int]]) -> int:
     """Largest loss of one market, in micro-dollars, never negative.
 
-    `orders` are (side, price_cc, count_h) still open; any part of them may fill, in any order. Two
-    things are held apart, and the larger counts: what either outcome would cost from here, and
-    what could be at stake in the position then held. A gain from closing is cash by then; it must
-    not make room for a larger position.
+    `orders` are (side, price_cc, count_h) still open; any part of them may fill, in any order, and
+    no fill can make the answer worse. A gain from closing is cash by then: it makes no room.
     """
     held_h, cost_ud = (position.position_h, position.cost_ud) if position else (0, 0)
-    rows = list(orders)
-    paid = {side: sum(p * h for s, p, h in rows if s is side) for side in Side}
-    if_yes_ud = payout_ud(held_h, CC_PER_DOLLAR) - cost_ud - paid[Side.NO]
-    if_no_ud = payout_ud(held_h, 0) - cost_ud - paid[Side.YES]
     held = Side.NO if held_h < 0 else Side.YES
-    crossing = [(p, h) for s, p, h in rows if s is held.other]
-    stakes = cost_ud + paid[held], _turned_ud(crossing, closing_h=abs(held_h))
-    return max(0, -if_yes_ud, -if_no_ud, *stakes)
+    rows = list(orders)
+    grown_ud = cost_ud + sum(price_cc * count_h for side, price_cc, count_h in rows if side is held)
+    crossing = [(price_cc, count_h) for side, price_cc, count_h in rows if side is not held]
+    return max(grown_ud, _turned_ud(crossing, held_h=abs(held_h), cost_ud=cost_ud))
 
 
-def _turned_ud(orders: list[tuple[int, int]], *, closing_h: int) -> int:
-    """Dearest position on the other side once `closing_h` of these buys have closed what is held."""
-    opening_h = sum(count_h for _, count_h in orders) - closing_h
-    stake_ud = 0
+def _turned_ud(orders: list[tuple[int, int]], *, held_h: int, cost_ud: int) -> int:
+    """Loss when all these buys of the other leg fill: the dearest open, the cheapest close.
+
+    A closing buy loses what it costs above one dollar together with what it closes.
+    """
+    opening_h = sum(count_h for _, count_h in orders) - held_h
+    lost_ud = 0
     for price_cc, count_h in sorted(orders, reverse=True):
-        taken_h = max(0, min(count_h, opening_h))
-        stake_ud += price_cc * taken_h
-        opening_h -= taken_h
-    return stake_ud
+        opened_h = max(0, min(count_h, opening_h))
+        opening_h -= opened_h
+        closed_h = count_h - opened_h
+        lost_ud += price_cc * opened_h
+        if closed_h:
+            released_ud = ceil_div(cost_ud * closed_h, held_h)
+            lost_ud += max(0, price_cc * closed_h + released_ud - CC_PER_DOLLAR * closed_h)
+    return lost_ud
 
 
 class ExposureBook:
@@ -6099,7 +6106,13 @@ FACT_KINDS: Final = (
     "day",
 )
 EXPLAIN_KEPT: Final[Mapping[str, int]] = MappingProxyType(  # rows that stay, by kind
-    {"decision": 200_000, "equity": 100_000, "activity": 20_000, "latency": 50_000, "memory": 20_000}
+    {
+        "decision": 200_000,
+        "equity": 100_000,
+        "activity": 20_000,
+        "latency": 50_000,
+        "memory": 20_000,
+    }
 )
 
 _TABLES: Final = (
@@ -6193,6 +6206,7 @@ log_journal = logging.getLogger("trader.journal")
 JOURNAL_SYNC_S: Final = 0.05  # the worker's pace: a write is synced within 100 ms
 WAL_FOLD_ROWS: Final = 1000  # rows after which the WAL is folded into the database
 JOURNAL_BUSY_S: Final = 0.02  # longest wait for a foreign lock on the file
+PROBE_BYTES: Final = 65_536  # room that must be there before a full disk counts as healed
 
 
 class _WalSync(threading.Thread):
@@ -6451,14 +6465,15 @@ class JournalFile:
         self._refused(error)
 
     def _probe(self) -> None:
-        """Write and sync one harmless row; OSError or sqlite3.Error when that fails."""
+        """Write and sync harmless rows; OSError or sqlite3.Error when that fails."""
         if self._db is None:
             raise OSError("the journal is closed")
         self._let_go()
-        self._db.execute(
-            "INSERT OR REPLACE INTO explain_latency VALUES (0, ?, 'probe', '{}')",
-            (self._clock.now_ms(),),
-        )
+        query = "INSERT OR REPLACE INTO explain_latency VALUES (0, ?, 'probe', ?)"
+        if not self.is_writable:
+            # Where only a small row fits, the next fact would fail again: ask for room.
+            self._db.execute(query, (self._clock.now_ms(), '"' + " " * PROBE_BYTES + '"'))
+        self._db.execute(query, (self._clock.now_ms(), "{}"))
         if self._wal_fd >= 0:
             self._sync_now()
         self.is_writable, self.last_error = True, None
@@ -7661,7 +7676,7 @@ class ClockSamples:
         middle_s = statistics.median((low_s + high_s) / 2 for _, low_s, high_s in recent)
         low_s = max(low - (now_s - heard_s) * CLOCK_DRIFT for heard_s, low, _ in self._dates)
         high_s = min(high + (now_s - heard_s) * CLOCK_DRIFT for heard_s, _, high in self._dates)
-        low_s = max(low_s, *(floor for floor in self._floors if floor <= high_s), low_s)
+        low_s = max([low_s, *(floor for floor in self._floors if floor <= high_s)])
         if low_s <= high_s:
             middle_s = min(max(middle_s, low_s), high_s)
         return middle_s + now_s - self._clock.wall_s()
@@ -7694,7 +7709,7 @@ async def _send_once(
     except aiohttp.ClientConnectorError:
         raise
     except (aiohttp.ClientOSError, aiohttp.ServerDisconnectedError) as error:
-        raise ExchangeError(0, "connection_lost", repr(error), retryable=True) from error
+        raise ExchangeError(0, "connection_lost", type(error).__name__, retryable=True) from error
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -7703,7 +7718,7 @@ class _Request:
 
     endpoint: Endpoint
     path: str  # from the root, query included
-    headers: dict[str, str]
+    headers: dict[str, str] = field(repr=False)  # holds a signature
     body: bytes | None
     body_max: int
 
@@ -7774,7 +7789,7 @@ class _OrderLine:
                 if size > body_max:
                     raise ExchangeError(message.code, "too_large", f"more than {body_max} bytes")
         except (aiohttp.http.HttpProcessingError, aiohttp.EofStream) as error:
-            raise ExchangeError(0, "broken_answer", repr(error)) from error
+            raise ExchangeError(0, "broken_answer", str(error)) from error
         finally:
             # Only an answer read to its end leaves a connection that may be used again.
             is_whole = payload is not None and payload.at_eof()
@@ -7947,6 +7962,8 @@ class RestTransport:
             raise self._no_answer(name, "not_connected", error, was_sent=False) from error
         except ExchangeError as error:
             raise self._no_answer(name, error.code, error, was_sent=True) from error
+        except aiohttp.ClientResponseError as error:  # its repr holds our headers: not chained
+            raise self._no_answer(name, "broken_answer", error, was_sent=True) from None
         except (aiohttp.ClientError, OSError, ValueError) as error:
             raise self._no_answer(name, "broken_answer", error, was_sent=True) from error
         self.latency_s.setdefault(name, deque(maxlen=LATENCIES_MAX)).append(
@@ -7987,7 +8004,8 @@ class RestTransport:
         self.requests[name, 0] += 1
         self._count_error(f"{name}: {code}")
         self.breaker.failed()
-        return ExchangeError(0, code, repr(error)[:300], retryable=True, was_sent=was_sent)
+        why = f"{type(error).__name__}: {error}"[:ERROR_TEXT_MAX]
+        return ExchangeError(0, code, why, retryable=True, was_sent=was_sent)
 
     def _note(self, endpoint: Endpoint, answer: Answer) -> None:
         """Draw the conclusions that every answer allows: breaker, key, budget, counters."""
@@ -8797,7 +8815,7 @@ WS_KEY_REFUSED_S: Final = 30.0
 WS_COMMANDS_MAX: Final = 256
 WS_KINDS_MAX: Final = 64
 WS_BURST_MAX: Final = 256  # frames read before the other tasks get their turn
-STALE_FLOOR_S: Final = 0.25  # real seconds; below it the noise of the loop proves nothing
+STALE_FLOOR_S: Final = 0.5  # real seconds; below it the noise of the loop proves nothing
 
 PUBLIC_KINDS: Final = frozenset(
     {"orderbook_snapshot", "orderbook_delta", "trade", "ticker", "market_lifecycle_v2"}
@@ -9810,6 +9828,7 @@ def _is_older_news(new: Market, old: Market, now_ms: int) -> bool:
 CLOCK_STEP_S: Final = 0.5  # a correction of our clock that ends a lag it had caused
 TIME_STEP_S: Final = 0.02  # how long the order path may work with one reading of the wall clock
 LATE_GROWTH_S: Final = 5.0  # a lag grown by so much on one connection calls for another
+LATE_FLOOR_S: Final = 1.0  # but never less than this in real seconds, however fast a tape runs
 SNAPSHOT_WAIT_S: Final = 2.0  # real seconds a followed market may wait before it is asked for
 RESYNC_PAUSE_S: Final = 0.25
 SPOT_MARKETS_MAX: Final = 10
@@ -9846,10 +9865,10 @@ class MessageLag:
         elif not self.why:
             self.why, self.offset_s = f"messages arrive {age_ms / 1000:.1f} s old", offset_s
 
-    @property
-    def has_grown(self) -> bool:
+    def has_grown(self, rate: float) -> bool:
         """Whether this connection became slower than it was, beyond any burst."""
-        return self.age_ms is not None and self.age_ms - self._least_ms > LATE_GROWTH_S * 1000
+        limit_s = max(LATE_GROWTH_S, LATE_FLOOR_S * rate)
+        return self.age_ms is not None and self.age_ms - self._least_ms > limit_s * 1000
 
 
 class SpotCheck:
@@ -10199,7 +10218,7 @@ class OrderbookIntegration(BookShelf):
         elif was_late and not lag.why:
             self._set_time()
             self._judge_liveness()
-        if lag.has_grown:
+        if lag.has_grown(self._clock.rate):
             self.stream.reconnect(f"messages arrive {(lag.age_ms or 0) / 1000:.1f} s old")
 
     def _on_lost(self, event: StreamLost) -> None:
@@ -10474,6 +10493,7 @@ class Convergence:
 _ORDER_KEYS: Final = tuple(f.name for f in dataclasses.fields(Order))
 _UNREADABLE_MAX: Final = 2  # answers without an order id in a row that latch halted
 _REJECT_WINDOW: Final = 20
+FACTS_WAITING_MAX: Final = 10_000  # facts that wait for a full disk
 
 
 def order_row(order: Order) -> dict[str, JsonValue]:
@@ -10557,6 +10577,34 @@ class OrderStore:
         return [order for market in self._live.values() for order in market.values()]
 
 
+class FactWriter:
+    """Journals what has happened; what a failing disk refuses waits here, in order."""
+
+    def __init__(self, journal: Journal) -> None:
+        self._journal = journal
+        self._waiting: deque[tuple[str, str, Mapping[str, JsonValue]]] = deque()
+        self.dropped = 0
+
+    def write(self, kind: str, key: str, body: Mapping[str, JsonValue]) -> None:
+        """Write now, or as soon as the disk takes it; beyond FACTS_WAITING_MAX the oldest go."""
+        self._waiting.append((kind, key, body))
+        if not self.flush():
+            log_execution.error("fact waits for the journal kind=%s key=%s", kind, key)
+        while len(self._waiting) > FACTS_WAITING_MAX:
+            self._waiting.popleft()
+            self.dropped += 1
+
+    def flush(self) -> bool:
+        """Write what waits; True when nothing waits any more."""
+        while self._waiting:
+            try:
+                self._journal.fact(*self._waiting[0])
+            except JournalError:
+                return False
+            self._waiting.popleft()
+        return True
+
+
 class ExecutionService:
     """One writer of orders, ledger and exposures. Synchronous up to the bytes of a command."""
 
@@ -10569,6 +10617,7 @@ class ExecutionService:
         self._clock, self._supervisor, self._bus = clock, supervisor, bus
         self._journal, self._rest = journal, rest
         self._quote, self._permit, self._container = quote, permit, container
+        self._facts = FactWriter(journal)
         self.config = config
         self.limits = RiskLimits.of(config)
         self.ids = ids
@@ -10702,6 +10751,8 @@ class ExecutionService:
         if not self._rest.try_budget(intent.kind):
             return Verdict(is_ok=False, reason=Reason.RATE_BUDGET, value="write budget", limit="tokens")
         try:
+            if not self.flush_facts():
+                raise JournalError("facts of the past wait for room")
             self._journal.fact("intent", intent.client_order_id, _intent_row(intent))
         except JournalError as error:
             log_execution.error("intent not journaled, not sent error=%s", error)
@@ -10993,10 +11044,11 @@ class ExecutionService:
 
     def write_fact(self, kind: str, key: str, body: Mapping[str, JsonValue]) -> None:
         """Journal something that has happened already; a disk that fails cannot undo it."""
-        try:
-            self._journal.fact(kind, key, body)
-        except JournalError as error:
-            log_execution.error("fact not journaled kind=%s key=%s error=%s", kind, key, error)
+        self._facts.write(kind, key, body)
+
+    def flush_facts(self) -> bool:
+        """Journal what a failing disk refused earlier; True when nothing waits any more."""
+        return self._facts.flush()
 
     # -- what the exchange tells --------------------------------------------------------
 
@@ -11270,6 +11322,7 @@ class ExecutionService:
 
     def replay(self) -> None:
         """Rebuild orders, ledger and exposures from the journal; nothing is sent or published."""
+        self.store, self.ledger, self.exposure = OrderStore(), Ledger(), ExposureBook()
         booked: Counter[str] = Counter()
         for fact in self._journal.facts():
             match fact.kind:
@@ -11869,11 +11922,11 @@ class FeeReader:
     async def run(self) -> None:
         """Learn whenever the list changes, and what failed again each minute."""
         while True:
+            self._wake.clear()
             await self.learn()
             with contextlib.suppress(TimeoutError):
                 async with asyncio.timeout(60.0):
                     await self._wake.wait()
-            self._wake.clear()
 
 # ======================================================================================
 # §18d EQUITY
@@ -12101,6 +12154,15 @@ class TradingDecisionService:
         bus.subscribe(TradePrinted, self._on_print)
         bus.subscribe(FillBooked, self._on_fill)
 
+    def exchange(self, strategies: Sequence[Strategy]) -> None:
+        """Go on with strategies of the same names and other parameters."""
+        for each in strategies:
+            bench = self.benches.get(each.name)
+            if bench is not None:
+                bench.strategy, bench.slots = each, slots_of(each)
+        for seat in self.seats.values():
+            seat.strategy = self.benches[seat.strategy.name].strategy
+
     # -- what the tape says -------------------------------------------------------------
 
     def note_mid(self, event: BookChanged) -> None:
@@ -12141,11 +12203,11 @@ class TradingDecisionService:
     def load(self) -> None:
         """Take over from the journal what was known before: number of decisions, ages of positions."""
         for row in self._journal.rows_of("decision", limit=1):
-            self.decision_count = int(row.key.removeprefix("d-"))
+            self.decision_count = int(row.key.rpartition("-")[2])
         held: Counter[tuple[str, str]] = Counter()
         for fact in self._journal.facts("fill"):
             key = (str(fact.body["strategy"]), str(fact.body["ticker"]))
-            held[key] += Side(fact.body["side"]).signed(int(str(fact.body["count_h"])))
+            held[key] += Side(str(fact.body["side"])).signed(int(str(fact.body["count_h"])))
             if held[key] == 0:
                 self._opened_ms.pop(key, None)
             else:
@@ -13682,7 +13744,7 @@ class Alerts:
     def __init__(
         self, *, clock: Clock, config: Config, run: RunFacts, show: Callable[[StatusRow], None]
     ) -> None:
-        self._clock, self._config, self._run, self._show = clock, config, run, show
+        self._clock, self.config, self._run, self._show = clock, config, run, show
         self.post: Callable[[bytes], Awaitable[int]] | None = None
         self._shown: OrderedDict[tuple[str, str], _Shown] = OrderedDict()
         self._next_id = 0
@@ -13722,7 +13784,7 @@ class Alerts:
         self._pass_on(row)
 
     def _pass_on(self, row: StatusRow) -> None:
-        level = _SEVERITIES[self._config.alert_level]
+        level = _SEVERITIES[self.config.alert_level]
         is_wanted = _SEVERITIES[str(row["severity"])] >= level and row["kind"] not in _WEBHOOK_QUIET
         if self.post is not None and is_wanted:
             self._queue.append(row)
@@ -13752,7 +13814,7 @@ class Alerts:
     async def _send(self, row: StatusRow) -> None:
         if self.post is None:
             return
-        style, environment = self._config.alert_format, self._config.environment.value
+        style, environment = self.config.alert_format, self.config.environment.value
         body = alert_body(row, self._run, environment, style)
         self._sent_s.append(self._clock.real_s())
         for attempt in range(ALERT_TRIES):
@@ -16944,7 +17006,8 @@ class Guard:
 log_operator = logging.getLogger("trader.operator")
 
 FLATTEN_COLLAR_CC: Final = 500
-FLATTEN_ROUNDS: Final = 3
+FLATTEN_ROUNDS: Final = 3  # in a row without anything getting smaller, then the rest is reported
+FLATTEN_PAUSE_S: Final = 1.1  # longer than the guard against duplicate orders
 FLATTEN_NONCE_S: Final = 30.0
 KILL_RETRY_S: Final = 2.0
 LOSS_BREAKERS: Final = ("daily_loss", "drawdown")
@@ -16957,7 +17020,7 @@ class ReplayPort(Protocol):
         """Where the tape stands: the topic `replay`, without its envelope."""
 
     def replay_command(self, action: str, value: float | None) -> None:
-        """Carry out play, pause, speed (`value`: ratio), settle, step or seek."""
+        """Carry out play, pause, speed (`value`: ratio) or settle."""
 
 
 class Operator:
@@ -17043,8 +17106,11 @@ class Operator:
             )
         )
 
-    def _audit(self, ask: ControlAsk) -> None:
-        """Commit who asked for what, and what was so before, ahead of the effect."""
+    def _audit(self, ask: ControlAsk, *, is_risky: bool = False) -> None:
+        """Commit who asked for what, and what was so before, ahead of the effect.
+
+        A disk that fails refuses what is risky; what makes things safer goes on without its row.
+        """
         now = self._container.now
         body: dict[str, JsonValue] = {
             "action": ask.action, "by": ask.by, "where": ask.where, "reason": ask.reason,
@@ -17053,7 +17119,11 @@ class Operator:
         try:
             self._journal.fact("control", ask.control_id, body, durable=True)
         except JournalError as error:
-            raise ControlRefused(409, "journal_unwritable", f"cannot be recorded: {error}") from error
+            log_operator.error("control not journaled action=%s error=%s", ask.action, error)
+            if is_risky:
+                raise ControlRefused(
+                    409, "journal_unwritable", f"cannot be recorded: {error}"
+                ) from error
 
     def _done(self, ask: ControlAsk, text: str) -> None:
         self._bus.publish(
@@ -17086,7 +17156,9 @@ class Operator:
         if self._trading is None:
             self._done(ask, "no trading client, nothing of ours rests")
             return
-        report = await self._trading.cancel_all(ticker=ask.ticker, key=ask.client_order_id)
+        report = await self._trading.cancel_all(
+            ticker=ask.ticker, key=ask.client_order_id, strategy=ask.strategy
+        )
         self._tell(ask.control_id, ask.action, ask.by, ask.at_ms, report)
 
     async def reduce_only(self, ask: ControlAsk) -> ControlAnswer:
@@ -17116,19 +17188,21 @@ class Operator:
             raise ControlRefused(412, "state_changed", "the state has changed; look again")
         if not now.is_reconciled:
             raise ControlRefused(409, "not_reconciled", "the last reconcile was not clean")
-        if now.unknown_orders:
-            raise ControlRefused(409, "order_unknown", f"{now.unknown_orders} orders are unknown")
+        unknown = sum(o.status is OrderStatus.UNKNOWN for o in self._execution.store.live())
+        if unknown:
+            raise ControlRefused(409, "order_unknown", f"{unknown} orders are unknown")
 
     async def resume(self, ask: ControlAsk) -> ControlAnswer:
         """Back to open; needs a clean reconcile and no unknown order."""
         self._refuse_when_halted()
         bench = self._bench(ask.strategy)
         self._need_clean(ask)
-        self._audit(ask)
+        self._audit(ask, is_risky=True)
         if bench is not None:
             bench.is_paused, bench.is_on, bench.faults_in_a_row = False, True, 0
         else:
-            self._guard.set_gate(Gate.OPEN, None, ask.by)
+            with self._disk_must_know():
+                self._guard.set_gate(Gate.OPEN, None, ask.by)
         self._done(ask, "resumed")
         return ControlAnswer()
 
@@ -17139,21 +17213,51 @@ class Operator:
             raise ControlRefused(409, "not_halted", "nothing to re-arm: trading is not halted")
         self._need_clean(ask)
         is_loss = halt.why.startswith(LOSS_BREAKERS)
-        is_same_day = new_york_day(halt.since_at_ms) == new_york_day(self._clock.now_ms())
-        if is_loss and is_same_day and not ask.override:
-            raise ControlRefused(
-                409, "same_day", "after a loss limit not before the next trading day in New York"
-            )
-        self._audit(ask)
+        if is_loss and not ask.override:
+            self._need_new_day(halt)
+        self._audit(ask, is_risky=True)
         if self._trading is not None and self._config.is_armed:
             try:
                 await self._trading.renew_group()
             except (ExchangeError, WireError) as error:
                 raise ControlRefused(409, "no_order_group", f"no new order group: {error}") from error
+            self._need_clean(ask)  # the world may have moved while the group was made
         gate = Gate.OPEN if ask.to == "open" else Gate.REDUCE_ONLY
-        self._guard.rearm(gate, ask.reason, ask.by)
+        with self._disk_must_know():
+            self._guard.rearm(gate, ask.reason, ask.by)
+        if is_loss and ask.override:
+            self._rebase()
         self._done(ask, f"re-armed into {gate}")
         return ControlAnswer()
+
+    def _need_new_day(self, halt: Halt) -> None:
+        today = new_york_day(self._clock.now_ms())
+        if new_york_day(halt.since_at_ms) == today:
+            raise ControlRefused(
+                409, "same_day", "after a loss limit not before the next trading day in New York"
+            )
+        drawdown_ud = self._container.now.drawdown_ud or 0
+        if drawdown_ud > self._config.max_drawdown_ud:
+            raise ControlRefused(
+                409, "cause_remains", f"still {show_dollars(drawdown_ud)} dollars below the peak"
+            )
+
+    def _rebase(self) -> None:
+        """Count losses from here, or the limit that was overridden would halt again at once."""
+        equity_ud, now_ms = self._container.now.equity_ud, self._clock.now_ms()
+        if equity_ud is None:
+            return
+        body: dict[str, JsonValue] = {"equity_ud": equity_ud, "rebased": True}
+        self._execution.write_fact("day", new_york_day(now_ms), body)
+        self._container.update(day_start_ud=equity_ud, peak_ud=equity_ud)
+
+    @contextlib.contextmanager
+    def _disk_must_know(self) -> Iterator[None]:
+        """A gate that the disk does not know would be shut again by a restart: refused."""
+        try:
+            yield
+        except JournalError as error:
+            raise ControlRefused(409, "disk_refuses", f"cannot be kept: {error}") from error
 
     # -- flatten ------------------------------------------------------------------------
 
@@ -17171,7 +17275,7 @@ class Operator:
             return ControlAnswer(phase="preview", extra=extra)
         if self._nonces.pop(ask.nonce, None) is None:
             raise ControlRefused(412, "stale_preview", "the preview is older than 30 s; look again")
-        self._audit(ask)
+        self._audit(ask, is_risky=True)
         self._guard.set_gate(Gate.REDUCE_ONLY, "flatten", ask.by)
         self._supervisor.spawn(self._flatten(ask), name=f"control:{ask.control_id}")
         return ControlAnswer()
@@ -17226,18 +17330,14 @@ class Operator:
     async def _flatten(self, ask: ControlAsk) -> None:
         if self._trading is not None:
             await self._trading.cancel_all()
-        sent = 0
-        for _ in range(FLATTEN_ROUNDS):
-            for strategy, ticker, held_h in self._held(ask.everything):
-                want = self._exit_want(ticker, held_h)
-                if want is not None:
-                    came = self._execution.converge(
-                        ticker=ticker, strategy=strategy, wants=(want,), decision_id="flatten",
-                        is_exit=True,
-                    )
-                    sent += len(came.order_ids)
-            await self._clock.sleep(1.0)
+        sent, idle_rounds = 0, 0
         left = self._held(ask.everything)
+        while left and idle_rounds < FLATTEN_ROUNDS:
+            sent += self._send_exits(left)
+            await self._clock.sleep(FLATTEN_PAUSE_S)
+            before_h, left = sum(abs(row[2]) for row in left), self._held(ask.everything)
+            is_smaller = sum(abs(row[2]) for row in left) < before_h
+            idle_rounds = 0 if is_smaller else idle_rounds + 1
         text = "flat" if not left else "; ".join(f"{t} {format_count(h)}" for _, t, h in left)
         self._bus.publish(
             ControlMoved(at_ms=self._clock.now_ms(), control_id=ask.control_id, action="flatten",
@@ -17246,10 +17346,25 @@ class Operator:
                          text=f"{text}; the gate is reduce-only")
         )
 
+    def _send_exits(self, held: Sequence[tuple[str, str, int]]) -> int:
+        """One chunk for each holding, as large as a single order may be; returns how many left."""
+        sent = 0
+        for strategy, ticker, held_h in held:
+            want = self._exit_want(ticker, held_h)
+            if want is not None:
+                came = self._execution.converge(
+                    ticker=ticker, strategy=strategy, wants=(want,), decision_id="flatten",
+                    is_exit=True,
+                )
+                sent += len(came.order_ids)
+        return sent
+
     async def replay(self, ask: ControlAsk) -> ControlAnswer:
         """Tell the tape player to play, pause, settle or change its speed."""
         if self._replay is None:
             raise ControlRefused(404, "no_tape", "no tape is played here")
+        if ask.action not in ("play", "pause", "speed", "settle"):
+            raise ControlRefused(409, "not_supported", f"this tape player cannot {ask.action}")
         self._replay.replay_command(ask.action, ask.ratio)
         self._done(ask, f"tape: {ask.action}")
         return ControlAnswer()
@@ -17311,6 +17426,7 @@ class Coordinator:
         self.bus = EventBus(clock, self.supervisor)
         self.container = StateContainer(clock)
         self.machine = StateMachine(now_s=clock.real_s())
+        self._is_begun = False  # initializing is done: errors lead back to the books only
         self._stop_why: str | None = None
         self._stop_asked = asyncio.Event()
         self._exit_code: int | None = None
@@ -17604,6 +17720,8 @@ class Coordinator:
             self._on_assertion(
                 AssertionBroke(at_ms=self.clock.now_ms(), where=name, what=str(error))
             )
+        elif name == "live":
+            self._fail(f"{name} died: {error!r:.200}")
         self.supervisor.spawn(self._respawn(name), name=f"respawn:{name}")
 
     async def _respawn(self, name: str) -> None:
@@ -17678,26 +17796,31 @@ class Coordinator:
     async def _live(self) -> None:
         """Climb, wait for a failure, go back to the start of the road; for ever."""
         backoff = Backoff(self.clock)
-        while True:
-            self._recover.clear()
-            try:
-                await self._climb()
-                backoff.worked()
-                await self._recover.wait()
-            except (ExchangeError, WireError, JournalError, TimeoutError) as error:
-                if isinstance(error, TimeoutError):
-                    error = TimeoutError(f"{self.machine.state} ran out of time")
-                self._fail(str(error) or repr(error))
-            except ConfigError as error:
-                log_coordinator.error("cannot go on: %s", error)
-                print(f"error: {error}", file=sys.stderr)
-                self.stop(str(error), code=2)
-                return
+        while await self._stay(backoff):
             if self.trading is not None and self.execution.store.live():
                 await self.trading.cancel_all()
             await self.clock.sleep(backoff.next_s())
-            is_begun = self.journal.is_writable
-            self._fire(Signal.RECOVER if is_begun else Signal.RESTART, "trying again")
+            self._fire(Signal.RECOVER if self._is_begun else Signal.RESTART, "trying again")
+
+    async def _stay(self, backoff: Backoff) -> bool:
+        """Climb to READY and stay until something fails; False when trying again cannot help."""
+        if self.machine.state is TraderState.ERROR:  # the task that climbed before died of a bug
+            return True
+        self._recover.clear()
+        try:
+            await self._climb()
+            backoff.worked()
+            await self._recover.wait()
+        except (ExchangeError, WireError, JournalError, TimeoutError) as error:
+            if isinstance(error, TimeoutError):
+                error = TimeoutError(f"{self.machine.state} ran out of time")
+            self._fail(str(error) or repr(error))
+        except ConfigError as error:
+            log_coordinator.error("cannot go on: %s", error)
+            print(f"error: {error}", file=sys.stderr)
+            self.stop(str(error), code=2)
+            return False
+        return True
 
     async def _climb(self) -> None:
         """From the present state to READY, each step within its limit."""
@@ -17718,7 +17841,7 @@ class Coordinator:
 
     def _initialize(self) -> None:
         """Journal opened and replayed, latch and gate read, people's numbers restored."""
-        if not self.journal.is_writable:
+        if "journal" not in self._keepers:
             self.journal.open()
             self._keep("journal", self.journal.run)
         body: dict[str, JsonValue] = {
@@ -17733,6 +17856,7 @@ class Coordinator:
         self.reporter.load()
         if self.container.now.halt is not None:
             self._note("control", f"still halted: {self.container.now.halt.why}", "error")
+        self._is_begun = True
         self._fire(Signal.INITIALIZED, "journal replayed", facts=self.journal.last_seq)
 
     async def _connect_books(self) -> None:
@@ -17811,8 +17935,11 @@ class Coordinator:
     def _say_connect_error(self, text: str) -> None:
         if text != self._last_connect_error:
             self._last_connect_error = text
-            kind = "key_refused" if self.rest.is_key_refused else "degraded"
-            self._alert("error", kind, f"trading client: {text}")
+            if self.rest.is_key_refused:
+                cure = "compare KALSHI_API_KEY_ID with the key file, the environment and the clock"
+                self._alert("error", "key_refused", f"the exchange refuses the key ({text}); {cure}")
+            else:
+                self._alert("error", "degraded", f"trading client: {text}")
 
     async def _catch_up(self) -> None:
         """The trading client did not come in time: go on trying, degraded, until it does."""
@@ -17887,6 +18014,7 @@ class Coordinator:
             if self.container.now.halt is None and self.data_dir.read_kill() is not None:
                 self.operator.kill_now("kill file", "file")
             self.guard.retry_latch()
+            self.execution.flush_facts()
             self._check_acting()
             limit_s = self.config.duration_s
             if limit_s is not None and self.clock.real_s() - begun_s >= limit_s:
@@ -17917,14 +18045,23 @@ class Coordinator:
     # -- reload and dump ----------------------------------------------------------------
 
     def reload(self, config: Config) -> None:
-        """Take over the settings marked live; the rest keeps its value until a restart."""
-        live = {s.field: getattr(config, s.field) for s in SETTINGS if s.is_live}
-        self.config = replace(self.config, **live)
-        self.execution.config = self.config
+        """Take over the settings marked live; name those that wait for a restart."""
+        changed = [s for s in SETTINGS if s.kind is not Kind.SECRET
+                   and getattr(config, s.field) != getattr(self.config, s.field)]
+        live = [s.name for s in changed if s.is_live]
+        self.config = replace(
+            self.config, **{s.field: getattr(config, s.field) for s in SETTINGS if s.is_live}
+        )
+        self.execution.config = self.reporter.services.config = self.config
+        self.reporter.alerts.config = self.config
         self.execution.limits = RiskLimits.of(self.config)
         self.orchestrator.config = self.config
-        set_levels = ", ".join(sorted(live))
-        self._note("control", f"settings reloaded: {set_levels}", "info")
+        text = f"settings reloaded: {', '.join(live) or 'nothing new'}"
+        waiting = [s.name for s in changed if not s.is_live]
+        if waiting:
+            text += f"; waiting for a restart: {', '.join(waiting)}"
+        log_coordinator.info("%s", text)
+        self._note("control", text, "info")
 
     def replace_signer(self, signer: KalshiSigner) -> None:
         """Use another key from now on; open orders keep their identity."""
@@ -18018,15 +18155,12 @@ class Coordinator:
             if self.config.on_stop == "cancel":
                 await self.trading.cancel_all(limit_s=STOP_LIMIT_S - SHUTDOWN_MARGIN_S)
             remaining = tuple(self.execution.store.live())
-        code = self._exit_code
-        if remaining and self.config.on_stop == "cancel":
-            code = 7
-            for order in remaining:
-                print(f"may remain: {order.client_order_id} {order.ticker} expires_at_ms="
-                      f"{order.expires_at_ms}", file=sys.stderr)
+        code = 7 if remaining else self._exit_code or 0
         await self._close()
-        log_coordinator.info("stopped code=%s", code or 0)
-        return code or 0
+        log_coordinator.info("stopped code=%s", code)
+        if remaining:
+            print(f"own orders may remain: {'; '.join(map(_leftover, remaining))}", file=sys.stderr)
+        return code
 
     async def _close(self) -> None:
         await self.supervisor.stop(timeout_s=1.0)
@@ -18038,10 +18172,20 @@ class Coordinator:
         self.rest.close()
         if self.venue.close is not None:
             await self.venue.close()
+        self.execution.flush_facts()
         if self.journal.is_writable:
             self.journal.flush()
             self.journal.sync()
         self.journal.close()
+
+
+def _leftover(order: Order) -> str:
+    """An order that may outlive the process, and until when."""
+    ms = order.expires_at_ms
+    until = "never expires" if ms is None else (
+        f"expires {datetime.fromtimestamp(ms / 1000, UTC):%Y-%m-%d %H:%M:%S} UTC"
+    )
+    return f"{order.client_order_id} {order.ticker} {until}"
 
 # ======================================================================================
 # §24a STRATEGY FILES
@@ -18213,7 +18357,7 @@ def _line_of(error: BaseException, path: Path) -> str:
 # ======================================================================================
 # §24b LOGS
 # Purpose:   One line per fact: for people on a terminal, as JSON in the file; no secret in either.
-# Position:  Uses §01, §02. Set up by §24c before anything is logged.
+# Position:  Uses §01, §02. Set up by §24d before anything is logged.
 # Principle: A secret is removed wherever it turns up; a repeated line is counted, not repeated.
 # ======================================================================================
 
@@ -18355,7 +18499,236 @@ def set_up_logs(config: Config, folder: Path) -> None:
     set_log_level(config.log_level)
 
 # ======================================================================================
-# §24c CLI
+# §24c REPLAY
+# Purpose:   Recorded tapes through the whole trader at full speed, and what came of it.
+# Position:  Uses §23 and, lazily, sim_exchange. Called by §24d for `replay` and `backtest`.
+# Principle: The same code path as live, from socket to journal; only the clock and the wire differ.
+# ======================================================================================
+
+REPLAY_TAIL_S: Final = 120.0  # virtual time given to settlement after the last close
+REPLAY_STEP_S: Final = 5.0
+QUEUE_MODELS: Final = ("pessimistic", "realistic", "optimistic")
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ReplayReport:
+    """What one pass over the tapes did. Money in micro-dollars, counts in hundredths."""
+
+    queue: str
+    orders: Mapping[str, int]
+    fills: int
+    filled_h: int
+    fees_ud: int
+    net_ud: int  # cash at the end minus cash at the start, settlements included
+    unresolved: tuple[str, ...]  # markets still held: the tape has no result
+    unresolved_value_ud: int | None
+    decisions: Mapping[str, int]
+    decision_sha256: str
+    equals_exchange: bool
+    virtual_s: float
+
+    def lines(self) -> list[str]:
+        """The report for people."""
+        orders = ", ".join(f"{kind} {count}" for kind, count in sorted(self.orders.items()))
+        reasons = sorted(self.decisions.items(), key=lambda item: -item[1])
+        rows = [
+            f"queue {self.queue}",
+            f"  orders     {orders or 'none'}",
+            f"  fills      {self.fills}, {format_count(self.filled_h)} contracts",
+            f"  fees       {show_dollars(self.fees_ud)} dollars",
+            f"  net        {show_dollars(self.net_ud)} dollars after fees and settlement",
+            f"  decisions  {', '.join(f'{name} {count}' for name, count in reasons)}",
+            f"  account    {'equal to' if self.equals_exchange else 'DIFFERENT FROM'} the exchange's",
+            f"  hash       {self.decision_sha256[:16]}",
+        ]
+        if self.unresolved:
+            value = self.unresolved_value_ud
+            worth = "unknown" if value is None else f"{show_dollars(value)} dollars"
+            rows.append(f"  unresolved {', '.join(self.unresolved)}, worth {worth} at the last bid")
+        return rows
+
+
+class _Trace:
+    """Hash of every decision and order of a pass, in order: two passes are equal if it is."""
+
+    def __init__(self, bus: EventBus) -> None:
+        self._sha = hashlib.sha256()
+        bus.subscribe(DecisionMade, self._decided)
+        bus.subscribe(FillBooked, self._filled)
+
+    def _decided(self, event: DecisionMade) -> None:
+        row = (event.at_ms, event.ticker, event.strategy, event.reason, event.order_ids)
+        self._sha.update(repr(row).encode())
+
+    def _filled(self, event: FillBooked) -> None:
+        fill = event.fill
+        row = (fill.at_ms, fill.ticker, fill.side.value, fill.price_cc, fill.count_h, fill.fee_ud)
+        self._sha.update(repr(row).encode())
+
+    @property
+    def digest(self) -> str:
+        """The hash so far, hexadecimal."""
+        return self._sha.hexdigest()
+
+
+class _NoListener:
+    """What the page's server gets in virtual time, where nobody can knock."""
+
+    def __init__(self) -> None:
+        self.sockets = (self,)
+
+    def getsockname(self) -> tuple[str, int]:
+        """An address that nothing listens on."""
+        return ("127.0.0.1", 0)
+
+    def close(self) -> None:
+        """Nothing is held."""
+
+    async def wait_closed(self) -> None:
+        """Nothing to wait for."""
+
+
+async def replay_pass(
+    config: Config, loop: Any, exchange: Any, connect: Callable[[], aiohttp.BaseConnector],
+    epoch_s: float,
+) -> ReplayReport:
+    """Run the trader over the tapes of `exchange` on the virtual `loop`; its report."""
+    rng = random.Random(config.sim_seed)
+    clock = Clock(
+        monotonic=loop.time, epoch_s=epoch_s, rng=rng,
+        token_hex=lambda size: rng.randbytes(size).hex(),
+    )
+    data_dir = DataDir(config.home)
+    data_dir.make()
+    data_dir.take_lock({})
+    address = exchange.address("replay.invalid")
+    venue = Venue(
+        api_url=address.rest, ws_url=address.ws, account_tag=tag_of(address.key_id),
+        signer=load_signer(address.private_key_pem.encode(), address.key_id),
+    )
+    facts = StartFacts(
+        run_id=clock.token_hex(5), file_sha256="", config_sha256="",
+        started_at_ms=clock.now_ms(), origins={},
+    )
+    strategies = load_strategies(
+        config.strategy, config.strategy_params, config.policy,
+        allow_experimental=config.allow_experimental, is_production=False,
+    )
+    async with make_session(connect()) as session:
+        coordinator = Coordinator(
+            config=config, clock=clock, data_dir=data_dir, venue=venue, facts=facts,
+            strategies=strategies, session=session, static={}, is_virtual=True,
+        )
+        trace = _Trace(coordinator.bus)
+        run = asyncio.ensure_future(coordinator.run())
+        await _until_settled(coordinator, exchange, clock)
+        if run.done():
+            run.result()  # it ended by itself: raises what ended it
+        report = _report(config, coordinator, exchange, trace, clock)
+        coordinator.stop("the tapes are over")
+        await run
+    return report
+
+
+async def _until_settled(coordinator: Coordinator, exchange: Any, clock: Clock) -> None:
+    """Wait until the tapes are over and paid, at most REPLAY_TAIL_S after the last close."""
+    while True:
+        await clock.sleep(REPLAY_STEP_S)
+        over_ms = clock.now_ms() - exchange.replay_status()["to_at_ms"]
+        held = any(p.position_h for p in coordinator.execution.ledger.positions.values())
+        if over_ms > REPLAY_TAIL_S * 1000 or (over_ms > REPLAY_STEP_S * 1000 and not held):
+            break
+    if coordinator.trading is not None:
+        coordinator.trading.ask()
+        await clock.sleep(REPLAY_STEP_S)
+
+
+def _report(
+    config: Config, coordinator: Coordinator, exchange: Any, trace: _Trace, clock: Clock
+) -> ReplayReport:
+    execution = coordinator.execution
+    ledger = execution.ledger
+    held = {t: p.position_h for t, p in ledger.positions.items() if p.position_h}
+    theirs = {t: h for t, h in exchange.account.positions.items() if h}
+    fills = [fact.body for fact in coordinator.journal.facts("fill")]
+    reasons: Counter[str] = Counter()
+    for (_, reason), count in coordinator.decisions.funnel.items():
+        reasons[str(reason)] += count
+    cash_ud = ledger.cash_ud if ledger.cash_ud is not None else config.sim_balance_ud
+    return ReplayReport(
+        queue=config.queue_model, orders=dict(execution.sent), fills=len(fills),
+        filled_h=sum(int(str(fill["count_h"])) for fill in fills), fees_ud=ledger.fees_ud,
+        net_ud=cash_ud - config.sim_balance_ud, unresolved=tuple(sorted(held)),
+        unresolved_value_ud=coordinator.equity.positions_value_ud() if held else 0,
+        decisions=dict(reasons), decision_sha256=trace.digest,
+        equals_exchange=held == theirs and cash_ud == exchange.account.cash_ud,
+        virtual_s=clock.monotonic(),
+    )
+
+
+def tape_epoch_s(config: Config) -> float:
+    """Wall time at which the tapes begin; ConfigError for a folder that holds none."""
+    sim_exchange = importlib.import_module("sim_exchange")
+    try:
+        return float(sim_exchange.tape_start_s(config.sim_tape))
+    except (ValueError, OSError) as error:
+        raise ConfigError(f"--tape {error}") from error
+
+
+def run_replay(config: Config, *, fee_type: str, fee_multiplier: str) -> ReplayReport:
+    """One pass in virtual time, in a temporary data directory. ConfigError for a bad tape."""
+    sim_exchange = importlib.import_module("sim_exchange")
+    base: type[asyncio.AbstractEventLoop] = sim_exchange.SimLoop
+
+    async def no_server(*_: Any, **__: Any) -> _NoListener:
+        return _NoListener()
+
+    loop: Any = base()
+    loop.create_server = no_server
+    net = sim_exchange.Net(loop, random.Random(config.sim_seed))
+    epoch_s = tape_epoch_s(config)
+    with tempfile.TemporaryDirectory(prefix="replay-") as folder:
+        config = replace(config, data_dir=Path(folder))
+        try:
+            settings = sim_exchange.SimSettings(
+                tapes=config.sim_tape, seed=config.sim_seed, queue=config.queue_model,
+                latency_ms=config.latency_ms, fee_type=fee_type, fee_multiplier=fee_multiplier,
+                balance_dollars=format_fixed(config.sim_balance_ud, 6), tier="prestige",
+                switches={"read_lag_ms": "0"},
+            )
+            exchange = sim_exchange.SimExchange(settings, sim_exchange.LoopTime(loop, epoch_s))
+        except ValueError as error:
+            raise ConfigError(str(error)) from error
+        asyncio.set_event_loop(loop)
+        gc.disable()
+        try:
+            return _run_on(loop, net, exchange, config, epoch_s, sim_exchange)
+        finally:
+            gc.enable()
+            asyncio.set_event_loop(None)
+            loop.close()
+
+
+def _run_on(
+    loop: Any, net: Any, exchange: Any, config: Config, epoch_s: float, sim_exchange: Any
+) -> ReplayReport:
+    """Set up both ends of the memory wire, each in its own context, and run to the end."""
+    context = sim_exchange.context_of("exchange")
+    runner = exchange.make_runner()
+    loop.run_until_complete(loop.create_task(runner.setup(), context=context))
+    loop.call_soon(exchange.start_drivers, context=context)
+    connect = partial(sim_exchange.MemoryConnector, net, runner.server, "exchange")
+    act = replay_pass(config, loop, exchange, connect, epoch_s)
+    task = loop.create_task(act, context=sim_exchange.context_of("trader"))
+    try:
+        report: ReplayReport = loop.run_until_complete(task)
+    finally:
+        loop.run_until_complete(exchange.stop())
+        loop.run_until_complete(runner.cleanup())
+    return report
+
+# ======================================================================================
+# §24d CLI
 # Purpose:   Arguments and env files in, exit code out; the commands that talk to a running bot.
 # Position:  Uses every room; the only one that imports sim_exchange, and only when it is needed.
 # Principle: The operator's mistake is one clear sentence and code 2; nothing else ends silently.
@@ -18392,8 +18765,8 @@ def _parser() -> argparse.ArgumentParser:
     )
     parser.add_argument(
         "command", nargs="?", default="run",
-        choices=("run", "status", "config", "version", *CONTROL_COMMANDS),
-        help="run (default), status, config, version, or a control of the running bot",
+        choices=("run", "status", "config", "version", "replay", "backtest", *CONTROL_COMMANDS),
+        help="run (default), status, config, version, replay (= backtest), or a control of the bot",
     )
     parser.add_argument("what", nargs="?", help="config: show or check")
     for setting in SETTINGS:
@@ -18412,6 +18785,8 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("--ticker", help="cancel-all: only this market")
     parser.add_argument("--order", help="cancel-all: only this client order id")
     parser.add_argument("--all", action="store_true", help="flatten: foreign positions too")
+    parser.add_argument("--fee-type", default="quadratic", help="replay: fees of the series")
+    parser.add_argument("--fee-multiplier", default="1", help="replay: multiplier of the fees")
     parser.add_argument("--yes", action="store_true", help="production: do not ask")
     return parser
 
@@ -18590,9 +18965,7 @@ def make_clock(config: Config) -> Clock:
     """Real time; or the tape's, shared with the embedded exchange."""
     if not (config.is_embedded and config.sim_tape):
         return Clock()
-    sim_exchange = importlib.import_module("sim_exchange")
-    epoch_s = sim_exchange.tape_start_s(config.sim_tape)
-    return Clock(epoch_s=epoch_s, rate=config.sim_speed, is_adjustable=True)
+    return Clock(epoch_s=tape_epoch_s(config), rate=config.sim_speed, is_adjustable=True)
 
 
 async def open_venue(config: Config, clock: Clock) -> Venue:
@@ -18656,16 +19029,21 @@ def settings_rows(found: Mapping[str, Sourced], config: Config) -> tuple[dict[st
 # -- running the bot --------------------------------------------------------------------
 
 
+def build_strategies(config: Config) -> tuple[Strategy, ...]:
+    """The strategies this configuration names; ConfigError for every mistake in them."""
+    return load_strategies(
+        config.strategy, config.strategy_params, config.policy,
+        allow_experimental=config.allow_experimental,
+        is_production=config.environment is Environment.PRODUCTION,
+    )
+
+
 async def run_bot(
     config: Config, data_dir: DataDir, facts: StartFacts, clock: Clock,
     reload: Callable[[], Config],
 ) -> int:
     """Build the house, hear the signals, run until the end; returns the exit code."""
-    strategies = load_strategies(
-        config.strategy, config.strategy_params, config.policy,
-        allow_experimental=config.allow_experimental,
-        is_production=config.environment is Environment.PRODUCTION,
-    )
+    strategies = build_strategies(config)
     static = load_static(HERE / "static")
     venue = await open_venue(config, clock)
     async with make_session(aiohttp.TCPConnector(ssl=secure_tls(), limit=64)) as session:
@@ -18710,12 +19088,20 @@ def reload_settings(coordinator: Coordinator, reload: Callable[[], Config]) -> N
     """SIGHUP: live settings and the key file again; a mistake changes nothing and is told."""
     try:
         config = reload()
+        signer = None
+        if config.key_file is not None and config.key_content is None:
+            signer = load_signer(read_key_pem(config), config.key_id or "")
+        strategies: tuple[Strategy, ...] = ()
+        if config.strategy_params != coordinator.config.strategy_params:
+            strategies = build_strategies(replace(config, strategy=coordinator.config.strategy))
         set_log_level(config.log_level)
-        if config.key_file is not None:
-            coordinator.replace_signer(load_signer(read_key_pem(config), config.key_id or ""))
-        coordinator.reload(config)
     except ConfigError as error:
         log_cli.error("reload refused, nothing changed: %s", error)
+        return
+    coordinator.reload(config)
+    coordinator.decisions.exchange(strategies)
+    if signer is not None:
+        coordinator.replace_signer(signer)
 
 
 async def end_now(coordinator: Coordinator, number: int) -> None:
@@ -18909,6 +19295,31 @@ def command_config(
     return EXIT_OK
 
 
+def command_replay(found: Mapping[str, Sourced], args: argparse.Namespace) -> int:
+    """Tapes at full speed in virtual time; `--queue all` makes a pass for each model."""
+    texts = {name: given.text for name, given in found.items()}
+    if not texts.get("sim_tape"):
+        raise ConfigError("replay needs --tape DIR (a folder with *.ndjson.gz and event.json)")
+    queue = texts.get("queue_model", "realistic")
+    models = QUEUE_MODELS if queue == "all" else (queue,)
+    texts |= {"environment": "sim", "record": "off"}
+    logging.getLogger("trader").setLevel(logging.CRITICAL)
+    reports = []
+    for model in models:
+        config = build_config(texts | {"queue_model": model})
+        report = run_replay(config, fee_type=args.fee_type, fee_multiplier=args.fee_multiplier)
+        reports.append(report)
+        if not args.json:
+            print("\n".join(report.lines()))
+    if args.json:
+        rows = [dataclasses.asdict(report) for report in reports]
+        print(json.dumps(rows, indent=1, sort_keys=True))
+    else:
+        print(f"tapes {', '.join(Path(path).name for path in config.sim_tape)}; fees assumed "
+              f"{args.fee_type} × {args.fee_multiplier}; eight tapes or fewer prove nothing")
+    return EXIT_OK if all(report.equals_exchange for report in reports) else 5
+
+
 def command_version() -> int:
     """Version, file hash, Python, dependencies."""
     print(f"trader {VERSION} file {file_digest(Path(__file__))[:12]} python {sys.version.split()[0]}")
@@ -18921,6 +19332,8 @@ def _dispatch(argv: Sequence[str], environ: MutableMapping[str, str], root: Path
     if args.command == "version":
         return command_version()
     found, warnings = gather(args, environ, root)
+    if args.command in ("replay", "backtest"):
+        return command_replay(found, args)
     config = build_config({name: given.text for name, given in found.items()})
 
     def reload() -> Config:
