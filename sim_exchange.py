@@ -1258,6 +1258,7 @@ class BookNote(NamedTuple):
     client_order_id: str | None
     clock: int
     at_us: int
+    subaccount: int
 
 
 class TradeNote(NamedTuple):
@@ -1476,11 +1477,11 @@ class Matching(Core):
     def _level_changed(self, market: Market, is_bid: bool, price_cc: int, delta_h: int,
                        cause: Order | None, at_us: int | None = None) -> None:
         market.clock += 1
-        mine = None
+        mine, subaccount = None, 0
         if cause is not None and isinstance(cause, MemberOrder):
-            mine = cause.client_order_id
+            mine, subaccount = cause.client_order_id, cause.account.subaccount
         self._notes.append(BookNote(market, is_bid, price_cc, delta_h, mine, market.clock,
-                                    self.now_us if at_us is None else at_us))
+                                    self.now_us if at_us is None else at_us, subaccount))
 
     def _remove(self, order: Order, reason: str) -> int:
         """Take a resting order out of the book; answers the count removed."""
@@ -2211,7 +2212,12 @@ class Engine(Commands):
         if market.pending_result is not None:
             result, value_cc = market.pending_result
             self.at(self.now_us + self.settle_after_us,
-                    lambda: self._determine(market, result, value_cc))
+                    lambda: self._determine_closed(market, result, value_cc))
+
+    def _determine_closed(self, market: Market, result: str, value_cc: int) -> None:
+        """The known result arrives, unless the market was reopened or determined by hand."""
+        if market.status == "closed":
+            self._determine(market, result, value_cc)
 
     def _sweep(self, market: Market) -> None:
         """After the close: every resting order of the market goes."""
@@ -4655,7 +4661,7 @@ class Hub:
         mine = ""
         if note.client_order_id is not None:
             given = orjson.dumps(note.client_order_id).decode()
-            mine = f',"client_order_id":{given},"subaccount":0'
+            mine = f',"client_order_id":{given},"subaccount":{note.subaccount}'
         side = "yes" if note.is_bid else "no"
         tail = (f'","delta_fp":"{count_text(note.delta_h)}","side":"{side}",'
                 f'{self._time_texts(note.at_us)}{mine}}}')

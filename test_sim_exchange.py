@@ -1302,6 +1302,21 @@ def test_settlement_pays_whole_cents_once_and_conserves(result: str, value: int 
     assert refused(lambda: engine.settle(TICKER, "yes")).startswith("400")
 
 
+@pytest.mark.parametrize("way", ["reopened", "by hand"])
+def test_known_result_does_not_overrule_a_reopening_or_a_hand(way: str) -> None:
+    engine = make_engine()
+    market = engine.markets[TICKER]
+    market.pending_result = ("yes", 10_000)
+    if way == "reopened":
+        engine.set_close_time(TICKER, engine.now_us)
+        engine.set_close_time(TICKER, engine.now_us + 10**9)
+    else:
+        engine.determine(TICKER, "no")
+    engine.advance(engine.now_us + 30 * 10**6)
+    assert (market.status, market.result) == (("active", "") if way == "reopened"
+                                              else ("determined", "no"))
+
+
 def test_disputed_result_pays_only_the_amended_one() -> None:
     engine = make_engine()
     crowd(engine, "bid", "0.50", "3")
@@ -2256,6 +2271,17 @@ def test_own_orders_are_marked_on_deltas_and_others_are_not(world: World) -> Non
         "0.5700", "5.00", "no", "bot-21")
     assert "client_order_id" not in theirs
     assert mine["clock"] < theirs["clock"]
+
+
+def test_own_deltas_name_the_subaccount() -> None:
+    world = World(tier="advanced")
+    world.rest("POST", "/portfolio/subaccounts", {})
+    world.engine.accounts[1].move_cash(10**7, 0)
+    socket = world.socket()
+    socket.send("subscribe", channels=["orderbook_delta"], market_ticker=TICKER)
+    for subaccount in (0, 1):
+        world.create("bid", "0.10", "1", subaccount=subaccount)
+    assert [frame["msg"]["subaccount"] for frame in socket.read()] == [0, 1]
 
 
 def test_yes_price_option_only_changes_the_scale(world: World) -> None:
