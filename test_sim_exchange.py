@@ -20,6 +20,7 @@ Run it
     pytest test_sim_exchange.py
     python test_sim_exchange.py --events 1000000
     python test_sim_exchange.py --fuzz 1000000
+    python test_sim_exchange.py --speed 200000 --stream 400000 --writes 3000
 """
 from __future__ import annotations
 
@@ -34,10 +35,12 @@ import os
 import random
 import re
 import signal
+import socket
 import stat
 import subprocess
 import sys
 import time
+import urllib.request
 from collections import Counter, defaultdict
 from collections.abc import Callable, Iterator
 from contextlib import suppress
@@ -4052,12 +4055,86 @@ def campaign_speed(count: int) -> None:
     print(f"{count / (time.perf_counter() - started):,.0f} engine events/s")
 
 
+STREAM_READER = """
+import socket, sys, time
+host, port, head, command, want = sys.argv[1], int(sys.argv[2]), *sys.argv[3:5], int(sys.argv[5])
+link = socket.create_connection((host, port))
+link.sendall(head.encode())
+while b"\\r\\n\\r\\n" not in link.recv(65536):
+    pass
+frame = command.encode()
+link.sendall(bytes([0x81, 0xFE]) + len(frame).to_bytes(2, "big") + bytes(4) + frame)
+seen, started = 0, 0.0
+while seen < want:
+    seen += link.recv(1 << 20).count(b'"type":"orderbook_delta"')
+    started = started or time.perf_counter()
+print(f"{seen / (time.perf_counter() - started):,.0f} deltas/s read")
+"""
+
+
+async def campaign_stream(count: int) -> None:
+    """Deltas per second to one reader in a process of its own."""
+    async with Live() as live:
+        engine, hub = live.exchange.engine, live.exchange.hub
+        headers = live.signer.headers("GET", sim.WS_ROOT, time.time())
+        lines = [f"GET {sim.WS_ROOT} HTTP/1.1", "Host: x", "Upgrade: websocket",
+                 "Connection: Upgrade", "Sec-WebSocket-Version: 13",
+                 "Sec-WebSocket-Key: dGhlIHNhbXBsZSBub25jZQ==",
+                 *(f"{name}: {value}" for name, value in headers.items()), "", ""]
+        command = json.dumps({"id": 1, "cmd": "subscribe", "params": {
+            "channels": ["orderbook_delta"], "market_ticker": TICKER}}).ljust(200)
+        reader = await asyncio.create_subprocess_exec(
+            sys.executable, "-c", STREAM_READER, "127.0.0.1", live.base.rpartition(":")[2],
+            "\r\n".join(lines), command, str(count * 9 // 10))
+        while not any(session.subscriptions for session in hub.sessions.values()):
+            await asyncio.sleep(0.01)
+        levels = [engine.crowd_level(engine.markets[TICKER], (True, cents * 100), 100,
+                                     engine.now_us) for cents in range(10, 40)]
+        started, cpu = time.perf_counter(), time.process_time()
+        for n in range(count):
+            level = levels[n % 30]
+            engine.crowd_resize(level, 300 - level.remaining_h, engine.now_us + n)
+            engine.commit()
+            if n % 200 == 0:
+                await asyncio.sleep(0)
+        print(f"{count / (time.perf_counter() - started):,.0f} deltas/s sent, "
+              f"{count / (time.process_time() - cpu):,.0f} per CPU second")
+        await reader.wait()
+
+
+def campaign_writes(count: int) -> None:
+    """Order creates per second over HTTP from one client, one after the other."""
+    alone = Alone("--markets", "1", "--tier", "off")
+    try:
+        told = alone.line()
+        host, _, port = told["rest"].split("/")[2].partition(":")
+        signer = Signer(Path(told["private_key_path"]).read_text(), told["key_id"])
+        path, link = f"{sim.REST_ROOT}{CREATE}", socket.create_connection((host, int(port)))
+        link.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+        with urllib.request.urlopen(f"{told['rest']}/markets") as answer:
+            ticker = json.load(answer)["markets"][0]["ticker"]
+        started = time.perf_counter()
+        for n in range(count):
+            if n % 200 == 0:
+                head = "".join(f"{name}: {value}\r\n" for name, value in
+                               signer.headers("POST", path, time.time()).items())
+            body = json.dumps(create_body(ticker=ticker, price="0.01", client_order_id=f"w{n}"))
+            link.sendall((f"POST {path} HTTP/1.1\r\nHost: x\r\nContent-Type: application/json"
+                          f"\r\nContent-Length: {len(body)}\r\n{head}\r\n{body}").encode())
+            assert b" 201 " in link.recv(65_536)[:20]
+        print(f"{count / (time.perf_counter() - started):,.0f} order writes/s")
+    finally:
+        alone.end()
+
+
 def main() -> int:
     """Run a campaign by hand."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0] if __doc__ else None)
     parser.add_argument("--events", type=int, default=0)
     parser.add_argument("--fuzz", type=int, default=0)
     parser.add_argument("--speed", type=int, default=0)
+    parser.add_argument("--stream", type=int, default=0)
+    parser.add_argument("--writes", type=int, default=0)
     parser.add_argument("--seed", type=int, default=1)
     flags = parser.parse_args()
     if flags.events:
@@ -4066,6 +4143,10 @@ def main() -> int:
         campaign_fuzz(flags.fuzz, flags.seed)
     if flags.speed:
         campaign_speed(flags.speed)
+    if flags.stream:
+        asyncio.run(campaign_stream(flags.stream))
+    if flags.writes:
+        campaign_writes(flags.writes)
     return 0
 
 
