@@ -5291,7 +5291,13 @@ class TapePlayer:
         self.recorded: dict[tuple[bool, int], int] = {}
         self._own: dict[tuple[bool, int], int] = {}
         self._crowd: dict[tuple[bool, int], Order] = {}
-        self.market = self._list_market(path, settings)
+        try:
+            self.market = self._list_market(path, settings)
+        except TapeError:
+            raise
+        except (KeyError, IndexError, TypeError, ValueError) as error:
+            what = f"no field {error}" if isinstance(error, KeyError) else str(error)
+            raise TapeError(f"{path}/event.json: {what}; record or fetch it again") from error
         self._next = next(self._frames, None)
         self.first_us = self.last_us = start_us
         self.total = sum(1 for line in self.file.lines() if line.strip())
@@ -5320,8 +5326,9 @@ class TapePlayer:
             ticker=str(row["ticker"]), market_id=self._engine.new_id(), event=event,
             title=str(row.get("title", "")), yes_title=str(row.get("yes_sub_title", "")),
             no_title=str(row.get("no_sub_title", "")), grid=_tape_grid(row),
-            created_us=moved("created_time"), open_us=moved("open_time"),
-            close_us=moved("close_time"), timer_s=float(row.get("settlement_timer_seconds", 1)),
+            created_us=moved("created_time" if "created_time" in row else "open_time"),
+            open_us=moved("open_time"), close_us=moved("close_time"),
+            timer_s=float(row.get("settlement_timer_seconds", 1)),
             extra={name: row[name] for name in _KEPT_FIELDS if row.get(name) is not None})
         market.is_tape, market.taken = True, {}
         market.open_us = min(market.open_us, self._engine.now_us)

@@ -2812,6 +2812,23 @@ def test_the_player_tells_how_far_it_is_and_settles_on_command(tmp_path: Path) -
     assert World().exchange.replay_status() == {}
 
 
+@pytest.mark.parametrize(("field", "value", "says"), [
+    ("close_time", None, "close_time"), ("open_time", "soon", "soon"),
+    ("settlement_timer_seconds", "x", "could not convert"),
+])
+def test_a_definition_with_a_hole_is_named(tmp_path: Path, field: str, value: Any,
+                                           says: str) -> None:
+    path = Path(TapeMaker(tmp_path).snapshot({"0.4000": "10.00"}, {}).save())
+    body = json.loads((path / "event.json").read_text())
+    row = body["response"]["markets"][0]
+    row[field] = value
+    if value is None:
+        del row[field]
+    (path / "event.json").write_text(json.dumps(body))
+    with pytest.raises(sim.TapeError, match=says):
+        sim.SimExchange(sim.SimSettings(tapes=(str(path),)), ManualTime(TAPE_START_MS / 1000))
+
+
 def sample_tapes() -> list[Path]:
     return sorted(path for path in TAPES.glob("*") if path.is_dir()) if TAPES.exists() else []
 
