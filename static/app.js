@@ -167,6 +167,7 @@ function showTab(id, focus = false) {
     setAttr(tab, "tabindex", name === id ? "0" : "-1");
     if (focus && name === id) tab.focus();
   }
+  if (view.frozen === null) TABS.find(([name]) => name === id)[1](byId(id), view);
   everything = true;
   store.mark("view");
 }

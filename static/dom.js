@@ -195,15 +195,15 @@ export const tableOf = (host) => tables.get(host) ?? null;
  * @typedef {(row: any, view: any) => any} Ask
  *
  * @typedef {Object} Column
- * @property {string} id          also the CSS class of its cells
- * @property {string} label       header words
- * @property {string} [unit]      shown small in the header
- * @property {boolean} [num]      right-aligned figures
- * @property {number} [ch]        fixed width in digits; the others share the rest
+ * @property {string} id  also the CSS class of its cells
+ * @property {string} label  header words
+ * @property {string} [unit]  shown small in the header
+ * @property {boolean} [num]  right-aligned figures
+ * @property {number} [ch]  fixed width in digits; the others share the rest
  * @property {Ask} text
  * @property {string|Ask} [tone]  class names
  * @property {string|Ask} [hint]  tooltip
- * @property {Ask} [sort]         value to sort by; null goes last
+ * @property {Ask} [sort]  value to sort by; null goes last
  * @property {(cell: any, row: any, view: any) => void} [paint]  own content
  * @property {boolean} [flash]
  *
@@ -213,11 +213,11 @@ export const tableOf = (host) => tables.get(host) ?? null;
  * @property {Column[]} columns
  * @property {(row: any) => any} key
  * @property {(view: any) => string} empty  what is missing and what would fill it
- * @property {Ask} [onOpen]       Enter or click
- * @property {Ask} [age]          age in ms of the row's truth
+ * @property {Ask} [onOpen]  Enter or click
+ * @property {Ask} [age]  age in ms of the row's truth
  * @property {Ask} [rowTone]
  * @property {string[]} [sort]  first order: column and "asc" or "desc"
- * @property {boolean} [stream]   newest first; new rows wait under the pointer
+ * @property {boolean} [stream]  newest first; new rows wait under the pointer
  */
 export class DataTable {
   constructor(host, spec) {

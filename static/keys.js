@@ -18,11 +18,13 @@ const typing = (target) => target instanceof HTMLElement
   && (target.isContentEditable || /^(INPUT|TEXTAREA|SELECT)$/.test(target.tagName));
 const dialogOpen = () => $(document, "dialog[open]") !== null;
 
+/** The record behind the focused row; for a market, that of its newest decision. */
 function explainFocused(view) {
   const row = view.activeTable()?.focusedRow();
-  const id = row && (row.decision_id ?? row.client_order_id ?? row.fill_id);
+  if (!row) return;
+  const newest = () => view.rows("decisions").findLast((d) => d.ticker === row.ticker)?.decision_id;
+  const id = row.decision_id ?? row.fill_id ?? row.client_order_id ?? newest();
   if (id) view.explain(id);
-  else view.activeTable()?.openFocused();
 }
 
 function cancelMarket(view) {

@@ -66,26 +66,25 @@ function make(root, view) {
     on: { input: (e) => set("search")(e.target.value.toLowerCase()) } });
   const all = el("button", { type: "button", class: "act", text: "Copy all",
     on: { click: () => copy(chosen(view).map(lineOf).join("\n"), $(root, ".copied")) } });
-  root.append(el("div", { class: "bar-top" }, el("h3", { text: "Activity" }),
-    choice("Severity", [["", "all"], ["warning", "warnings"], ["error", "errors"]], "",
-    set("severity")), kind, search,
-    el("output", { class: "copied muted" }), all),
-      el("div", { class: "split wide-right" }, el("div", { class: "grid-host alerts-host" }),
+  const levels = [["", "all"], ["warning", "warnings"], ["error", "errors"]];
+  root.append(
+    el("div", { class: "bar-top" }, el("h3", { text: "Activity" }),
+      choice("Severity", levels, "", set("severity")), kind, search,
+      el("output", { class: "copied muted" }), all),
+    el("div", { class: "split wide-right" }, el("div", { class: "grid-host alerts-host" }),
       el("div", { class: "grid-host log-host" })));
 }
 
 /** Log lines that pass the filter, oldest first. */
 function chosen(view) {
-  const level = (row) => !state.severity || severity(row) === "error"
-    || severity(row) === state.severity;
-  return view.store.activity.filter((r) => level(r)
+  const levels = { warning: ["warning", "error"], error: ["error"] }[state.severity];
+  return view.store.activity.filter((r) => (!levels || levels.includes(severity(r)))
     && (!state.kind || r.activity_type === state.kind)
-    && (!state.search || String(r.message).toLowerCase().includes(state.search)));
+    && String(r.message).toLowerCase().includes(state.search));
 }
 
 function kinds(select, view) {
-  const names = [...new Set(view.store.activity.map((r) =>
-    r.activity_type))].filter(Boolean).sort();
+  const names = [...new Set(view.store.activity.map((r) => r.activity_type))].sort();
   if (select.options.length === names.length + 1) return;
   const kept = select.value;
   select.replaceChildren(el("option", { value: "", text: "all kinds" }),

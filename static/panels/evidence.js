@@ -29,7 +29,7 @@ function setProgress(node, have, need) {
 }
 
 /** The interval on an axis that holds zero. */
-function setInterval_(node, row) {
+function paintInterval(node, row) {
   const all = [row.low_ud, row.high_ud, row.net_ud].filter(known);
   const [low_, high_, net] = [row.low_ud, row.high_ud, row.net_ud].map((ud) => money(ud, true));
   const band = all.length === 3 ? `${low_} … ${high_}` : "no interval yet";
@@ -72,7 +72,7 @@ export function renderEvidence(root, view) {
     setClass(out, `verdict ${VERDICT_TONE[row.verdict] ?? "muted"}`);
     setProgress(events, row.settled_events, row.settled_events_needed);
     setProgress(hours, row.hours, row.hours_needed);
-    setInterval_(interval, row);
+    paintInterval(interval, row);
     criteria(reasons, row.criteria ?? []);
     const missing = known(row.settled_events_needed)
       ? Math.max(0, row.settled_events_needed - (row.settled_events ?? 0)) : null;

@@ -14,7 +14,7 @@ const markout = (id, label, field) =>
 
 function explainCell(cell, row, view) {
   if (!cell.firstChild) cell.append(el("button", { type: "button", class: "act small" }));
-  setText(cell.firstChild, row.decision_id ?? "explain");
+  setText(cell.firstChild, row.decision_id ? `… ${row.decision_id.slice(-6)}` : "explain");
   setAttr(cell.firstChild, "aria-label",
     `Explain fill in ${row.ticker}, decision ${row.decision_id ?? "unknown"}`);
   cell.firstChild.onclick = () => view.explain(row.decision_id ?? row.fill_id);
@@ -47,7 +47,7 @@ const SPEC = {
     markout("m1", "1 s", "markout_1s_cc"), markout("m30", "30 s", "markout_30s_cc"),
     markout("m300", "5 min", "markout_300s_cc"),
     col("strategy", "Strategy", "strategy", plain, { tone: "muted" }),
-    { id: "do", label: "Decision", text: () => "", paint: explainCell },
+    { id: "do", label: "Decision", ch: 15, text: () => "", paint: explainCell },
   ],
 };
 

@@ -2,15 +2,18 @@
 /** Seven numbers with sparkline and age; hover or focus gives formula and ledger lines. */
 
 import { spark } from "../chart.js";
+import { $, HATCH_MS, ageClass, el, flash, makeBar, setBar, setClass, setText } from "../dom.js";
 import {
-  $, HATCH_MS, ageClass, el, flash, makeBar, setBar, setClass, setText,
-} from "../dom.js";
-import { arrow, dollars, duration, exactDollars, gainTone, known, money,
-  percent } from "../format.js";
+  arrow, dollars, duration, exactDollars, gainTone, known, money, percent,
+} from "../format.js";
 
-const signed = (ud) => (known(ud) ? `${arrow(ud)} ${money(ud, true)}`.trim() : "—");
-const positionsBy = (name) => (view) => view.rows("positions").filter((p) => p[name]).map((p) =>
-  [p.ticker, p[name]]);
+const SPARK_POINTS = 180;
+const LINES_MAX = 6;
+
+const signed = (ud) => `${arrow(ud)} ${money(ud, true)}`.trim();
+const total = (name) => (view) => view.one("overview")?.[name];
+const held = (name) => (view) =>
+  view.rows("positions").filter((p) => p[name]).map((p) => [p.ticker, p[name]]);
 
 /** Equity points with the drawdown from the highest point so far. */
 export function drawdowns(rows) {
@@ -21,48 +24,44 @@ export function drawdowns(rows) {
   });
 }
 
-/** label, field, words, colour, series, lines behind the number */
+/** The seven, by field of the overview; `lines` are the ledger lines behind the number. */
 const CELLS = [
   {
-    id: "equity", label: "Equity", big: true, field: "equity_ud", colour: "--yes", show: (o) =>
-      dollars(o.equity_ud),
+    id: "equity", label: "Equity", field: "equity_ud", big: true, colour: "--yes", show: dollars,
     means: "cash + positions at the bid they could hit now",
-    lines: (view) => [["cash", view.store.account?.balance_ud ?? view.one("overview")?.cash_ud],
-      ["positions", view.store.account?.positions_value_ud
-      ?? view.one("overview")?.positions_value_ud]],
+    lines: (view) => [["cash", view.store.account?.balance_ud ?? total("cash_ud")(view)],
+      ["positions", view.store.account?.positions_value_ud ?? total("positions_value_ud")(view)]],
   },
   {
-    id: "day", label: "Day P&L after fees", big: true, field: "day_pnl_ud", signed: true,
-      show: (o) => signed(o.day_pnl_ud), colour: "--muted",
-    series: (rows) => rows.map((r) => (known(r.realised_ud) && known(r.unrealised_ud)
-      && known(r.fees_ud) ? r.realised_ud + r.unrealised_ud - r.fees_ud : null)),
+    id: "day", label: "Day P&L after fees", field: "day_pnl_ud", big: true, show: signed,
+    series: (rows) => rows.map((r) => ([r.realised_ud, r.unrealised_ud, r.fees_ud].every(known)
+      ? r.realised_ud + r.unrealised_ud - r.fees_ud : null)),
     means: "realised + unrealised − fees since 00:00 New York",
-    lines: (view) => ["realised_ud", "unrealised_ud", "fees_ud"].map((f) =>
-      [f === "fees_ud" ? "− fees" : f.slice(0, -3), view.one("overview")?.[f]]),
+    lines: (view) => ["realised", "unrealised", "fees"].map((n) => [n, total(`${n}_ud`)(view)]),
   },
-  { id: "realised", label: "Realised", field: "realised_ud", signed: true, show: (o) =>
-    signed(o.realised_ud), colour: "--muted",
-    means: "closed and settled parts of positions, before fees",
-    lines: positionsBy("realised_ud") },
-  { id: "unrealised", label: "Unrealised", field: "unrealised_ud", signed: true, show: (o) =>
-    signed(o.unrealised_ud), colour: "--muted",
+  {
+    id: "realised", label: "Realised", field: "realised_ud", show: signed,
+    means: "closed and settled parts of positions, before fees", lines: held("realised_ud"),
+  },
+  {
+    id: "unrealised", label: "Unrealised", field: "unrealised_ud", show: signed,
     means: "open positions at the bid they could hit − what they cost",
-    lines: positionsBy("unrealised_ud") },
-  { id: "fees", label: "Fees", field: "fees_ud", show: (o) => money(o.fees_ud), colour: "--muted",
-    means: "charged by the exchange, as booked", lines: positionsBy("fees_ud") },
-  {
-    id: "exposure", label: "Exposure", field: "exposure_ud", max: "exposure_max_ud", show: (o) =>
-      money(o.exposure_ud), colour: "--yes",
-    means: "most that can be lost with every live and unknown order filled",
-    lines: (view) => view.rows("positions").filter((p) => p.worst_case_ud).map((p) =>
-      [p.ticker, p.worst_case_ud]),
+    lines: held("unrealised_ud"),
   },
   {
-    id: "drawdown", label: "Drawdown", big: true, field: "drawdown_ud", max: "drawdown_max_ud",
-      show: (o) => money(o.drawdown_ud), colour: "--loss",
+    id: "fees", label: "Fees", field: "fees_ud", show: money,
+    means: "charged by the exchange, as booked", lines: held("fees_ud"),
+  },
+  {
+    id: "exposure", label: "Exposure", field: "exposure_ud", max: "exposure_max_ud", show: money,
+    colour: "--yes", means: "most that can be lost with every live and unknown order filled",
+    lines: held("worst_case_ud"),
+  },
+  {
+    id: "drawdown", label: "Drawdown", field: "drawdown_ud", max: "drawdown_max_ud", big: true,
+    show: money, colour: "--loss", means: "highest equity so far − equity now",
     series: (rows) => drawdowns(rows).map((r) => r.drawdown_ud),
-      means: "highest equity so far − equity now",
-    lines: (view) => [["limit", view.one("overview")?.drawdown_max_ud]],
+    lines: (view) => [["limit", total("drawdown_max_ud")(view)]],
   },
 ];
 
@@ -73,22 +72,23 @@ function make(root) {
     row.append(el("button", { type: "button", class: `cell${cell.big ? " big" : ""}`,
       id: `n-${cell.id}`, "aria-describedby": tip.id },
       el("span", { class: "label", text: cell.label }), el("output"),
-        el("canvas", { "aria-hidden": "true" }),
+      el("canvas", { "aria-hidden": "true" }),
       el("span", { class: "note" }), ...(cell.max ? [makeBar("limit")] : []), tip));
   }
   root.append(row);
 }
 
 function tipText(cell, view, o) {
-  const lines = cell.lines(view).slice(0, 6).map(([name, ud]) => `${name}  ${exactDollars(ud)}`);
+  const lines = cell.lines(view).slice(0, LINES_MAX)
+    .map(([name, ud]) => `${name}  ${exactDollars(ud)}`);
   return [`= ${cell.means}`, `exactly ${exactDollars(o?.[cell.field])}`, ...lines].join("\n");
 }
 
 function paintCell(node, cell, view, o, rows, age) {
   const value = o?.[cell.field];
   const output = $(node, "output");
-  if (setText(output, o ? cell.show(o) : "—")) flash(output);
-  const tone = cell.signed ? gainTone(value) : "";
+  if (setText(output, known(value) ? cell.show(value) : "—")) flash(output);
+  const tone = cell.show === signed ? gainTone(value) : "";
   setClass(output, `${tone} ${o ? ageClass(age) : ""}`.trim());
   const limit = o?.[cell.max];
   const ratio = limit > 0 && known(value) ? value / limit : null;
@@ -98,14 +98,14 @@ function paintCell(node, cell, view, o, rows, age) {
   if (bar) setBar(bar, ratio);
   if (bar) setClass(bar, `bar ${ratio > 0.9 ? "loss" : ratio > 0.7 ? "attention" : ""}`.trim());
   const series = cell.series ? cell.series(rows) : [...rows.map((r) => r[cell.field]), value];
-  spark($(node, "canvas"), series, tone ? `--${tone}` : cell.colour);
+  spark($(node, "canvas"), series, tone ? `--${tone}` : cell.colour ?? "--muted");
   setText($(node, ".tip"), tipText(cell, view, o));
 }
 
 export function renderHeadline(root, view) {
   if (!$(root, ".cells")) make(root);
   const o = view.one("overview");
-  const rows = view.rows("equity").slice(-180);
+  const rows = view.rows("equity").slice(-SPARK_POINTS);
   const age = view.store.overviewAgeMs();
   for (const cell of CELLS) paintCell($(root, `#n-${cell.id}`), cell, view, o, rows, age);
 }

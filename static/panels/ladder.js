@@ -6,7 +6,7 @@
 
 import { $, ageClass, arrange, el, phone, setAttr, setClass, setText } from "../dom.js";
 import {
-  DASH, cents, clockTime, contracts, dollars, duration, known, positionWords, upper,
+  DASH, cents, clockTime, contracts, count, dollars, duration, known, positionWords, upper,
 } from "../format.js";
 import { openText } from "./decisions.js";
 
@@ -21,8 +21,8 @@ const nodes = new Map();
 /** A price of the YES leg on the axis shown; null stays null. */
 const onAxis = (axis, cc) => (!known(cc) ? null : axis === "yes" ? cc : FULL_CC - cc);
 
-/** A size that fits its column: whole contracts from a thousand on. */
-const sizeOf = (h) => contracts(h < 100_000 ? h : Math.round(h / 100) * 100);
+/** A size that fits its column: whole contracts from a hundred on. */
+const sizeOf = (h) => (h < 10_000 ? contracts(h) : count(h / 100));
 
 /** One side of a book, best first, with own orders also where nothing is displayed. */
 function sideOf(book, axis, kind) {
@@ -38,11 +38,13 @@ function sideOf(book, axis, kind) {
   return [...levels.entries()].sort(([a], [b]) => b - a).map(([, level]) => level);
 }
 
-const ahead = (o) => (o.ahead_from === "estimate" && known(o.ahead_h) ? "~" : "")
-  + contracts(o.ahead_h);
-const ownShort = (list) => list.map((o) => `${contracts(o.count_h)}·${ahead(o)}`).join(" + ");
+const ahead = (o, format) =>
+  (o.ahead_from === "estimate" && known(o.ahead_h) ? "~" : "") + format(o.ahead_h);
+const whole = (h) => count(known(h) ? h / 100 : h);
+const ownShort = (list) =>
+  list.map((o) => `${contracts(o.count_h)}·${ahead(o, whole)}`).join(" + ");
 const ownWords = (list) =>
-  list.map((o) => `${contracts(o.count_h)} with ${ahead(o)} ahead`).join(" and ");
+  list.map((o) => `${contracts(o.count_h)} with ${ahead(o, contracts)} ahead`).join(" and ");
 
 function levelNode(key, view) {
   let node = nodes.get(key);

@@ -3,7 +3,9 @@
 
 import { histogram } from "../chart.js";
 import { $, choice, el, makeBar, setBar, setClass, setText } from "../dom.js";
-import { centsDiff, count, dollars, duration, gainTone, known, money, percent } from "../format.js";
+import {
+  centsDiff, contracts, count, dollars, duration, gainTone, known, money, percent,
+} from "../format.js";
 
 const SPLIT = [["spread_ud", "Spread captured"], ["adverse_ud", "Adverse move"],
   ["fees_ud", "Fees"], ["rounding_ud", "Rounding"], ["exits_ud", "Exits"],
@@ -71,23 +73,22 @@ function facts(root, view, fills) {
   const makers = fills.filter((f) => f.is_taker === false).length;
   const off = fills.filter((f) => known(f.fee_expected_ud)
     && f.fee_ud !== f.fee_expected_ud).length;
+  const n = fills.length;
+  const sum = (field) => fills.reduce((all, f) => all + (f[field] ?? 0), 0);
+  const share = `${percent(filled / orders, 1)} (${count(filled)} of ${count(orders)})`;
   const rows = [
-    ["Fills per order", orders
-      ? `${percent(filled / orders, 1)} (${count(filled)} of ${count(orders)})`
-      : "— (no order yet)"],
+    ["Fills per order", orders ? share : "— (no order yet)"],
     ["Time to fill, median", waits.length ? `${duration(median(waits))} (n = ${waits.length})`
-      : "— (no fill whose order was seen)"],
-    ["As maker", fills.length ? `${percent(makers / fills.length)} (n = ${fills.length})` : "—"],
-    ["Contracts filled", fills.length ? String(fills.reduce((n, f) => n + f.count_h, 0) / 100)
-      : "—"],
-    ["Fees charged", fills.length ? dollars(fills.reduce((n, f) => n + (f.fee_ud ?? 0), 0),
-      { digits: 4 }) : "—"],
-    ["Fee differences", fills.length ? (off ? `! ${off} fills charged otherwise than expected`
-      : "none") : "—"],
+      : "— (no fill of a timed order)"],
+    ["As maker", n ? `${percent(makers / n)} (n = ${n})` : "—"],
+    ["Contracts filled", n ? contracts(sum("count_h")) : "—"],
+    ["Fees charged", n ? dollars(sum("fee_ud"), { digits: 4 }) : "—"],
+    ["Fee differences", !n ? "—" : off ? `! ${off} fills not charged as expected` : "none"],
   ];
   const list = $(root, ".quality-facts dl");
-  if (!list.children.length) list.append(...rows.flatMap(([name]) =>
-    [el("dt", { text: name }), el("dd")]));
+  if (!list.children.length) {
+    list.append(...rows.flatMap(([name]) => [el("dt", { text: name }), el("dd")]));
+  }
   list.querySelectorAll("dd").forEach((dd, i) => setText(dd, rows[i][1]));
 }
 

@@ -8,19 +8,19 @@ import { clockTime, count } from "../format.js";
 const SPEEDS = [1, 5, 10, 30, 100];
 const MARKS_MAX = 60;
 
+const button = (act, more = {}) =>
+  el("button", { type: "button", class: "act small", on: { click: () => guarded(act) }, ...more });
+
 function make(root, view) {
-  const toggle = () => guarded(() => replayControl(view.one("replay")?.playing ? "pause" : "play"));
-  const speed = el("select", { "aria-label": "Tape speed",
-    on: { change: (e) => guarded(() => replayControl("speed",
-    { ratio: Number(e.target.value) })) } },
-    ...SPEEDS.map((s) => el("option", { value: String(s), text: `×${s}` })));
-  root.append(el("b", { class: "tape" }), el("button",
-    { type: "button", class: "act small", on: { click: toggle } }), speed,
+  const play = () => replayControl(view.one("replay")?.playing ? "pause" : "play");
+  const change = (e) => guarded(() => replayControl("speed", { ratio: Number(e.target.value) }));
+  root.append(el("b", { class: "tape" }), button(play),
+    el("select", { "aria-label": "Tape speed", on: { change } },
+      ...SPEEDS.map((s) => el("option", { value: String(s), text: `×${s}` }))),
     el("span", { class: "bar tape-bar", "aria-hidden": "true" }, el("i"),
-      el("span", { class: "marks" })), el("output"),
-    el("button", { type: "button", class: "act small", text: "Settle",
-      title: "play to the end and settle", on: { click: () =>
-      guarded(() => replayControl("settle")) } }));
+      el("span", { class: "marks" })),
+    el("output"),
+    button(() => replayControl("settle"), { text: "Settle", title: "play to the end and settle" }));
 }
 
 function marks(box, fills, tape) {

@@ -77,7 +77,7 @@ function trading(view, o) {
   const working = view.rows("orders").filter((row) => row.status === "resting").length;
   const held = view.rows("positions").filter((row) => row.position_h).length;
   const top = view.rows("funnel").reduce((a, b) => (a?.last_at_ms >= b.last_at_ms ? a : b), null);
-  const near = top?.nearest && top.reason !== "acted"
+  const near = top?.nearest && !/^(acted|kept)$/.test(top.reason)
     ? ` (${top.nearest.value}, needs ${top.nearest.limit})` : "";
   const last = top ? `; last reason: ${words(top.reason)}${near}` : "";
   return ["✓ TRADING", "gain",
