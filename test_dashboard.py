@@ -659,6 +659,13 @@ def test_stub_silence_of_five_seconds_covers_the_numbers(desk: Desk, stub: DeskS
     assert "DISCONNECTED" in desk.page.title()
 
 
+ON_TOP = """(name) => {
+  const box = document.querySelector(name).getBoundingClientRect();
+  const [x, y] = [box.x + box.width / 2, box.y + box.height / 2];
+  return document.elementFromPoint(x, y)?.closest('#cover, #b-kill, #n-equity, #f-feed')?.id;
+}"""
+
+
 def test_stub_lost_trader_covers_the_numbers_says_since_when_and_comes_back(
         desk: Desk, stub: DeskStub) -> None:
     desk.is_loss_expected = True
@@ -667,12 +674,11 @@ def test_stub_lost_trader_covers_the_numbers_says_since_when_and_comes_back(
     desk.wait_text("#cover-text", r"^DISCONNECTED since \d\d:\d\d:\d\d UTC, "
                                   r"trying (again in \d+ s|now)$")
     desk.wait_text("#shout", "Disconnected")
-    above = desk.page.evaluate("""() => {
-        const at = (id) => { const b = document.querySelector(id).getBoundingClientRect();
-          return document.elementFromPoint(b.x + b.width / 2, b.y + b.height / 2)?.closest(
-            '#cover, #b-kill, #n-equity')?.id; };
-        return [at('#n-equity'), at('#b-kill')]; }""")
-    assert above == ["cover", "b-kill"], "numbers are covered, KILL is not"
+    for width in (1440, 1024, 360):
+        desk.page.set_viewport_size({"width": width, "height": 800})
+        desk.page.wait_for_timeout(100)
+        above = [desk.page.evaluate(ON_TOP, name) for name in ("#n-equity", "#f-feed", "#b-kill")]
+        assert above == ["cover", "cover", "b-kill"], "numbers are covered, KILL is not"
     stub.rows["overview"][""]["equity_ud"] = 777_000_000
     stub.is_refusing = False
     desk.page.wait_for_selector("#cover", state="hidden", timeout=12_000)

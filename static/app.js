@@ -131,6 +131,7 @@ function paintCover() {
   setHidden(cover, live);
   document.body.classList.toggle("lost", !live);
   if (live) return;
+  scrollTo(0, 0);
   const met = store.runId !== null;
   const wait = retryAt === null ? null : Math.max(0, retryAt - performance.now());
   const next = wait === null ? "trying now" : `trying again in ${Math.ceil(wait / 1000)} s`;
