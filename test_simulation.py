@@ -136,7 +136,7 @@ class World:
     """Everything of one run. Use as a context manager; `trader` is the coordinator alive now."""
 
     def __init__(self, seed: int, *, pace: float = 4.0, switches: dict[str, str] | None = None,
-                 skew_s: float = 0.0, strategies: list[Any] | None = None,
+                 skew_s: float = 0.0, maker_fees: bool = True, strategies: list[Any] | None = None,
                  latency: tuple[float, float] = (0.005, 0.05), **texts: str) -> None:
         gc.disable()                    # the collector's moment must not matter, and it costs time
         self.seed, self.skew_s, self.strategies = seed, skew_s, strategies
@@ -151,6 +151,9 @@ class World:
         self.exchange = sim.SimExchange(settings, sim.LoopTime(self.loop, EPOCH_S))
         driver: Any = self.exchange.driver
         driver._pace = pace             # fewer events a second: an hour must cost seconds
+        if maker_fees:                  # else the fees of most fills would be nothing
+            for event in self.exchange.engine.events:
+                self.exchange.engine.set_event_fees(event, "quadratic_with_maker_fees", None)
         self.control, self.account = Hand(self), self.exchange.account
         self.address = self.exchange.address("sim.invalid")
         self.texts = {**DEFAULTS, **texts, "data_dir": str(self.folder / "life-1")}
@@ -436,6 +439,7 @@ class Oracle:
         self.statuses: Counter[str] = Counter()
         self.sent_creates: dict[str, float] = {}
         self.intents: dict[str, dict[str, Any]] = {}
+        self.amends: Counter[str] = Counter()           # journaled, less sent
         self.last_status: dict[str, str] = {}
         self.late: set[str] = set()
         self.fills: Counter[str] = Counter()
@@ -459,7 +463,9 @@ class Oracle:
         exchange = self.world.exchange
         exchange.request_log = RequestLog(self.on_request)
         self._hub = exchange.engine.sink
-        exchange.engine.sink = self
+        exchange.engine.sink = self     # what is published there, passes here first
+        for ticker in exchange.engine.markets:
+            self._keep_book(ticker)
 
     def close(self) -> None:
         if self._eye is not None:
@@ -516,6 +522,8 @@ class Oracle:
     def _take_row(self, at_ms: int, kind: str, key: str, body: dict[str, Any]) -> None:
         if kind == "intent" and body["kind"] == "create":
             self.intents[key] = body
+        elif kind == "intent":
+            self.amends[body["order_id"]] += 1
         elif kind == "late_accept":
             self.late.add(key)
             if not self.allows_late:
@@ -562,6 +570,12 @@ class Oracle:
         self._check_gates(path, str(body.get("ticker", "")))
         if path == CREATE_PATH:
             self._check_create(body)
+            return
+        self.read_journal()
+        order_id = path.split("/")[-2]
+        self.amends[order_id] -= 1
+        if self.amends[order_id] < 0:
+            self.blame("I5", f"{path} left without an intent in the journal")
 
     def _check_gates(self, path: str, ticker: str) -> None:
         coordinator = self.world.trader
@@ -793,6 +807,7 @@ class Oracle:
     def forget_lost_rows(self) -> None:
         """The disk lost the newest rows: what the journal says of them begins anew."""
         self._seen_seq = 0
+        self.amends.clear()
         self.fills.clear()
         self.last_status.clear()
 
@@ -945,8 +960,14 @@ def creates(world: World) -> int:
 
 def next_create(world: World) -> str:
     """Let time pass until one more create has left; answers its client id."""
-    before = creates(world)
-    world.until(lambda: creates(world) > before, 120.0, "another create")
+    before, nudge_s = creates(world), world.now_s + 15.0
+    begun_s = world.now_s
+    while creates(world) == before:
+        assert world.now_s < begun_s + 150.0, f"no create came\n{world.story()}"
+        world.run(0.05)
+        if world.now_s > nudge_s:       # a fill makes the market maker quote anew
+            nudge_s += 15.0
+            take_any(world)
     return list(world.oracle.sent_creates)[-1]
 
 
@@ -1035,7 +1056,7 @@ def _(world: World) -> None:
     key = next_create(world)
     assert resolved(world, key) == "never_accepted"
     world.until(lambda: accepted(world, key) == 1, 60.0, "the late create")
-    world.until(lambda: key not in {o.client_order_id for o in world.own_open()}, 10.0,
+    world.until(lambda: key not in {o.client_order_id for o in world.own_open()}, 3.0,
                 "the late order is cancelled")
     world.oracle.read_journal()
     assert key in world.oracle.late, "a late accept is told"
@@ -1182,7 +1203,7 @@ def resume(world: World) -> None:
     assert world.trader.container.now.gate.value == "open"
 
 
-def take_out(world: World, resting: Any, count_h: int | None = None) -> None:
+def take_out(world: World, resting: Any, count_h: int | None = None, by: Any = None) -> None:
     """The crowd trades against one resting order, and against all before it."""
     ticker = resting.market.ticker
     side = "ask" if resting.is_bid else "bid"
@@ -1194,7 +1215,8 @@ def take_out(world: World, resting: Any, count_h: int | None = None) -> None:
             if other is resting:
                 wanted_h = ahead_h + (count_h or resting.remaining_h)
                 price = f"{resting.price_cc / 10_000:.4f}"
-                world.control.crowd(ticker, side, price, f"{wanted_h / 100:.2f}", rests=False)
+                hand = by or world.control
+                hand.crowd(ticker, side, price, f"{wanted_h / 100:.2f}", rests=False)
                 return
             ahead_h += other.remaining_h
     raise AssertionError("the order does not rest any more")
@@ -1299,6 +1321,15 @@ def _(world: World) -> None:
     assert creates(world) == before, "a create without books"
     assert not world.own_open(), "quotes stay while the books are blind"
     world.until(lambda: world.is_ready, 60.0, "ready after the reconnect")
+    next_create(world)
+    assert reconciled_first(world, lost_s + 38.0)
+
+
+def reconciled_first(world: World, since_s: float) -> bool:
+    """Whether positions were read before the first create since then."""
+    sends = [at_s for at_s in world.oracle.sent_creates.values() if at_s > since_s]
+    reads = [row.at_us / 1e6 - EPOCH_S for row in world.requests("positions", since_s)]
+    return bool(sends and reads) and reads[0] < sends[0]
 
 
 @scene("P16 a gap in the sequence")
@@ -1484,9 +1515,8 @@ def _(world: World) -> None:
     world.control.resume()
     resumed_s = world.now_s
     world.until(lambda: world.is_ready, 60.0, "ready after the pause")
-    sends = [at_s for at_s in world.oracle.sent_creates.values() if at_s > resumed_s]
-    reads = [row.at_us / 1e6 - EPOCH_S for row in world.requests("positions", resumed_s)]
-    assert not sends or (reads and reads[0] < sends[0]), "traded before the reconcile"
+    next_create(world)
+    assert reconciled_first(world, resumed_s)
 
 
 @scene("P27 kill during an exchange pause of 20 minutes")
@@ -1520,6 +1550,34 @@ def _(world: World) -> None:
     late = [row for row in world.requests("create", world.now_s - 18.0)
             if ticker.encode() in row.body]
     assert not late, "creates after the close"
+
+
+class Steady:
+    """A strategy that always wants the same: one contract of YES at the best bid."""
+
+    Params = object
+    name = "steady"
+    slots = frozenset({"a"})
+    expectation = "none"
+
+    def decide(self, view: Any) -> Any:
+        want = trader.Want(slot="a", side=trader.Side.YES, count_h=100,
+                           price_cc=view.best_bid_cc(trader.Side.YES))
+        return trader.Decision(wants=(want,), reason=trader.Reason.ACTED)
+
+
+@scene("P28 the close guard holds every strategy", strategies=[Steady()], evaluate_min_ms="100")
+def _(world: World) -> None:
+    ticker = world.own_open()[0].market.ticker
+    close_s = world.now_s + 60.0
+    world.control.set_close_time(ticker, EPOCH_S + close_s)
+    world.run(32.0)
+    assert not [o for o in world.own_open() if o.market.ticker == ticker], "quotes in the guard"
+    take_any(world)
+    world.run(40.0)
+    late = [row for row in world.requests("create", close_s - 29.0)
+            if ticker.encode() in row.body]
+    assert not late, "creates within the guard"
 
 
 @scene("P29 a market is deactivated and comes back")
@@ -1631,7 +1689,7 @@ def _(world: World) -> None:
         world.oracle.verdict()
 
 
-@scene("P35 kill -9 between the bytes of a create and its answer")
+@scene("P35 kill -9 between the bytes of a create and its answer", order_ttl_s="300")
 def _(world: World) -> None:
     for moment_s in (0.0, 0.004, 0.01, 0.03, 0.06, 0.1):
         before = creates(world)
@@ -1641,7 +1699,7 @@ def _(world: World) -> None:
         world.run(moment_s)
         world.restart(wait=False)
         world.until(lambda: world.is_ready, 90.0, "ready after the kill")
-        world.until(lambda key=key: key not in {o.client_order_id for o in world.own_open()}, 60.0,
+        world.until(lambda key=key: key not in {o.client_order_id for o in world.own_open()}, 35.0,
                     "the order of the dead is cancelled")
         world.until(lambda: len(world.own_open()) >= 1, 120.0, "trading again")
 
@@ -1764,7 +1822,28 @@ def _(world: World) -> None:
         if resting and resting[0].remaining_h > 150:
             take_out(world, resting[0], world.rng.randint(1, 140))
         world.run(4.0)
-    world.oracle.compare()
+        world.until(lambda: not world.oracle.difference(), 4.0, "equal after each piece")
+    assert len(world.account.fills) > 8
+
+
+@scene("I2 fills between the reads of a reconcile", switches={"read_lag_ms": "0"})
+def _(world: World) -> None:
+    world.control.delay_frames(0.8)
+    api, run = world.exchange.api, world.exchange.api.run
+    hits = [0]
+
+    def then_fill(route: Any, call: Any) -> Any:
+        answer = run(route, call)
+        if route.name == "fills" and world.own_open() and world.rng.random() < 0.7:
+            hits[0] += 1
+            take_out(world, world.own_open()[0], by=world.exchange.control)
+        return answer
+
+    api.run = then_fill
+    world.run(240.0)
+    del api.run
+    assert hits[0] > 2
+    assert not list(world.trader.journal.facts("adjust"))[1:], "a fill on its way was adjusted"
 
 
 def group_is_triggered(world: World) -> None:
@@ -1824,7 +1903,7 @@ class Rogue:
                 step = 100 * (1 + view.evaluation % 3)
                 want = trader.Want(slot="a", side=trader.Side.YES, price_cc=step, count_h=100,
                                    urgent=True)
-        return trader.Decision(wants=(want,), reason="x_rogue")
+        return trader.Decision(wants=(want,), reason=trader.Reason.ACTED)
 
 
 def play_rogue(how: str) -> World:
@@ -1836,12 +1915,15 @@ def play_rogue(how: str) -> World:
         world.run(60.0)
         assert any(world.last_strategy(key) == "market_maker"
                    for key in world.oracle.sent_creates), "the other strategy goes on"
-        if how != "flood":
+        if how not in ("flood", "huge"):
             assert not world.trader.decisions.benches["rogue"].is_on
+        if how != "flood":
             assert not [key for key in world.oracle.sent_creates
                         if world.last_strategy(key) == "rogue"]
         per_minute = len(world.requests("create")) + len(world.requests("amend"))
         assert per_minute <= 2 * 120, f"{per_minute} commands within a minute"
+        if how == "huge":
+            assert world.trader.decisions.funnel["rogue", "limit_order_size"] > 0
         world.calm_with(("strategy",))
         world.stop()
         world.oracle.verdict()
@@ -2073,7 +2155,7 @@ def run_mix(seed: int, minutes: float = CAMPAIGN_MINUTES) -> World:
              "max_position": draw.choice(("1", "2", "100")),
              "max_market_loss_dollars": draw.choice(("0.8", "10"))}
     with World(seed, switches=switches, latency=latency, pace=draw.choice((2.0, 4.0, 8.0)),
-               **texts) as world:
+               maker_fees=draw.random() < 0.7, **texts) as world:
         try:
             world.start()
             mix = Mix(world)
@@ -2146,17 +2228,13 @@ BUGS = (
         '                self._keep(replace(order, status=OrderStatus.CANCELED), "gone")\n'
         "            case _:\n                assert_never", ("P09", "P10", "P13")),
     Bug("the intent is not journaled",
-        '            self._journal.fact("intent", intent.client_order_id, _intent_row(intent))\n',
+        '            self._journal.fact("intent", intent.client_order_id, row_of(intent))\n',
         "            pass\n", ("P01",)),
     Bug("a full disk does not stop creates",
-        '            log_execution.error("intent not journaled, not sent error=%s", error)\n'
-        "            return Verdict(\n"
-        "                is_ok=False, reason=Reason.JOURNAL_UNWRITABLE, value=str(error), "
-        'limit="writable"\n            )\n',
-        '            log_execution.error("intent not journaled error=%s", error)\n', ("P33",)),
+        '            return refusal(Reason.JOURNAL_UNWRITABLE, str(error), "writable")\n',
+        "            pass\n", ("P33",)),
     Bug("the kill is forgotten at a restart",
-        "        halt = self._data_dir.read_kill() or self._journaled_halt()\n",
-        "        halt = None\n", ("P38",)),
+        "        self._store_halt(halt)\n        log_guard", "        log_guard", ("P38",)),
     Bug("client ids begin again at every start",
         '        return f"{self.root}{self.run}-{self._next}"',
         '        return f"{self.root}0-{self._next}"', ("P35",)),
@@ -2192,7 +2270,8 @@ BUGS = (
         "        if left_ms <= self._config.close_guard_s * 1000:\n", "        if False:\n",
         ("P28",)),
     Bug("a difference is believed at first sight",
-        "        return is_fresh and is_same\n", "        return True\n", ("P23", "P30")),
+        "        is_same, self._suspects = self._suspects == suspects, suspects\n"
+        "        return is_same\n", "        return True\n", ("P23", "P30", "I2")),
     Bug("every order on the account is ours",
         "        return client_order_id is not None and client_order_id.startswith(self.root)\n",
         "        return client_order_id is not None\n", ("P24",)),
@@ -2209,19 +2288,21 @@ BUGS = (
         '        "count": format_count(intent.filled_h + intent.count_h),\n',
         '        "count": format_count(intent.count_h),\n', ("I6 sizes", "P11")),
     Bug("exit 0 whatever rests",
-        "            code = 7\n", "            code = 0\n", ("P34",)),
+        "        code = 7 if remaining else self._exit_code or 0\n", "        code = 0\n",
+        ("P34",)),
     Bug("the stop leaves the orders",
-        "                await self.trading.cancel_all(limit_s=STOP_LIMIT_S - SHUTDOWN_MARGIN_S)\n",
+        "                await self.trading.cancel_all("
+        "limit_s=STOP_LIMIT_S - SHUTDOWN_MARGIN_S)\n",
         "                pass\n", ("P32",)),
-    Bug("an exchange pause goes unseen",
-        '                    self.guard.degrade(Degraded.PAUSE, "the exchange trades again")\n'
-        "                self._judge_clock()\n",
-        "                    pass\n                self._judge_clock()\n", ("P26",)),
+    Bug("trading goes on after a reconnect without a reconcile",
+        '            self.guard.degrade(Degraded.RECONCILE, '
+        '"a clean reconcile after the reconnect")\n',
+        "            pass\n", ("P15", "P26")),
     Bug("fills heard on the stream alone are booked",
         "            await self._read_fills()\n", "            pass\n", ("P19", "P35")),
     Bug("a refused key is tried without a pause",
-        '        return "key_refused" if self._must_wait_for_key() else None\n',
-        "        return None\n", ("P25",)),
+        "        if now_s - self._refused_at_s < AUTH_PAUSE_S:\n            return True\n",
+        "", ("P25",)),
 )
 
 
@@ -2248,7 +2329,7 @@ def hunt(bug: Bug, seeds: int) -> str:
         done = subprocess.run(command, cwd=folder, capture_output=True, text=True, check=False,
                               timeout=1800, env={**os.environ, "PYTHONPATH": folder})
     lines = [line for line in done.stdout.splitlines() if line.startswith("CAUGHT")]
-    assert done.returncode in (0, 1), done.stderr[-2000:]
+    assert done.returncode == len(lines), done.stderr[-2000:]
     return lines[0] if lines else ""
 
 
@@ -2258,15 +2339,24 @@ def hunt_here(hunters: list[str], seeds: int) -> int:
         try:
             play(name)
         except Exception as error:  # noqa: BLE001 - any failure is a catch
-            print(f"CAUGHT by {name}: {str(error).splitlines()[0]:.160}")
+            print(f"CAUGHT by {name}: {first_words(error)}")
             return 1
     for seed in range(seeds):
         try:
             run_mix(seed)
         except Exception as error:  # noqa: BLE001 - any failure is a catch
-            print(f"CAUGHT by seed {seed}: {' / '.join(str(error).splitlines()[:3]):.200}")
+            print(f"CAUGHT by seed {seed}: {first_words(error)}")
             return 1
     return 0
+
+
+def first_words(error: Exception) -> str:
+    """What broke, on one line."""
+    where = error.__traceback__
+    while where is not None and where.tb_next is not None:
+        where = where.tb_next
+    line = where.tb_lineno if where is not None else 0
+    return f"{type(error).__name__} in line {line}: {' / '.join(str(error).splitlines()[:3]):.160}"
 
 
 def hunt_all(seeds: int, only: str) -> int:
@@ -2288,6 +2378,8 @@ def test_twenty_minutes_of_trading_agree_with_the_exchange_and_end_clean() -> No
         world.start()
         world.run(20 * 60)
         assert len(world.account.fills) >= 20, "a market maker that never trades proves nothing"
+        assert sum(fill.fee_ud for fill in world.account.fills) > 0
+        assert not world.trader.execution.fee_mismatches, "I33: fees are what our model expects"
         world.calm()
         assert world.stop() == 0
         assert not world.own_open()
@@ -2320,6 +2412,12 @@ def trace_of(seed: int, hash_seed: str) -> str:
     return done.stdout.strip()
 
 
+@pytest.mark.parametrize("bug", BUGS, ids=lambda bug: bug.name)
+def test_planted_bug_fits_the_source(bug: Bug) -> None:
+    assert Path(str(trader.__file__)).read_text().count(bug.old) == 1
+    assert bug.new != bug.old
+
+
 @pytest.mark.parametrize("bug", BUGS_IN_SUITE, ids=lambda bug: bug.name)
 def test_planted_bug_is_caught(bug: Bug) -> None:
     assert hunt(bug, 0), "no scene caught it"
@@ -2327,11 +2425,13 @@ def test_planted_bug_is_caught(bug: Bug) -> None:
 
 def test_P40_pages_change_nothing_on_the_wire() -> None:
     alone, crowded = (wire_trace(pages) for pages in (0, 24))
-    assert alone == crowded
+    assert [row[1:] for row in alone] == [row[1:] for row in crowded]
+    # More timers between two instants round the virtual clock differently, by less than 10 µs.
+    assert all(abs(one[0] - other[0]) < 10 for one, other in zip(alone, crowded, strict=True))
 
 
-def wire_trace(pages: int) -> str:
-    """Trace of two minutes, with so many page clients that misbehave."""
+def wire_trace(pages: int) -> list[tuple[Any, ...]]:
+    """All requests of two minutes, with so many page clients that misbehave."""
     with World(5) as world:
         world.start()
         crowd = PageCrowd(world, pages)
@@ -2339,7 +2439,8 @@ def wire_trace(pages: int) -> str:
         crowd.leave()
         assert len(world.oracle.sent_creates) > 3
         assert crowd.answers >= 50 * bool(pages), crowd.answers
-        trace = world.oracle.trace.hexdigest()
+        trace = [(row.at_us, row.method, row.path, row.status, row.body)
+                 for row in world.account.requests]
         world.calm()
         world.oracle.verdict()
         return trace
