@@ -46,6 +46,7 @@ import asyncio
 import base64
 import bisect
 import contextlib
+import ctypes
 import dataclasses
 import difflib
 import errno
@@ -118,7 +119,7 @@ JsonScalar = str | int | float | bool
 # §01 UNITS AND ERRORS
 # Purpose:   Whole-number prices, counts and money; one parser, one formatter, one error family.
 # Position:  Uses nothing. Used by every room.
-# Principle: Price in centi-cents, count in hundredths, money in micro-dollars: their product is exact.
+# Principle: Price in centi-cents × count in hundredths = money in micro-dollars, exactly.
 # ======================================================================================
 
 CC_PER_DOLLAR: Final = 10_000  # a price of one dollar, in centi-cents
@@ -160,7 +161,13 @@ class ExchangeError(TraderError):
     """
 
     def __init__(
-        self, status: int, code: str, message: str, *, retryable: bool = False, was_sent: bool = True
+        self,
+        status: int,
+        code: str,
+        message: str,
+        *,
+        retryable: bool = False,
+        was_sent: bool = True,
     ) -> None:
         super().__init__(f"{status} {code}: {message}" if code else f"{status}: {message}")
         self.status = status
@@ -249,34 +256,156 @@ def show_dollars(money_ud: int) -> str:
     whole, _, fraction = text.partition(".")
     return f"{whole}.{fraction.ljust(2, '0')}"
 
+
 # ======================================================================================
 # §02 CONFIG
-# §02a BOUNDS AND SETTINGS
-# Purpose:   Every knob and every limit: one registry, read once into one frozen Config.
-# Position:  Uses §01. §24 hands in the texts and their sources; every other room reads the Config.
-# Principle: A setting that is wrong, unknown or impossible ends the start in one clear sentence.
+# §02a BOUNDS
+# Purpose:   Whatever could grow, repeat or wait, and where it ends; by the room that reads it.
+# Position:  Uses nothing. Read by the room named above each group, and by those below it.
+# Principle: A loop, queue, cache, retry or history without a name here is a mistake (STYLE §7).
 # ======================================================================================
 
-VERSION: Final = "0.1.0"
+# Bounds of §05: wire.
+JSON_BYTES_MAX: Final = 16 * 1024 * 1024  # one message of the exchange
+MEMO_MAX: Final = 32_768  # decimal texts kept with their value, per table
+PATH_PART_MAX: Final = 200  # characters of a ticker or id in a URL
+ERROR_TEXT_MAX: Final = 300  # characters kept of an exchange's error
 
-# Bounds of everything that could grow. A room that loops, retries, pages or keeps names one of these.
-SNAPSHOTS_MAX: Final = 64  # pictures kept by the state container
+# Bounds of §09: strategies.
+PRINTS_MAX: Final = 200  # public trades a market remembers
+WHALES_MAX: Final = 8  # large public trades a market remembers
+VIEW_LEVELS_MAX: Final = 20  # book levels a side shown to a strategy
+WANTS_MAX: Final = 6  # orders one strategy may want in one market
+FEATURES_MAX: Final = 24  # numbers one decision may name
+MEMORY_MAX_BYTES: Final = 4096  # what a strategy may remember per market, as JSON
+TEXT_MAX: Final = 200  # characters of a decision's value or limit
+STUDIES_MAX: Final = 8  # whale studies open at once per market
+STUDY_ROWS_MAX: Final = 20  # finished whale studies kept in memory per market
+POLICY_MAX_BYTES: Final = 65_536  # size of an rl policy file
+
+# Bounds of §10: states.
 TRANSITIONS_MAX: Final = 50  # state transitions kept for people
-ACTIVITIES_MAX: Final = 100  # activity lines replayed to a new page
-BUS_QUEUE_MAX: Final = 4096  # events waiting for one queued subscriber
+
+# Bounds of §11: async kit.
 THROTTLE_KEYS_MAX: Final = 512  # distinct repeated messages remembered
+
+# Bounds of §12: bus.
+BUS_QUEUE_MAX: Final = 4096  # events waiting for one queued subscriber
+
+# Bounds of §13: container.
+SNAPSHOTS_MAX: Final = 64  # pictures kept by the state container
+
+# Bounds of §14: journal and recorder.
+SMALL_FILE_MAX: Final = 65_536  # bytes of a lock, token, kill or state file
+WAL_FOLD_ROWS: Final = 1000  # rows after which the WAL is folded into the database
+EXPLAIN_BATCH_MAX: Final = 10_000  # rows waiting; more are dropped and counted
+EXPLAIN_SLICE: Final = 250  # rows written or pruned without giving the loop back
+JOURNAL_PAGE: Final = 1000  # rows read at once
+APPEND_SAMPLES_MAX: Final = 1024  # timed appends kept
+RECORDER_QUEUE_MAX: Final = 20_000  # frames waiting for the worker
+TAPE_PARTS_MAX: Final = 100  # files of one market and day
+
+# Bounds of §15: REST.
+KEY_FILE_MAX: Final = 65_536  # bytes
+SIGNATURES_AHEAD: Final = 4  # kept ready for the create path
+BREAKER_FAILURES: Final = 5  # within BREAKER_WINDOW_S, then the host counts as unreachable
+CLOCK_SAMPLES: Final = 9  # of which the offset is the median
+CLOCK_BOUNDS: Final = 64  # older samples that still bound the offset
+LATENCIES_MAX: Final = 512  # samples kept per endpoint
+READ_TRIES: Final = 3  # of one read that may be repeated
+PAGES_MAX: Final = 200  # of one list
+PAGE_LIMIT: Final = 1000  # rows asked for per page
+ORDER_BODY_MAX: Final = 1024 * 1024  # bytes of an answer to a command
+
+# Bounds of §16: stream.
+WS_COMMANDS_MAX: Final = 256  # commands waiting to be written
+WS_KINDS_MAX: Final = 64  # unknown frame types counted by name
+WS_BURST_MAX: Final = 256  # frames read before the other tasks get their turn
+
+# Bounds of §17: markets.
+SCAN_PAGES_MAX: Final = 30  # of one scan for markets
+SCAN_PAGE_ROWS: Final = 1000  # markets asked for per page
+BOOKS_PER_READ: Final = 100  # books asked for at once
+GATES_PER_TURN: Final = 1000  # markets judged without giving the loop back
+EVENTS_KEPT_MAX: Final = 2000  # events whose series and title are remembered
+REREADS_MAX: Final = 10  # markets read again per round
+SPOT_MARKETS_MAX: Final = 10  # books compared with REST per round
+
+# Bounds of §18: execution.
 ENDED_ORDERS_MAX: Final = 2000  # ended orders kept in memory; older ones live in the journal
-FILLS_MAX: Final = 5000  # trade ids kept in memory to refuse a fill twice; older ones in the journal
+FILLS_MAX: Final = 5000  # trade ids kept in memory to book no fill twice; older ones: journal
 RECONCILE_ROUNDS_MAX: Final = 3  # re-reads of one pass while local state keeps moving
 UNKNOWN_SCAN_S: Final = 1.0  # pause between two scans for an unknown order
 SIGNATURE_LIFE_S: Final = 30.0  # a request signed longer ago than this is refused by the exchange
 ABSENCE_MARGIN_S: Final = 2.0  # an absence counts only with an as-of time this far after the send
-ABSENCES_NEEDED: Final = 2
+ABSENCES_NEEDED: Final = 2  # proven absences before an order is given up
+DUPLICATE_WINDOW_MS: Final = 1000  # same market, side and price within this is a duplicate
+UNREADABLE_MAX: Final = 2  # answers without an order id in a row that latch halted
+REJECT_WINDOW: Final = 20  # newest creates whose refusals are counted
+FACTS_WAITING_MAX: Final = 10_000  # facts that wait for a full disk
+BATCH_CANCEL_MAX: Final = 20  # orders in one batch cancel
+PEAK_ROWS_READ: Final = 20_000  # rows of the equity curve looked through for the peak
+PEAK_DAYS_READ: Final = 1_000  # daily rows looked through for the peak
+
+# Bounds of §19: decision.
 CYCLES_MAX: Final = 50  # recent trading cycles kept for people
 NEAREST_MAX: Final = 4096  # (ticker, strategy, reason) rows with a nearest miss
-KILL_FILE_POLL_S: Final = 0.5
+STRATEGY_FAULTS_MAX: Final = 3  # in a row, then the strategy is switched off
+
+# Bounds of §20: health.
+LAG_WINDOW: Final = 100  # samples looked back over: ten seconds
+
+# Bounds of §21: status.
+ACTIVITIES_MAX: Final = 100  # activity lines replayed to a new page
+MARKOUTS_PENDING_MAX: Final = 4000  # fills × horizons still to be judged
+QUEUES_MAX: Final = 2000  # orders whose place in the queue is estimated
+BOOK_ROWS_MAX: Final = 15  # levels a side shown
+PRINTS_SHOWN_MAX: Final = 20  # public trades shown of one market
+EQUITY_KEPT: Final = 2880  # points of 10 s: 8 h
+ALERTS_PER_HOUR_MAX: Final = 20  # to the webhook; then one line with the count
+ALERT_TRIES: Final = 3  # of one alert at the webhook
+ALERT_QUEUE_MAX: Final = 100  # alerts waiting for the webhook; the oldest go
+ALERTS_KEPT: Final = 200  # alerts whose repeats are counted
+FILLS_SHOWN: Final = 500  # fills kept for the page
+DECISIONS_SHOWN: Final = 500  # decisions kept for the page
+MARKOUT_VALUES_MAX: Final = 10_000  # per strategy and horizon
+ORDER_LINES_PER_S_MAX: Final = 10  # order lines in the activity log
+
+# Bounds of §22: API.
+SOCKETS_MAX: Final = 64  # browser sockets at once
+BACKLOG_SKIP_BYTES: Final = 256 * 1024  # a client this far behind gets full messages later
+BACKLOG_CLOSE_BYTES: Final = 1024 * 1024  # … and this far behind is closed
+INBOUND_PER_S_MAX: Final = 20  # messages of one client; more closes it
+BOOKS_PER_CLIENT_MAX: Final = 8  # books one page may watch
+BOOK_STREAMS_MAX: Final = 128  # books watched by all pages together
+CONTROLS_PER_MINUTE_MAX: Final = 5  # per action, kill exempt
+REPLAYS_PER_MINUTE_MAX: Final = 120  # per command of the tape player
+CONTROL_KEYS_MAX: Final = 256  # idempotency keys remembered
+BAD_TOKENS_MAX: Final = 10  # in a minute; then the door is locked
+UNLOCK_CODES_MAX: Final = 8  # one-time codes good at once
+CONNECTIONS_MAX: Final = 64  # other connections at once, counted apart
+INBOUND_FRAME_MAX_BYTES: Final = 16 * 1024  # one message of a page
+BODY_MAX_BYTES: Final = 64 * 1024  # of a request
+HEAD_MAX_BYTES: Final = 8 * 1024  # of a request
+UNREAD_MAX_BYTES: Final = 320 * 1024  # of one connection before its request is understood
+EQUITY_POINTS_MAX: Final = 4000  # of one answer
+TOPIC_LIMIT_MAX: Final = 10_000  # rows of one answer
+STATIC_FILE_MAX_BYTES: Final = 1024 * 1024  # one file of the page
+
+# Bounds of §23: coordinator.
+KILL_FILE_POLL_S: Final = 0.5  # pause between two looks for the KILL file
 STOP_LIMIT_S: Final = 10.0  # SIGTERM to exit
-DUPLICATE_WINDOW_MS: Final = 1000  # same market, side and price within this is a duplicate
+FLATTEN_ROUNDS: Final = 3  # in a row without anything getting smaller, then the rest is reported
+
+
+# ======================================================================================
+# §02b SETTINGS
+# Purpose:   Every knob of the operator: one registry of names, kinds, defaults and ranges.
+# Position:  Uses §01. §24 hands in the texts and their sources; §02c turns them into the Config.
+# Principle: A setting that is wrong, unknown or impossible ends the start in one clear sentence.
+# ======================================================================================
+
+VERSION: Final = "0.1.0"
 NEW_YORK: Final = ZoneInfo("America/New_York")
 
 
@@ -357,7 +486,7 @@ class Kind(Enum):
 
 @dataclass(frozen=True, slots=True)
 class Setting:
-    """One row of the registry. `attr` is the name in Config where units differ from the setting's."""
+    """One row of the registry. `attr` is the name in Config where units differ."""
 
     name: str
     env: str
@@ -391,6 +520,7 @@ def _rows(group: str, *settings: Setting) -> Iterator[Setting]:
 
 
 _S, _K = Setting, Kind
+# fmt: off
 SETTINGS: Final[tuple[Setting, ...]] = (
     *_rows(
         "General",
@@ -565,7 +695,7 @@ SETTINGS: Final[tuple[Setting, ...]] = (
     *_rows(
         "Files and people",
         _S("record", "V3_RECORD", _K.TEXT, None,
-           "folder for tapes of followed markets, or off; default: tapes in the data folder, in sim off"),
+           "folder for tapes, or off; default: tapes in the data folder, in sim off"),
         _S("record_max_mb", "V3_RECORD_MAX_MB", _K.INT, "2048",
            "oldest tapes go first; stops below 1 GB of free disk", low="1", high="1048576",
            unit="MB"),
@@ -585,6 +715,7 @@ SETTINGS: Final[tuple[Setting, ...]] = (
            "end with 4 or 5 instead of staying up halted"),
     ),
 )
+# fmt: on
 SETTINGS_BY_NAME: Final = {setting.name: setting for setting in SETTINGS}
 OLD_VARIABLES: Final = frozenset(
     "V3_TRADING_MODE V3_ORDERBOOK_DEPTH V3_SNAPSHOT_INTERVAL V3_SYNC_DURATION "
@@ -594,9 +725,9 @@ OLD_VARIABLES: Final = frozenset(
 
 
 # ======================================================================================
-# §02b CONFIG
+# §02c CONFIG
 # Purpose:   The one frozen object every room reads, and how it is built from texts.
-# Position:  Uses §01, §02a. Built by §24.
+# Position:  Uses §01, §02b. Built by §24, read by every room below.
 # Principle: A value out of range names the setting, the value and the range.
 # ======================================================================================
 
@@ -691,7 +822,7 @@ class Config:
 
     @property
     def is_armed(self) -> bool:
-        """Whether orders may be created at all: always outside production, there with both signs."""
+        """Whether orders may be created at all: in production only with both signs."""
         if self.environment is not Environment.PRODUCTION:
             return True
         return bool(self.arm and self.key_id and self.key_id.endswith(self.arm))
@@ -768,7 +899,9 @@ def _json_object(setting: Setting, text: str) -> Mapping[str, JsonScalar]:
     except ValueError:
         value = None
     if not isinstance(value, dict) or not all(map(_is_scalar, value.values())):
-        raise ConfigError(f'{setting.name}: {text!r:.80} is not a JSON object like {{"gamma": 0.05}}')
+        raise ConfigError(
+            f'{setting.name}: {text!r:.80} is not a JSON object like {{"gamma": 0.05}}'
+        )
     return MappingProxyType(value)
 
 
@@ -842,7 +975,9 @@ def _check_together(config: Config) -> None:
     if config.min_close_s >= config.max_close_s or config.mid_min_cc >= config.mid_max_cc:
         raise ConfigError("discovery: a lower bound is not below its upper bound; correct it")
     if config.sim_tape and not config.is_embedded:
-        raise ConfigError("sim_tape: a tape needs the embedded exchange (--env sim, no KALSHI_API_URL)")
+        raise ConfigError(
+            "sim_tape: a tape needs the embedded exchange (--env sim, no KALSHI_API_URL)"
+        )
     _check_arm(config)
 
 
@@ -872,6 +1007,7 @@ def build_config(texts: Mapping[str, str | None]) -> Config:
     config = Config(**values)
     _check_together(config)
     return config
+
 
 # ======================================================================================
 # §03 DOMAIN
@@ -907,7 +1043,9 @@ class Side(StrEnum):
 
 
 @lru_cache(maxsize=64)
-def _grid_prices(ranges: tuple[tuple[int, int, int], ...]) -> tuple[tuple[int, ...], frozenset[int]]:
+def _grid_prices(
+    ranges: tuple[tuple[int, int, int], ...],
+) -> tuple[tuple[int, ...], frozenset[int]]:
     valid = {
         price
         for start_cc, end_cc, step_cc in ranges
@@ -963,6 +1101,11 @@ class PriceGrid:
 CENT_GRID: Final = PriceGrid(((0, CC_PER_DOLLAR, 100),))
 
 
+def twice_mid_cc(bid_cc: int | None, ask_cc: int | None) -> int | None:
+    """Bid + ask, which is exact where the mid is not; None when a side is empty or unknown."""
+    return None if bid_cc is None or ask_cc is None else bid_cc + ask_cc
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Market:
     """One market as the exchange last described it; prices are of the YES leg.
@@ -1016,7 +1159,9 @@ LIVE_STATUSES: Final = frozenset(
 
 # Legal moves of an order. Terminal rows are final; a late accept is an alarm of its own (§18).
 ORDER_MOVES: Final[dict[OrderStatus, frozenset[OrderStatus]]] = {
-    OrderStatus.INTENT: frozenset({OrderStatus.SENT, OrderStatus.REJECTED, OrderStatus.NEVER_ACCEPTED}),
+    OrderStatus.INTENT: frozenset(
+        {OrderStatus.SENT, OrderStatus.REJECTED, OrderStatus.NEVER_ACCEPTED}
+    ),
     OrderStatus.SENT: frozenset(set(OrderStatus) - {OrderStatus.INTENT, OrderStatus.SENT}),
     OrderStatus.UNKNOWN: frozenset(
         {
@@ -1112,7 +1257,7 @@ class Fill:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Position:
-    """Net holding of one market: plus YES, minus NO. `cost_ud` is what the open part cost, no fees."""
+    """Net holding of one market: plus YES, minus NO. `cost_ud`: cost of the open part, no fees."""
 
     ticker: str
     position_h: int = 0
@@ -1225,7 +1370,7 @@ def stage_of(reason: str) -> str:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Want:
-    """One order a strategy wants to have. Buying only: to leave 10 YES at 60 ¢ is to buy 10 NO at 40 ¢.
+    """One order a strategy wants. Buying only: to leave 10 YES at 60 ¢ is to buy 10 NO at 40 ¢.
 
     `price_cc` is of `side`, on the market's grid; `count_h` > 0 is what should remain open.
     `take` sends immediate-or-cancel with the price as limit, else post-only. `urgent` skips the
@@ -1242,7 +1387,7 @@ class Want:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Decision:
-    """What a strategy wants in one market, and exactly one reason (`Reason`, or its own `x_name`)."""
+    """What a strategy wants in one market, and one reason (`Reason`, or its own `x_name`)."""
 
     wants: tuple[Want, ...]
     reason: Reason | str
@@ -1258,7 +1403,8 @@ class Intent:
     """One create or amend that §18 made of a want: checked, journaled, then one POST.
 
     `count_h` is the size that shall be open afterwards (filled part not included), `filled_h` what
-    an amended order has filled already. `is_refresh` marks an amend that only renews the expiry.
+    an amended order has filled already, `unbooked_h` how much of that is not in the position yet.
+    `is_refresh` marks an amend that only renews the expiry.
     """
 
     kind: CommandKind
@@ -1275,9 +1421,15 @@ class Intent:
     expires_at_ms: int | None
     order_id: str | None = None
     filled_h: int = 0
+    unbooked_h: int = 0
     is_take: bool = False
     is_reduce_only: bool = False
     is_refresh: bool = False
+
+    @property
+    def at_risk_h(self) -> int:
+        """Contracts by which the position may still grow: open afterwards, or filled unbooked."""
+        return self.count_h + self.unbooked_h
 
     @property
     def notional_ud(self) -> int:
@@ -1296,6 +1448,11 @@ class Verdict:
 
 
 ALLOWED: Final = Verdict(is_ok=True)
+
+
+def refusal(reason: Reason | str, value: str = "", limit: str = "") -> Verdict:
+    """A no: its reason, what was measured, and what it was held against."""
+    return Verdict(is_ok=False, reason=reason, value=value, limit=limit)
 
 
 class Proof(StrEnum):
@@ -1335,7 +1492,7 @@ class Degraded(StrEnum):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class DegradedReason:
-    """One active degraded reason: the markets it covers (empty = all), since when, what clears it."""
+    """One active degraded reason: markets covered (empty = all), since when, what clears it."""
 
     reason: Degraded
     markets: tuple[str, ...]
@@ -1361,6 +1518,7 @@ class Print:
     count_h: int
     taker_side: Side
 
+
 # ======================================================================================
 # §04 EVENTS
 # Purpose:   Facts that cross the bus, in the past tense.
@@ -1378,7 +1536,7 @@ class Event:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class BookChanged(Event):
-    """Best price or size of one market moved. Published by OrderbookIntegration on the order path."""
+    """Best price or size of one market moved. Published by §17 on the order path."""
 
     ticker: str
     bid_cc: int | None  # best YES bid; None: that side is empty or the book is not proven
@@ -1521,7 +1679,7 @@ class GateChanged(Event):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ControlMoved(Event):
-    """A control asked for by a person made progress: requested, sent, confirmed, failed, refused."""
+    """A control a person asked for moved on: requested, sent, confirmed, failed, refused."""
 
     control_id: str
     action: str
@@ -1586,6 +1744,7 @@ class AssertionBroke(Event):
     where: str
     what: str
 
+
 # ======================================================================================
 # §05a WIRE: JSON
 # Purpose:   Bytes into JSON objects, and their members into whole numbers, times and texts.
@@ -1593,9 +1752,6 @@ class AssertionBroke(Event):
 # Principle: Tolerant of what is new, strict about what is needed; nothing unparsed gets past here.
 # ======================================================================================
 
-JSON_BYTES_MAX: Final = 16 * 1024 * 1024
-MEMO_MAX: Final = 32_768
-PATH_PART_MAX: Final = 200
 UD_PER_CENT: Final = UD_PER_DOLLAR // 100
 CC_PER_CENT: Final = CC_PER_DOLLAR // 100
 PPM: Final = 1_000_000
@@ -1753,7 +1909,7 @@ def _read_time_ms(obj: Json, *keys: str) -> int | None:
 # §05b WIRE: MARKETS
 # Purpose:   JSON of the public side (markets, books, trades, events, lifecycle) into values.
 # Position:  Uses §01, §03, §05a. Used by §15, §16, §17, which hand in parsed objects.
-# Principle: A price ladder comes from its ranges, an empty side is None, an unknown word stays a word.
+# Principle: A price ladder comes from its ranges, an empty side is None, a word stays a word.
 # ======================================================================================
 
 
@@ -2163,7 +2319,6 @@ def decode_settlement(obj: Json) -> Settlement:
 # Principle: A success without what we need is no success; what we send is spelt out here only.
 # ======================================================================================
 
-ERROR_TEXT_MAX: Final = 300
 _BOOK_SIDES: Final = {Side.YES: "bid", Side.NO: "ask"}
 
 
@@ -2427,6 +2582,7 @@ def encode_update(command_id: int, sid: int, action: str, tickers: Sequence[str]
     params = {"sid": sid, "action": action, "market_tickers": list(tickers)}
     return orjson.dumps({"id": command_id, "cmd": "update_subscription", "params": params})
 
+
 # ======================================================================================
 # §06 ORDER BOOK
 # Purpose:   Rebuild one market's book from a snapshot and changes; keep both best prices at hand.
@@ -2555,14 +2711,8 @@ class OrderBook:
         """Up to `limit` best bids of `side`, best first, own orders too; empty when not PROVEN."""
         if self.proof is not Proof.PROVEN:
             return ()
-        counts = self.counts[side.value]
-        return tuple((price, counts[price]) for price in self.prices[side.value][: -limit - 1 : -1])
-
-    @property
-    def is_crossed(self) -> bool:
-        """Both best bids together reach a dollar: they should have matched; something is wrong."""
-        yes, no = self.prices["yes"], self.prices["no"]
-        return bool(yes and no) and yes[-1] + no[-1] >= CC_PER_DOLLAR
+        best = self.prices[side.value][: -limit - 1 : -1]
+        return tuple(zip(best, map(self.counts[side.value].__getitem__, best), strict=True))
 
     def differences(self, yes: Mapping[int, int], no: Mapping[int, int]) -> set[tuple[str, int]]:
         """Levels (leg, price_cc) whose totals differ from another account of the same book."""
@@ -2571,6 +2721,7 @@ class OrderBook:
             mine = self.counts[leg]
             found |= {(leg, price) for price, _ in mine.items() ^ other.items()}
         return found
+
 
 # ======================================================================================
 # §07 LEDGER
@@ -2680,13 +2831,6 @@ def payout_ud(position_h: int, settlement_cc: int) -> int:
     return abs(position_h) * per_contract_cc
 
 
-@dataclass(slots=True)
-class _FeeAccount:
-    """Rounding an order has collected; owner: Ledger."""
-
-    saved_ud: int = 0
-
-
 class Ledger:
     """Mutable book of one account. One owner: ExecutionService (§18).
 
@@ -2703,7 +2847,7 @@ class Ledger:
         self.settled_ud = 0
         self.filled: Counter[str] = Counter()  # order_id → contracts in hundredths
         self._seen: OrderedDict[tuple[str, str], None] = OrderedDict()
-        self._accounts: OrderedDict[str, _FeeAccount] = OrderedDict()
+        self._accounts: OrderedDict[str, int] = OrderedDict()  # order_id → rounding saved, ud
 
     def has_fill(self, trade_id: str, order_id: str) -> bool:
         """Whether this fill was applied already (within the memory of FILLS_MAX)."""
@@ -2744,11 +2888,11 @@ class Ledger:
 
     def expected_fee_ud(self, fill: Fill, fees: FeeSchedule) -> int:
         """Fee our model charges for this fill; keeps the order's rounding account going."""
-        account = self._accounts.setdefault(fill.order_id, _FeeAccount())
+        saved_ud = self._accounts.get(fill.order_id, 0)
         before = self.positions.get(fill.ticker, Position(ticker=fill.ticker))
         _, cash_ud = apply_to_position(before, fill.side, fill.price_cc, fill.count_h)
-        fee_ud, account.saved_ud = fees.charge(
-            cash_ud, fill.price_cc, fill.count_h, is_taker=fill.is_taker, saved_ud=account.saved_ud
+        fee_ud, self._accounts[fill.order_id] = fees.charge(
+            cash_ud, fill.price_cc, fill.count_h, is_taker=fill.is_taker, saved_ud=saved_ud
         )
         while len(self._accounts) > ENDED_ORDERS_MAX:
             self._accounts.popitem(last=False)
@@ -2776,7 +2920,7 @@ class Ledger:
         return replace(position, position_h=0, cost_ud=0, realised_ud=realised_ud)
 
     def adopt_position(self, report: Position) -> None:
-        """Take over the exchange's figure after a difference nothing explains (journaled ADJUST)."""
+        """Take over the exchange's figure after an unexplained difference (journaled ADJUST)."""
         self.positions[report.ticker] = report
 
     def position_h(self, ticker: str, strategy: str | None = None) -> int:
@@ -2803,6 +2947,7 @@ def mark_cc(position_h: int, bid_cc: int | None, ask_cc: int | None) -> int | No
     if position_h >= 0:
         return bid_cc
     return None if ask_cc is None else CC_PER_DOLLAR - ask_cc
+
 
 # ======================================================================================
 # §08 RISK
@@ -2919,7 +3064,7 @@ class ExposureBook:
 
     def _recount(self, ticker: str, event_ticker: str) -> None:
         self.attribute(ticker, event_ticker)
-        worst_ud = self.market_ud(ticker)
+        worst_ud = worst_loss_ud(self._positions.get(ticker), self.orders_of(ticker).values())
         change_ud = worst_ud - self._worst_ud.get(ticker, 0)
         self._worst_ud[ticker] = worst_ud
         self._event_ud[event_ticker] += change_ud
@@ -2933,6 +3078,8 @@ class ExposureBook:
         self, ticker: str, *, without: str = "", extra: tuple[Side, int, int] | None = None
     ) -> int:
         """Worst loss of one market; optionally with one order left out and one put in."""
+        if extra is None and without not in self.orders_of(ticker):
+            return self._worst_ud.get(ticker, 0)
         orders = [row for key, row in self.orders_of(ticker).items() if key != without]
         if extra is not None:
             orders.append(extra)
@@ -2975,25 +3122,23 @@ class RiskView:
     is_duplicate: bool
 
 
-def _no(reason: Reason, value: str, limit: str) -> Verdict:
-    return Verdict(is_ok=False, reason=reason, value=value, limit=limit)
-
-
 def _over_ud(reason: Reason, value_ud: int, limit_ud: int) -> Verdict | None:
     if value_ud <= limit_ud:
         return None
-    return _no(reason, f"{show_dollars(value_ud)} dollars", f"{show_dollars(limit_ud)} dollars")
+    return refusal(reason, f"{show_dollars(value_ud)} dollars", f"{show_dollars(limit_ud)} dollars")
 
 
 def _over_h(reason: Reason, value_h: int, limit_h: int) -> Verdict | None:
     if value_h <= limit_h:
         return None
-    return _no(reason, f"{format_count(value_h)} contracts", f"{format_count(limit_h)} contracts")
+    return refusal(
+        reason, f"{format_count(value_h)} contracts", f"{format_count(limit_h)} contracts"
+    )
 
 
 def _check_size(intent: Intent, limits: RiskLimits) -> Verdict | None:
     if intent.count_h <= 0:
-        return _no(Reason.LIMIT_ORDER_SIZE, f"{intent.count_h} h", "> 0 h")
+        return refusal(Reason.LIMIT_ORDER_SIZE, f"{intent.count_h} h", "> 0 h")
     return _over_h(Reason.LIMIT_ORDER_SIZE, intent.count_h, limits.max_order_h) or _over_ud(
         Reason.LIMIT_ORDER_SIZE, intent.notional_ud, limits.max_order_ud
     )
@@ -3006,7 +3151,7 @@ def _check_exposure(intent: Intent, book: ExposureBook, limits: RiskLimits) -> V
     """
     replaced = intent.client_order_id
     _, old_cc, old_h = book.orders_of(intent.ticker).get(replaced, (intent.side, 0, 0))
-    extra = (intent.side, max(intent.price_cc, old_cc), max(intent.count_h, old_h))
+    extra = (intent.side, max(intent.price_cc, old_cc), max(intent.at_risk_h, old_h))
     reach_h = book.reach_h(intent.ticker, intent.side, without=replaced) + extra[2]
     now_ud = book.market_ud(intent.ticker)
     then_ud = book.market_ud(intent.ticker, without=replaced, extra=extra)
@@ -3027,11 +3172,13 @@ def _check_rates(
 ) -> Verdict | None:
     is_create = intent.kind is CommandKind.CREATE
     if is_create and book.open_orders >= limits.max_orders:
-        return _no(
-            Reason.LIMIT_OPEN_ORDERS, f"{book.open_orders + 1} orders", f"{limits.max_orders} orders"
+        return refusal(
+            Reason.LIMIT_OPEN_ORDERS,
+            f"{book.open_orders + 1} orders",
+            f"{limits.max_orders} orders",
         )
     if view.orders_last_minute >= limits.max_orders_per_minute:
-        return _no(
+        return refusal(
             Reason.LIMIT_ORDER_RATE,
             f"{view.orders_last_minute + 1} per minute",
             f"{limits.max_orders_per_minute} per minute",
@@ -3041,7 +3188,7 @@ def _check_rates(
 
 def _check_losses(view: RiskView, limits: RiskLimits) -> Verdict | None:
     if view.day_pnl_ud is None or view.drawdown_ud is None:
-        return _no(Reason.BALANCE_STALE, "profit of the day unknown", "known")
+        return refusal(Reason.BALANCE_STALE, "profit of the day unknown", "known")
     return _over_ud(Reason.LIMIT_DAILY_LOSS, -view.day_pnl_ud, limits.daily_loss_ud) or _over_ud(
         Reason.LIMIT_DRAWDOWN, view.drawdown_ud, limits.max_drawdown_ud
     )
@@ -3049,10 +3196,10 @@ def _check_losses(view: RiskView, limits: RiskLimits) -> Verdict | None:
 
 def _check_cash(intent: Intent, view: RiskView, limits: RiskLimits) -> Verdict | None:
     if view.cash_ud is None:
-        return _no(Reason.BALANCE_STALE, "cash unknown", "known")
+        return refusal(Reason.BALANCE_STALE, "cash unknown", "known")
     left_ud = view.cash_ud - intent.notional_ud - view.fee_ud
     if left_ud < limits.min_cash_ud:
-        return _no(
+        return refusal(
             Reason.LIMIT_CASH,
             f"{show_dollars(left_ud)} dollars left",
             f">= {show_dollars(limits.min_cash_ud)} dollars",
@@ -3067,19 +3214,21 @@ def _check_price(
     intent: Intent, view: RiskView, book: ExposureBook, limits: RiskLimits
 ) -> Verdict | None:
     if view.mid_cc is None:
-        return _no(Reason.PRICE_COLLAR, "mid unknown", "known")
+        return refusal(Reason.PRICE_COLLAR, "mid unknown", "known")
     for word, yes_cc in (("mid", view.mid_cc), ("last print", view.last_cc)):
         if yes_cc is None:
             continue
         above_cc = intent.price_cc - intent.side.to_yes_cc(yes_cc)
         if above_cc > limits.price_collar_cc:
-            return _no(
+            return refusal(
                 Reason.PRICE_COLLAR,
                 f"{above_cc} cc above the {word}",
                 f"{limits.price_collar_cc} cc",
             )
     if view.is_duplicate:
-        return _no(Reason.DUPLICATE_ORDER, "same market, side and price", f"{DUPLICATE_WINDOW_MS} ms")
+        return refusal(
+            Reason.DUPLICATE_ORDER, "same market, side and price", f"{DUPLICATE_WINDOW_MS} ms"
+        )
     return _check_own_cross(intent, book)
 
 
@@ -3087,7 +3236,7 @@ def _check_own_cross(intent: Intent, book: ExposureBook) -> Verdict | None:
     for key, (side, price_cc, _) in book.orders_of(intent.ticker).items():
         is_opposite = side is not intent.side and key != intent.client_order_id
         if is_opposite and price_cc + intent.price_cc >= CC_PER_DOLLAR:
-            return _no(
+            return refusal(
                 Reason.WOULD_CROSS_OWN,
                 f"{intent.side} {intent.price_cc} cc against own {side} {price_cc} cc",
                 f"< {CC_PER_DOLLAR} cc together",
@@ -3100,30 +3249,30 @@ def _check_reduce_only(intent: Intent, book: ExposureBook) -> Verdict | None:
     opposite_h = intent.side.other.signed(book.held_h(intent.ticker))
     without = intent.client_order_id
     reach_h = book.reach_h(intent.ticker, intent.side, without=without)
-    used_h = reach_h + opposite_h + intent.count_h
+    used_h = reach_h + opposite_h + intent.at_risk_h
     if used_h <= opposite_h:
         return None
-    return _no(Reason.REDUCE_ONLY, f"{format_count(used_h)} contracts", f"{format_count(opposite_h)}")
+    return refusal(
+        Reason.REDUCE_ONLY, f"{format_count(used_h)} contracts", f"{format_count(opposite_h)}"
+    )
 
 
 def is_opening(intent: Intent, book: ExposureBook) -> bool:
     """Whether the intent can leave the account with a larger worst case than it has now."""
-    extra = (intent.side, intent.price_cc, intent.count_h)
+    extra = (intent.side, intent.price_cc, intent.at_risk_h)
     then_ud = book.market_ud(intent.ticker, without=intent.client_order_id, extra=extra)
     return then_ud > book.market_ud(intent.ticker, without=intent.client_order_id)
 
 
-def check_intent(
-    intent: Intent, view: RiskView, book: ExposureBook, limits: RiskLimits
-) -> Verdict:
+def check_intent(intent: Intent, view: RiskView, book: ExposureBook, limits: RiskLimits) -> Verdict:
     """Every limit, in the order of STRATEGIES §3; the first that is broken is the answer.
 
     A pure refresh of an expiry is held against gate, grid and own orders, not against rates.
     """
     if view.gate is Gate.HALTED:
-        return _no(Reason.HALTED, "halted", "re-arm first")
+        return refusal(Reason.HALTED, "halted", "re-arm first")
     if view.gate is Gate.PAUSED:
-        return _no(Reason.PAUSED, "paused", "resume first")
+        return refusal(Reason.PAUSED, "paused", "resume first")
     opening = is_opening(intent, book)
     refused = _check_size(intent, limits) or _check_exposure(intent, book, limits)
     if refused is None and not intent.is_refresh:
@@ -3133,10 +3282,11 @@ def check_intent(
     if refused is None:
         refused = _check_price(intent, view, book, limits)
     if refused is None and not view.grid.is_valid(intent.side, intent.price_cc):
-        refused = _no(Reason.OFF_GRID, f"{intent.price_cc} cc", "the market's price ranges")
+        refused = refusal(Reason.OFF_GRID, f"{intent.price_cc} cc", "the market's price ranges")
     if refused is None and (view.gate is Gate.REDUCE_ONLY or intent.is_reduce_only):
         refused = _check_reduce_only(intent, book)
     return refused or ALLOWED
+
 
 # ======================================================================================
 # §09a MEASUREMENTS
@@ -3145,8 +3295,6 @@ def check_intent(
 # Principle: One definition of each measure, kept as facts come in, cheap to read at any moment.
 # ======================================================================================
 
-PRINTS_MAX: Final = 200  # public trades a market remembers
-WHALES_MAX: Final = 8  # large public trades a market remembers
 SIGMA_HALF_LIFE_S: Final = 60.0
 SIGMA_SAMPLES_MIN: Final = 20  # sigma is unknown before so many seconds
 JUMP_WINDOW_MS: Final = 2_000
@@ -3429,6 +3577,7 @@ class MarketTape:
         is_one_sided = yes + no >= ONE_SIDED_PRINTS_MIN and (yes == 0 or no == 0)
         return (self._now_ms - self._whale_at_ms <= WHALE_TOXIC_MS) + is_one_sided
 
+
 # ======================================================================================
 # §09b VIEW AND COST
 # Purpose:   The frozen picture one decision is made from, and the one edge function.
@@ -3436,7 +3585,6 @@ class MarketTape:
 # Principle: The same view gives the same answer, live, in replay and from the journal.
 # ======================================================================================
 
-VIEW_LEVELS_MAX: Final = 20  # book levels a side shown to a strategy
 DEPTH_WEIGHTS: Final = (4, 2, 1)  # of the best three levels: 1, 1/2, 1/4, in quarters
 TOXIC_IMBALANCE: Final = 0.8
 STOP_OPENING_S: Final = 300.0
@@ -3770,6 +3918,7 @@ def may_open(view: MarketView) -> bool:
     """Whether a strategy may still add to a position in this market."""
     return view.left_s > stop_opening_s(view)
 
+
 # ======================================================================================
 # §09c STRATEGY CONTRACT
 # Purpose:   The protocol, parameters with ranges, the check of an answer, views as JSON.
@@ -3777,10 +3926,6 @@ def may_open(view: MarketView) -> bool:
 # Principle: A strategy's answer is an outsider's: checked as a whole, never repaired.
 # ======================================================================================
 
-WANTS_MAX: Final = 6  # orders one strategy may want in one market
-FEATURES_MAX: Final = 24  # numbers one decision may name
-MEMORY_MAX_BYTES: Final = 4096  # what a strategy may remember per market, as JSON
-TEXT_MAX: Final = 200  # characters of a decision's value or limit
 COUNT_MAX_H: Final = 10**9
 _SLOT = re.compile(r"[a-z][a-z0-9_]{0,15}", re.ASCII)
 _STRATEGY_NAME = re.compile(r"[a-z][a-z_]{0,31}", re.ASCII)
@@ -4035,6 +4180,7 @@ def load_view(data: Mapping[str, Any], fees: FeeView) -> MarketView:
     except (KeyError, TypeError, ValueError) as exc:
         raise WireError(f"not a stored view: {exc!r:.120}") from exc
 
+
 # ======================================================================================
 # §09d HOLD, RANDOM, IMBALANCE
 # Purpose:   The null hypothesis, the control, a lean on the book; words all strategies share.
@@ -4269,6 +4415,7 @@ class Imbalance:
             features=(*features, ("margin_cc", p.margin_cc)),
         )
 
+
 # ======================================================================================
 # §09e MARKET MAKER
 # Purpose:   Two bounded quotes around a reservation price, in whole centi-cents.
@@ -4496,6 +4643,7 @@ def _quote_features(
         ("margin_cc", p.floor_cc),
         ("toxicity", view.toxicity),
     )
+
 
 # ======================================================================================
 # §09f MEAN REVERSION, REVERSE LINE MOVEMENT
@@ -4727,6 +4875,7 @@ class ReverseLineMovement:
             )
         return acted(replace(probe, count_h=left_h), value, ">= 0 cc", fair_cc, memory)
 
+
 # ======================================================================================
 # §09g WHALE, LONGSHOT
 # Purpose:   A study of large prints that trades nothing, and the sale of small hopes.
@@ -4734,8 +4883,6 @@ class ReverseLineMovement:
 # Principle: Believe a table or a study only where it has an entry, and say so where it has none.
 # ======================================================================================
 
-STUDIES_MAX: Final = 8  # whale studies open at once per market
-STUDY_ROWS_MAX: Final = 20  # finished whale studies kept in memory per market
 STUDY_DELAY_MS: Final = 2_000
 STUDY_MARKS_MS: Final = (30_000, 300_000)
 
@@ -4905,6 +5052,7 @@ class Longshot:
         want = replace(probe, count_h=min(count_h, p.size_h))
         return acted(want, show_cc(gained_cc, "edge"), f">= {p.min_edge_cc} cc", fair_cc, EMPTY)
 
+
 # ======================================================================================
 # §09h RL POLICY AND LOADING
 # Purpose:   Run a small trained policy; know every strategy by name; take in a user's class.
@@ -4912,7 +5060,6 @@ class Longshot:
 # Principle: A policy is data, read with suspicion; a strategy is made, or refused in a sentence.
 # ======================================================================================
 
-POLICY_MAX_BYTES: Final = 65_536  # size of an rl policy file
 POLICY_FORMAT: Final = 1
 POLICY_FEATURES: Final = (
     "constant",
@@ -5206,20 +5353,6 @@ def slots_of(strategy: Strategy) -> frozenset[str] | None:
     return None if declared is None else frozenset(declared)
 
 
-def describe_params(strategy: Strategy, overridden: Iterable[str]) -> list[dict[str, str]]:
-    """Rows for the page and for `--help`: name, value, unit, and where the value comes from."""
-    given = set(overridden)
-    params = getattr(strategy, "p", None) or getattr(strategy, "params", None)
-    return [
-        {
-            "name": f.name,
-            "value": str(getattr(params, f.name, f.default)),
-            "unit": str(f.metadata.get("unit", "")),
-            "from": "operator" if f.name in given else "default",
-        }
-        for f in dataclasses.fields(strategy.Params)
-    ]
-
 # ======================================================================================
 # §10 STATE MACHINE
 # Purpose:   The table of legal states, and the one object that walks it.
@@ -5323,7 +5456,6 @@ class StateMachine:
     def __init__(self, *, now_s: float) -> None:
         self.state = TraderState.STARTUP
         self.since_s = now_s
-        self.since_ms = 0
         self.history: deque[Transition] = deque(maxlen=TRANSITIONS_MAX)
         self.counts: Counter[tuple[str, str]] = Counter()
         self.refused = 0
@@ -5332,7 +5464,12 @@ class StateMachine:
         self.has_been_ready = False
 
     def fire(
-        self, signal: Signal, *, why: str, now_s: float, at_ms: int,
+        self,
+        signal: Signal,
+        *,
+        why: str,
+        now_s: float,
+        at_ms: int,
         metadata: Mapping[str, JsonValue] = MappingProxyType({}),
     ) -> Transition | None:
         """Take the step for `signal`; None (counted) when the table has no such step."""
@@ -5341,10 +5478,14 @@ class StateMachine:
             self.refused += 1
             return None
         step = Transition(
-            from_state=self.state, to_state=target, signal=signal, why=why, at_ms=at_ms,
+            from_state=self.state,
+            to_state=target,
+            signal=signal,
+            why=why,
+            at_ms=at_ms,
             metadata=metadata,
         )
-        self.state, self.since_s, self.since_ms = target, now_s, at_ms
+        self.state, self.since_s = target, now_s
         self.counts[step.from_state.value, step.to_state.value] += 1
         self.has_been_ready = self.has_been_ready or target is TraderState.READY
         if target is TraderState.ERROR:
@@ -5354,19 +5495,12 @@ class StateMachine:
             self.history.append(step)
         return step
 
-    def overdue_s(self, now_s: float) -> float | None:
-        """Seconds by which the present state has outlived its limit; None while it has not."""
-        limit_s = STATE_LIMITS_S[self.state]
-        if limit_s is None or self.state is TraderState.ACTING:
-            return None
-        over_s = now_s - self.since_s - limit_s
-        return over_s if over_s > 0 else None
 
 # ======================================================================================
 # §11 ASYNC KIT
 # Purpose:   Time, owned tasks, backoff, rate buckets and quiet logs.
 # Position:  Uses §01, §02. Used by every room below; §23 makes the one Clock and Supervisor.
-# Principle: Time, chance and new ids enter here and nowhere else; a task is born here or not at all.
+# Principle: Time, chance and new ids enter here and nowhere else; tasks are born here only.
 # ======================================================================================
 
 log_kit = logging.getLogger("trader.kit")
@@ -5378,7 +5512,8 @@ class Clock:
     """The only source of time, chance and ids; one per process, made by §23.
 
     `rate` > 1 makes a virtual second shorter than a real one (tapes); `epoch_s` sets the wall time
-    at which it starts, `is_adjustable` lets a person change the pace. `offset_s` corrects our wall clock toward the exchange's.
+    at which it starts, `is_adjustable` lets a person change the pace. `offset_s` corrects our wall
+    clock toward the exchange's.
     """
 
     def __init__(
@@ -5431,6 +5566,11 @@ class Clock:
         await asyncio.sleep(0)
         while (left_s := until_s - self.monotonic()) > 0:
             await asyncio.sleep(min(left_s / self.rate, 0.25) if self.rate else 0.05)
+
+
+def clock_text(at_ms: int) -> str:
+    """A moment (Unix ms) as HH:MM:SS in UTC, for people."""
+    return datetime.fromtimestamp(at_ms / 1000, UTC).strftime("%H:%M:%S")
 
 
 class Supervisor:
@@ -5557,38 +5697,59 @@ class Throttle:
         return held
 
 
+def settle_memory() -> None:
+    """The start is over: drop its garbage, spare what stays from every later collection.
+
+    A full collection then looks at what came since and takes less than a millisecond; on glibc
+    the freed part of the heap goes back to the system. Called once, when READY is first reached.
+    """
+    gc.collect()
+    gc.freeze()
+    trim = getattr(ctypes.CDLL(None), "malloc_trim", None)
+    if trim is not None:
+        trim(0)
+
+
 class TooSlowError(Exception):
-    """The body of `cpu_limit` used up its time and was interrupted."""
+    """The body of `CpuLimit` used up its time and was interrupted."""
 
 
-@contextlib.contextmanager
-def cpu_limit(seconds: float) -> Iterator[None]:
+class CpuLimit:
     """Interrupt the body after `seconds` of work, at the latest after CPU_PATIENCE times as long.
 
     A timer signal looks at the work really done, so that a busy machine does not blame the body.
-    Main thread only; raises TooSlowError inside the body.
+    Main thread only; raises TooSlowError inside the body. May be kept and entered again: the
+    handler is installed once, each use costs two timer calls.
     """
-    begun_s, begun_cpu_s = time.monotonic(), time.thread_time()
 
-    def look(signum: int, frame: object) -> None:
-        is_spent = time.thread_time() - begun_cpu_s >= seconds
-        if is_spent or time.monotonic() - begun_s >= seconds * CPU_PATIENCE:
-            raise TooSlowError(f"no answer within {seconds * 1000:.0f} ms")
-        signal.setitimer(signal.ITIMER_REAL, seconds / 2)
+    _listening: ClassVar[CpuLimit | None] = None  # whose handler the signal has now
 
-    before = signal.signal(signal.SIGALRM, look)
-    signal.setitimer(signal.ITIMER_REAL, seconds)
-    try:
-        yield
-    finally:
+    def __init__(self, seconds: float) -> None:
+        self._seconds = seconds
+        self._begun_s = self._begun_cpu_s = 0.0
+
+    def __enter__(self) -> None:
+        if CpuLimit._listening is not self:
+            signal.signal(signal.SIGALRM, self._look)
+            CpuLimit._listening = self
+        self._begun_s, self._begun_cpu_s = time.monotonic(), time.thread_time()
+        signal.setitimer(signal.ITIMER_REAL, self._seconds)
+
+    def __exit__(self, *_: object) -> None:
         signal.setitimer(signal.ITIMER_REAL, 0.0)
-        signal.signal(signal.SIGALRM, before)
+
+    def _look(self, signum: int, frame: object) -> None:
+        is_spent = time.thread_time() - self._begun_cpu_s >= self._seconds
+        if is_spent or time.monotonic() - self._begun_s >= self._seconds * CPU_PATIENCE:
+            raise TooSlowError(f"no answer within {self._seconds * 1000:.0f} ms")
+        signal.setitimer(signal.ITIMER_REAL, self._seconds / 2)
+
 
 # ======================================================================================
 # §12 EVENT BUS
 # Purpose:   Tell facts to whoever asked for their kind, isolated from each other.
 # Position:  Uses §04, §11. Services publish; services, status, API and §23 subscribe.
-# Principle: The order path is a plain call; people get a bounded queue; nobody can hurt a neighbour.
+# Principle: The order path is a plain call; people get a bounded queue; neighbours are isolated.
 # ======================================================================================
 
 log_bus = logging.getLogger("trader.bus")
@@ -5610,7 +5771,7 @@ class _Queued:
 
 
 class EventBus:
-    """Publish and subscribe by event type; direct handlers run in order, in the publisher's call."""
+    """Publish and subscribe by event type; direct handlers run in the publisher's call."""
 
     def __init__(self, clock: Clock, supervisor: Supervisor) -> None:
         self._clock, self._supervisor = clock, supervisor
@@ -5621,7 +5782,7 @@ class EventBus:
         self.last_error: str | None = None
 
     def subscribe(self, kind: type[E], handler: Callable[[E], None]) -> None:
-        """Call `handler` directly for each event of exactly this kind (no queue, no task switch)."""
+        """Call `handler` directly for each event of exactly this kind: no queue, no task."""
         self._direct.setdefault(kind, []).append(handler)
 
     def subscribe_queued(
@@ -5647,7 +5808,7 @@ class EventBus:
         for handler in self._direct.get(kind, ()):
             try:
                 handler(event)
-            except Exception as error:  # a bad subscriber must not silence its neighbours
+            except Exception as error:  # noqa: BLE001 - one must not silence its neighbours
                 self._broke(kind.__name__, error)
             self.processed += 1
         for queued in self._queues.get(kind, ()):
@@ -5666,7 +5827,7 @@ class EventBus:
             event = await queued.queue.get()
             try:
                 await handler(event)
-            except Exception as error:  # as in publish: isolate, report, go on
+            except Exception as error:  # noqa: BLE001 - isolate, report, go on
                 self._broke(f"{queued.name} {type(event).__name__}", error)
             self.processed += 1
 
@@ -5698,6 +5859,7 @@ class EventBus:
     def subscriber_count(self) -> int:
         """Handlers of all kinds."""
         return sum(map(len, self._direct.values())) + len(self._all_queues)
+
 
 # ======================================================================================
 # §13 STATE CONTAINER
@@ -5784,6 +5946,7 @@ class StateContainer:
         index = version - self._kept[0].version
         return self._kept[index] if 0 <= index < len(self._kept) else None
 
+
 # ======================================================================================
 # §14a DATA DIRECTORY
 # Purpose:   The environment's folder: lock, run token, kill file, small state, reserve, paths.
@@ -5796,7 +5959,6 @@ log_data = logging.getLogger("trader.data")
 DIR_MODE: Final = 0o700
 FILE_MODE: Final = 0o600
 RUN_TOKEN_BYTES: Final = 32  # 256 bits
-SMALL_FILE_MAX: Final = 65_536  # bytes of a lock, token, kill or state file
 RESERVE_BYTES: Final = 64 * 1024 * 1024
 DISK_FREE_MIN: Final = 1024**3  # bytes that must stay free for recorder and reserve
 DATA_FOLDERS: Final = ("logs", "tapes", "policies", "reports", "exports", "backups")
@@ -6081,6 +6243,7 @@ class DataDir:
         except OSError:
             return 0
 
+
 # ======================================================================================
 # §14b JOURNAL SCHEMA
 # Purpose:   Tables, views and the hash chain of the journal; its files on the disk.
@@ -6194,6 +6357,7 @@ def move_journal_aside(path: Path, folder: Path, label: str) -> Path | None:
     _sync_dir(path.parent)
     return target
 
+
 # ======================================================================================
 # §14c JOURNAL FILE
 # Purpose:   One open journal: made, verified, set aside when damaged, synced, healed.
@@ -6204,7 +6368,6 @@ def move_journal_aside(path: Path, folder: Path, label: str) -> Path | None:
 log_journal = logging.getLogger("trader.journal")
 
 JOURNAL_SYNC_S: Final = 0.05  # the worker's pace: a write is synced within 100 ms
-WAL_FOLD_ROWS: Final = 1000  # rows after which the WAL is folded into the database
 JOURNAL_BUSY_S: Final = 0.02  # longest wait for a foreign lock on the file
 PROBE_BYTES: Final = 65_536  # room that must be there before a full disk counts as healed
 
@@ -6220,7 +6383,7 @@ class _WalSync(threading.Thread):
         self._path, self._on_error = path, on_error
         self._wake, self._is_stopping = threading.Event(), threading.Event()
         self._written = self._folded = 0  # rows: counted by the loop, by this thread
-        self.syncs = self.folds = 0
+        self.syncs = 0
 
     def written(self, rows: int) -> None:
         """The loop wrote rows; the WAL needs a sync."""
@@ -6265,7 +6428,6 @@ class _WalSync(threading.Thread):
         written = self._written
         with contextlib.closing(sqlite3.connect(self._path, timeout=0.0)) as second:
             _, in_wal, folded = second.execute("PRAGMA wal_checkpoint(PASSIVE)").fetchone()
-        self.folds += 1
         if in_wal == folded:
             self._folded = written
 
@@ -6535,6 +6697,7 @@ class JournalFile:
             self._db = None
         self.is_writable = False
 
+
 # ======================================================================================
 # §14d JOURNAL
 # Purpose:   Write down what happened before it counts: hash-chained facts, and rows that explain.
@@ -6545,12 +6708,8 @@ class JournalFile:
 #   explain() ─► batch ── run(), <= 250 ms ──► same file, other tables, pruned
 # ======================================================================================
 
-EXPLAIN_BATCH_MAX: Final = 10_000  # rows waiting; more are dropped and counted
-EXPLAIN_SLICE: Final = 250  # rows written or pruned without giving the loop back
 JOURNAL_FLUSH_S: Final = 0.25
 JOURNAL_PRUNE_S: Final = 60.0
-JOURNAL_PAGE: Final = 1000  # rows read at once
-APPEND_SAMPLES_MAX: Final = 1024
 APPEND_SAMPLE_EVERY: Final = 16  # every so many facts one is timed
 _APPEND: Final = "INSERT INTO facts VALUES (?, ?, ?, ?, ?, ?)"
 
@@ -6781,6 +6940,7 @@ class Journal(JournalFile):
             self.flush()
         super().close()
 
+
 # ======================================================================================
 # §14e RECORDER
 # Purpose:   Keep the public frames of followed markets as tapes that can be played again.
@@ -6790,17 +6950,13 @@ class Journal(JournalFile):
 #   record() ─► bounded list ─ run(), each 0.25 s ─► worker: parse, sort by market, deflate, write
 # ======================================================================================
 
-log_recorder = logging.getLogger("trader.recorder")
-
 RECORDED_TYPES: Final = frozenset(
     {"orderbook_snapshot", "orderbook_delta", "trade", "ticker", "market_lifecycle_v2"}
 )
-RECORDER_QUEUE_MAX: Final = 20_000  # frames waiting for the worker
 RECORDER_PACE_S: Final = 0.25
 RECORDER_FLUSH_S: Final = 5.0
 RECORDER_ASK_S: Final = 10.0  # pause between two requests for the same snapshot
 RECORDER_LIMIT_S: Final = 60.0  # pause between two looks at the size of all tapes
-TAPE_PARTS_MAX: Final = 100  # files of one market and day
 _TAPE_TICKER = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,127}", re.ASCII)
 _TAPE_WINDOW_BITS: Final = 16 + 12  # gzip with a 4 KB window: about 48 KB of memory per open tape
 _TAPE_MEMORY_LEVEL: Final = 6
@@ -6813,9 +6969,7 @@ class _Tape:
         self.path, self.day = path, day
         self.last_ms = 0
         self._file = path.open("xb", buffering=0)
-        self._deflate = zlib.compressobj(
-            6, zlib.DEFLATED, _TAPE_WINDOW_BITS, _TAPE_MEMORY_LEVEL
-        )
+        self._deflate = zlib.compressobj(6, zlib.DEFLATED, _TAPE_WINDOW_BITS, _TAPE_MEMORY_LEVEL)
 
     def add(self, recv_ms: int, frame: bytes) -> int:
         """Append one line; returns bytes written so far by this call."""
@@ -7085,6 +7239,7 @@ class Recorder:
             "last_error": shelf.last_error,
         }
 
+
 # ======================================================================================
 # §15a SIGNER
 # Purpose:   Read the private key, say plainly what is wrong with it, sign requests, some ahead.
@@ -7092,12 +7247,8 @@ class Recorder:
 # Principle: A key never shows itself; a signature is used once and is at most a second old.
 # ======================================================================================
 
-log_signer = logging.getLogger("trader.signer")
-
-KEY_FILE_MAX: Final = 65_536  # bytes
 RSA_BITS_MIN: Final = 2048
 PSS_SALT_BYTES: Final = 32
-SIGNATURES_AHEAD: Final = 4  # kept ready for the create path
 SIGNATURE_AGE_MS: Final = 1000  # oldest a signature made ahead may be when it leaves
 SIGNATURE_REFILL_S: Final = 0.05  # the worker's pace; waking it would slow the order it just served
 _KEY_ID = re.compile(r"[A-Za-z0-9_-]{1,64}", re.ASCII)
@@ -7263,12 +7414,14 @@ class SignatureStock:
             self._thread.join(timeout=1.0)
         self._ready.clear()
 
+
 # ======================================================================================
 # §15b ANSWERS
 # Purpose:   What an answer to an order command means: the table of RELIABILITY §1.1, row by row.
 # Position:  Uses §01, §03, §05. Used by §15f.
 # Principle: Only a proven success or a proven refusal is named so; everything else is UNKNOWN.
 # ======================================================================================
+
 
 class OutcomeKind(Enum):
     """What became of one order command (RELIABILITY §1.1)."""
@@ -7490,6 +7643,7 @@ def judge_cancel_batch(order_ids: Sequence[str], answer: Answer) -> list[OrderOu
         )
     return outcomes
 
+
 # ======================================================================================
 # §15c LINKS
 # Purpose:   What a request needs on its way: endpoints, breaker, clock, session, order line.
@@ -7500,11 +7654,8 @@ def judge_cancel_batch(order_ids: Sequence[str], answer: Answer) -> list[OrderOu
 log_rest = logging.getLogger("trader.rest")
 
 DEFAULT_COST: Final = 10.0  # tokens of a request that the exchange does not list
-BREAKER_FAILURES: Final = 5
 BREAKER_WINDOW_S: Final = 30.0
 BREAKER_OPEN_S: Final = 10.0
-CLOCK_SAMPLES: Final = 9
-CLOCK_BOUNDS: Final = 64  # older samples that still bound the offset
 CLOCK_DRIFT: Final = 0.001  # seconds by which a bound loosens per second of its age
 USER_AGENT: Final = f"kalshi-trader/{VERSION}"
 _NO_TIMEOUT: Final = aiohttp.ClientTimeout(total=None)  # every request has its own asyncio.timeout
@@ -7572,9 +7723,7 @@ ENDPOINTS: Final[Mapping[str, Endpoint]] = MappingProxyType(
                 method="POST",
                 template="/portfolio/events/orders/{order_id}/decrease",
             ),
-            Endpoint(
-                name="group_create", method="POST", template="/portfolio/order_groups/create"
-            ),
+            Endpoint(name="group_create", method="POST", template="/portfolio/order_groups/create"),
             Endpoint(
                 name="group_trigger",
                 method="PUT",
@@ -7736,9 +7885,10 @@ class _OrderLine:
         self._session, self._url = session, origin + path
         self._key: aiohttp.client_reqrep.ConnectionKey | None = None
         self._head = (
-            f"POST {path} HTTP/1.1\r\nHost: {urlsplit(origin).netloc}\r\n"
+            f" HTTP/1.1\r\nHost: {urlsplit(origin).netloc}\r\n"
             f"User-Agent: {USER_AGENT}\r\nAccept: application/json\r\n"
         )
+        self._create_head = f"POST {path}{self._head}"
         self.used = 0
 
     def take(self) -> aiohttp.connector.Connection | None:
@@ -7747,9 +7897,7 @@ class _OrderLine:
         if connector is None or connector.closed:
             return None
         if self._key is None:
-            url = aiohttp.ClientRequest.url.__class__(self._url)  # aiohttp's own URL type
-            loop = asyncio.get_running_loop()
-            self._key = aiohttp.ClientRequest("POST", url, loop=loop).connection_key
+            self._key = self._blank().connection_key
         try:
             connector._get(self._key, []).send(None)  # without traces it never suspends
         except StopIteration as done:
@@ -7757,19 +7905,36 @@ class _OrderLine:
             return connection
         raise AssertionError("taking a pooled connection must not wait")
 
+    def _blank(self) -> aiohttp.ClientRequest:
+        """A request for nothing: aiohttp's connector takes its address from one."""
+        url = aiohttp.ClientRequest.url.__class__(self._url)  # aiohttp's own URL type
+        return aiohttp.ClientRequest("POST", url, loop=asyncio.get_running_loop())
+
+    async def open(self) -> aiohttp.connector.Connection:
+        """A connection, warm or new. Raises aiohttp.ClientError or OSError; has no time limit."""
+        connector = self._session.connector
+        if connector is None or connector.closed:
+            raise aiohttp.ClientConnectionError("the session is closed")
+        return await connector.connect(self._blank(), [], _NO_TIMEOUT)
+
     def write(
-        self, connection: aiohttp.connector.Connection, headers: Mapping[str, str], body: bytes
+        self,
+        connection: aiohttp.connector.Connection,
+        headers: Mapping[str, str],
+        body: bytes,
+        path: str | None = None,
     ) -> bool:
-        """Hand the whole request to the transport; False when nothing was written."""
+        """Hand a whole POST (by default a create) to the transport; False: nothing was written."""
         protocol, transport = connection.protocol, connection.transport
         if protocol is None or transport is None or transport.is_closing():
             connection.close()
             return False
         protocol.set_response_params(read_until_eof=True, auto_decompress=True)
         lines = "".join(f"{name}: {value}\r\n" for name, value in headers.items())
-        head = f"{self._head}{lines}Content-Length: {len(body)}\r\n\r\n"
+        first = self._create_head if path is None else f"POST {path}{self._head}"
+        head = f"{first}{lines}Content-Length: {len(body)}\r\n\r\n"
         transport.write(head.encode("ascii") + body)
-        self.used += 1
+        self.used += path is None
         return True
 
     async def read(self, connection: aiohttp.connector.Connection, body_max: int) -> Answer:
@@ -7797,6 +7962,7 @@ class _OrderLine:
         content_type = message.headers.get("Content-Type", "").partition(";")[0].strip().lower()
         return Answer(message.code, content_type, b"".join(chunks))
 
+
 # ======================================================================================
 # §15d TRANSPORT
 # Purpose:   Send one signed request and hear the whole answer; note what every answer teaches.
@@ -7810,7 +7976,6 @@ BASIC_READ: Final = (200.0, 600.0)  # refill per second and capacity until the a
 BASIC_WRITE: Final = (100.0, 100.0)
 BALANCE_PER_S: Final = 0.8  # the exchange grants one a second and counts arrivals, not sends
 AUTH_PAUSE_S: Final = 30.0
-LATENCIES_MAX: Final = 512  # samples kept per endpoint
 
 
 class RestTransport:
@@ -7826,13 +7991,14 @@ class RestTransport:
         request_timeout_s: float,
         rate_share: float = 0.8,
         may_open: Callable[[], bool] = lambda: True,
+        permits: Callable[[str], bool] = lambda ticker: True,
         threads: bool = True,
     ) -> None:
         parts = urlsplit(base_url.rstrip("/"))
         self._origin, self._base_path = f"{parts.scheme}://{parts.netloc}", parts.path
         self._session, self._signer, self._clock = session, signer, clock
         self._timeout_s, self._rate_share = request_timeout_s, rate_share
-        self.may_open = may_open
+        self.may_open, self.permits = may_open, permits
         self._threads = threads
         self._stock = self._new_stock()
         self._line = _OrderLine(
@@ -7925,9 +8091,7 @@ class RestTransport:
             headers.update(self._sign(endpoint, path))
         if query:
             path += "?" + "&".join(f"{key}={quote(value, safe='')}" for key, value in query)
-        return _Request(
-            endpoint=endpoint, path=path, headers=headers, body=body, body_max=body_max
-        )
+        return _Request(endpoint=endpoint, path=path, headers=headers, body=body, body_max=body_max)
 
     @property
     def _can_sign(self) -> bool:
@@ -8044,6 +8208,7 @@ class RestTransport:
         self.errors_in_row += 1
         self.last_error = what
 
+
 # ======================================================================================
 # §15e READS
 # Purpose:   Everything that can be asked of the exchange, typed, paged and within the read budget.
@@ -8051,10 +8216,7 @@ class RestTransport:
 # Principle: A read is repeated only for reasons that pass; a list is whole or an error.
 # ======================================================================================
 
-READ_TRIES: Final = 3
 READ_WAIT_MAX_S: Final = 10.0  # longest wait for read budget before giving up
-PAGES_MAX: Final = 200  # of one list
-PAGE_LIMIT: Final = 1000
 CLOCK_STEP_MIN_S: Final = 0.3
 CLOCK_SAMPLE_PAUSE_S: Final = 0.11  # spreads nine samples over the second that Date resolves
 
@@ -8283,6 +8445,7 @@ def _shape(path: str) -> str:
     """A path template with its variable parts made equal: `{id}`, `:id`, `{order_id}` are one."""
     return re.sub(r"\{[^/]*\}|:[^/]+", "{}", path)
 
+
 # ======================================================================================
 # §15f REST CLIENT
 # Purpose:   Order commands: budget, last look at the latch, one send, a named outcome.
@@ -8294,7 +8457,6 @@ def _shape(path: str) -> str:
 # ======================================================================================
 
 CANCEL_RESERVE: Final = 0.2  # part of the write budget that only cancels and kill may use
-ORDER_BODY_MAX: Final = 1024 * 1024  # bytes of an answer to a command
 _COMMAND_ENDPOINTS: Final = {
     CommandKind.CREATE: "create",
     CommandKind.AMEND: "amend",
@@ -8306,7 +8468,8 @@ _COMMAND_ENDPOINTS: Final = {
 class KalshiRest(RestReads):
     """Typed access to the exchange. Owned by §23; used by §17, §18, §20 and the commands of §24.
 
-    `may_open` is asked as the last thing before a create or an amend leaves (the kill latch).
+    `may_open` (the kill latch) and `permits(ticker)` (the gates of a market) are asked as the last
+    thing before a create or an amend leaves.
     With `threads=False` no worker signs ahead (virtual time).
     """
 
@@ -8338,8 +8501,8 @@ class KalshiRest(RestReads):
                 connection.release()
             elif connection is not None and self._line.write(connection, request.headers, body):
                 return self._outcome(request, connection, judge)
-            return self._command(lambda: request, judge, opens=True)
-        return self._command(prepare, judge, opens=True)
+            return self._command(lambda: request, judge, opens=(intent.ticker,))
+        return self._command(prepare, judge, opens=(intent.ticker,))
 
     async def _outcome(
         self,
@@ -8363,7 +8526,8 @@ class KalshiRest(RestReads):
             body=encode_amend(intent),
             body_max=ORDER_BODY_MAX,
         )
-        return self._command(prepare, partial(judge_change, intent.order_id, False), opens=True)
+        judge = partial(judge_change, intent.order_id, False)
+        return self._command(prepare, judge, opens=(intent.ticker,))
 
     def decrease(self, order: Order, remaining_h: int) -> Coroutine[Any, Any, OrderOutcome]:
         """Shrink a resting order to `remaining_h`, once; it keeps its queue place."""
@@ -8375,7 +8539,7 @@ class KalshiRest(RestReads):
             body=encode_decrease(remaining_h, order.ticker),
             body_max=ORDER_BODY_MAX,
         )
-        return self._command(prepare, partial(judge_change, order.order_id, True), opens=False)
+        return self._command(prepare, partial(judge_change, order.order_id, True))
 
     def cancel(self, order: Order) -> Coroutine[Any, Any, OrderOutcome]:
         """Cancel one order, once; the ticker goes along, or the exchange asks shard 0."""
@@ -8387,7 +8551,7 @@ class KalshiRest(RestReads):
             query=(("market_ticker", order.ticker),),
             body_max=ORDER_BODY_MAX,
         )
-        return self._command(prepare, partial(judge_cancel, order.order_id), opens=False)
+        return self._command(prepare, partial(judge_cancel, order.order_id))
 
     async def cancel_batch(self, orders: Sequence[Order]) -> list[OrderOutcome]:
         """Cancel several orders in one request; outcomes in the order given.
@@ -8400,7 +8564,7 @@ class KalshiRest(RestReads):
         self.writes.reserve(self._costs["cancel_batch"] * len(ids))
         body = encode_batch_cancel((str(each.order_id), each.ticker) for each in orders)
         prepare = partial(self._prepare, "cancel_batch", body=body)
-        return await self._batch(prepare, partial(judge_cancel_batch, ids), len(ids), opens=False)
+        return await self._batch(prepare, partial(judge_cancel_batch, ids), len(ids))
 
     async def create_batch(
         self, intents: Sequence[Intent], group_id: str | None
@@ -8410,7 +8574,8 @@ class KalshiRest(RestReads):
         body = b'{"orders":[' + b",".join(bodies) + b"]}"
         prepare = partial(self._prepare, "create_batch", body=body)
         judge = partial(judge_create_batch, intents)
-        return await self._batch(prepare, judge, len(intents), opens=True)
+        opens = tuple(intent.ticker for intent in intents)
+        return await self._batch(prepare, judge, len(intents), opens=opens)
 
     def _stopped(self, *, opens: bool) -> str | None:
         """Why a command must not leave now; None when it may. Cancels pass an open breaker."""
@@ -8427,7 +8592,7 @@ class KalshiRest(RestReads):
         prepare: Callable[[], _Request],
         judge: Callable[[Answer], OrderOutcome],
         *,
-        opens: bool,
+        opens: tuple[str, ...] = (),
     ) -> OrderOutcome:
         return (await self._batch(prepare, lambda answer: [judge(answer)], 1, opens=opens))[0]
 
@@ -8437,20 +8602,48 @@ class KalshiRest(RestReads):
         judge: Callable[[Answer], list[OrderOutcome]],
         size: int,
         *,
-        opens: bool,
+        opens: tuple[str, ...] = (),
     ) -> list[OrderOutcome]:
-        """Send a command once and name its outcome; raises nothing but cancellation."""
-        code = self._stopped(opens=opens)
+        """Send a command once and name its outcome; raises nothing but cancellation.
+
+        `opens` names the markets in which it takes risk; empty: it only closes.
+        """
+        code = self._stopped(opens=bool(opens))
         if code is not None:
             return [OrderOutcome(kind=OutcomeKind.NEVER_SENT, code=code)] * size
         try:
-            return judge(await self._transport(prepare()))
+            request, written = prepare(), None
+            if opens:
+                written = await self._write_if_allowed(request, opens)
+            return judge(await self._transport(request, written))
         except WireError as error:  # only _prepare raises it: a part that may not enter a URL
             outcome = OrderOutcome(kind=OutcomeKind.NEVER_SENT, code="bad_id", message=str(error))
         except ExchangeError as error:
             kind = OutcomeKind.UNKNOWN if error.was_sent else OutcomeKind.NEVER_SENT
             outcome = OrderOutcome(kind=kind, code=error.code, message=error.message)
         return [outcome] * size
+
+    async def _write_if_allowed(
+        self, request: _Request, opens: tuple[str, ...]
+    ) -> aiohttp.connector.Connection:
+        """Open a connection, ask latch and gates again, write at once (rule A11).
+
+        ExchangeError with `was_sent` False when nothing was written.
+        """
+        try:
+            async with asyncio.timeout(self._timeout_s):
+                connection = await self._line.open()
+        except (TimeoutError, aiohttp.ClientError, OSError) as error:
+            raise self._no_answer(
+                request.endpoint.name, "not_connected", error, was_sent=False
+            ) from error
+        is_allowed = self.may_open() and all(self.permits(ticker) for ticker in opens)
+        if not is_allowed:
+            connection.release()
+            raise ExchangeError(0, "no_longer_allowed", "a gate closed meanwhile", was_sent=False)
+        if not self._line.write(connection, request.headers, request.body or b"", request.path):
+            raise ExchangeError(0, "connection_lost", "closed before the write", was_sent=False)
+        return connection
 
     # ---- order groups ----------------------------------------------------------------
 
@@ -8482,6 +8675,7 @@ class KalshiRest(RestReads):
             code, message = decode_error(answer.status, answer.content_type, answer.body)
             raise ExchangeError(answer.status, code, message)
         return _success_object(answer)
+
 
 # ======================================================================================
 # §16a SUBSCRIPTIONS
@@ -8556,7 +8750,7 @@ class Subscriptions:
         self.on_refused: Callable[[str, str], None] = hear_nothing
         self.on_complete: Callable[[], None] = hear_nothing
         self.gaps = self.ignored = self.error_replies = self.acks_missed = 0
-        self.snapshots_asked = self.resubscribes = 0
+        self.resubscribes = 0
         self.error_codes: Counter[int] = Counter()
         self.last_reply_error: str | None = None
 
@@ -8581,7 +8775,6 @@ class Subscriptions:
             return False
         command_id = channel.snapshot_id = self._new_command("get_snapshot", channel, asked)
         self._pending[command_id].missing = set(asked)
-        self.snapshots_asked += 1
         self.send(encode_update(command_id, channel.sid, "get_snapshot", asked))
         return True
 
@@ -8812,14 +9005,8 @@ WS_REARM_S: Final = 0.5
 WS_PING_MIN_S: Final = 0.02
 WS_PING_MAX_S: Final = 5.0
 WS_KEY_REFUSED_S: Final = 30.0
-WS_COMMANDS_MAX: Final = 256
-WS_KINDS_MAX: Final = 64
-WS_BURST_MAX: Final = 256  # frames read before the other tasks get their turn
 STALE_FLOOR_S: Final = 0.5  # real seconds; below it the noise of the loop proves nothing
 
-PUBLIC_KINDS: Final = frozenset(
-    {"orderbook_snapshot", "orderbook_delta", "trade", "ticker", "market_lifecycle_v2"}
-)
 PRIVATE_KINDS: Final = frozenset({"user_order", "fill", "market_position", "order_group_updates"})
 _SOCKET_ERRORS: Final = (aiohttp.ClientError, OSError, TimeoutError)
 _FRAME_ERRORS: Final = (WireError, KeyError, TypeError, ValueError, AttributeError, OverflowError)
@@ -8874,7 +9061,7 @@ async def _wait_for(event: asyncio.Event, limit_s: float) -> None:
 # ======================================================================================
 # §16c WS CLIENT
 # Purpose:   Keep one signed socket alive and in sequence; hand each frame on in the same call.
-# Position:  Uses §01–§05, §11, §12, §16a, §16b. §17 and §18 register handlers; §23 runs it.
+# Position:  Uses §01–§05, §11, §12, §14e, §16a, §16b. §17 and §18 register handlers; §23 runs it.
 # Principle: One reader, no waiting in the receive call, silence is a fault; it never gives up.
 # ======================================================================================
 
@@ -8916,10 +9103,9 @@ class KalshiStream:
         self.on_public: Callable[[bytes | str], None] | None = None
         self.is_connected = self.is_ready = self.key_refused = False
         self.alive_at_s = self.connected_at_s = self.ponged_at_s = -math.inf
-        self.ping_rtt_ms: float | None = None
         self.last_error: str | None = None
         self.frames = self.connects = self.losses = self.attempts = 0
-        self.parse_failures = self.handler_errors = self.commands_sent = self.pings_sent = 0
+        self.parse_failures = 0
         self.unknown_types: Counter[str] = Counter()
 
     def _wire_subscriptions(self) -> None:
@@ -8940,7 +9126,7 @@ class KalshiStream:
         self._handlers[kind] = handler
 
     def handle_decoded(
-        self, kind: str, decode: Callable[[Json], T], tell: Callable[[T], None]
+        self, kind: str, decode: Callable[[Json], T], tell: Callable[[T], object]
     ) -> None:
         """Decode the body of each `kind` frame and tell it; an error of the listener stays his."""
 
@@ -9077,7 +9263,6 @@ class KalshiStream:
         self.alive_at_s = self._clock.real_s()
         if kind is aiohttp.WSMsgType.PONG:
             self.ponged_at_s = self.alive_at_s
-            self.ping_rtt_ms = (self.alive_at_s - self._ping_sent_at_s) * 1000
         return True
 
     # -- the order path: one frame, one call --------------------------------------------
@@ -9097,7 +9282,7 @@ class KalshiStream:
                 elif not self.subscriptions.may_use(channel, seq, frame["type"]):
                     return
             kind = frame["type"]
-            if self.on_public is not None and kind in PUBLIC_KINDS:
+            if self.on_public is not None and kind in RECORDED_TYPES:
                 self.on_public(data)
             handler = self._handlers.get(kind)
             if handler is not None:
@@ -9145,7 +9330,6 @@ class KalshiStream:
                 while self._outbox:
                     async with asyncio.timeout(WS_SEND_S):
                         await link.send_frame(self._outbox.popleft(), aiohttp.WSMsgType.TEXT)
-                    self.commands_sent += 1
                 await self._ping_if_quiet(link)
                 self.subscriptions.tend()
         except _SOCKET_ERRORS as error:
@@ -9157,7 +9341,6 @@ class KalshiStream:
         if not is_quiet and now_s - self._ping_sent_at_s < WS_PING_MAX_S:
             return
         self._ping_sent_at_s = now_s
-        self.pings_sent += 1
         async with asyncio.timeout(WS_SEND_S):
             await link.ping()
 
@@ -9165,7 +9348,6 @@ class KalshiStream:
 
     def _listener_broke(self, kind: str, error: Exception) -> None:
         """The reader outlives any listener; an assertion that broke is the coordinator's matter."""
-        self.handler_errors += 1
         if isinstance(error, AssertionError):
             where = f"stream {kind}"
             broke = AssertionBroke(at_ms=self._clock.now_ms(), where=where, what=str(error))
@@ -9179,6 +9361,7 @@ class KalshiStream:
         alert = AlertRaised(at_ms=self._clock.now_ms(), severity=severity, kind=kind, text=text)
         self._bus.publish(alert)
 
+
 # ======================================================================================
 # §17a SELECTION GATES
 # Purpose:   The gates a market must pass to be followed, each with its distance, and the score.
@@ -9188,14 +9371,8 @@ class KalshiStream:
 
 log_market = logging.getLogger("trader.market")
 
-SCAN_PAGES_MAX: Final = 30
 SCAN_LIMIT_S: Final = 10.0
-SCAN_PAGE_ROWS: Final = 1000
 SCAN_MARGIN_S: Final = 86_400  # markets that close later than allowed are seen, to be counted
-BOOKS_PER_READ: Final = 100
-GATES_PER_TURN: Final = 1000
-EVENTS_KEPT_MAX: Final = 2000
-SELECTION_LIFE_S: Final = 900.0
 _ENDED_STATUSES: Final = frozenset({"closed", "determined", "disputed", "amended", "finalized"})
 
 MarketsPage = tuple[list[Market], str, int]
@@ -9377,10 +9554,6 @@ class Selection:
     nearest: Mapping[str, str]
     unknown: tuple[str, ...] = ()
     is_partial: bool = False
-
-    def is_usable(self, now_ms: int) -> bool:
-        """A scan older than 15 minutes is not used."""
-        return now_ms - self.at_ms <= SELECTION_LIFE_S * 1000
 
     @property
     def funnel(self) -> str:
@@ -9666,7 +9839,6 @@ def _with_book(market: Market, book: BookSides | None) -> Market:
 # Principle: Opening and closing have no event, so the clock rules; news never goes backwards.
 # ======================================================================================
 
-REREADS_MAX: Final = 10  # markets read again per round
 RESULT_POLL_S: Final = 30.0
 _STATUS_RANK: Final = {
     "initialized": 0,
@@ -9831,7 +10003,6 @@ LATE_GROWTH_S: Final = 5.0  # a lag grown by so much on one connection calls for
 LATE_FLOOR_S: Final = 1.0  # but never less than this in real seconds, however fast a tape runs
 SNAPSHOT_WAIT_S: Final = 2.0  # real seconds a followed market may wait before it is asked for
 RESYNC_PAUSE_S: Final = 0.25
-SPOT_MARKETS_MAX: Final = 10
 SPOT_REPEAT_S: Final = 2.0
 SPOT_SETTLE_S: Final = 0.5
 CHECK_EVERY_S: Final = 1.0
@@ -10065,8 +10236,8 @@ class OrderbookIntegration(BookShelf):
         self._oldest_ms = 0
         self.on_time: Callable[[int], None] = hear_nothing  # exchange time (ms) of a fresh frame
         self.snapshot_at_s = -math.inf
-        self.snapshots = self.deltas = self.prints = self.early_deltas = self.foreign_frames = 0
-        self.errors = self.resyncs = self.rest_errors = self.trade_gaps = 0
+        self.snapshots = self.deltas = self.prints = 0
+        self.errors = self.resyncs = self.rest_errors = 0
         self._listen()
 
     def _listen(self) -> None:
@@ -10103,11 +10274,6 @@ class OrderbookIntegration(BookShelf):
         tickers = tuple(sorted(self.books))
         self._bus.publish(MarketsChanged(at_ms=self._clock.now_ms(), tickers=tickers))
 
-    def unfollow(self, tickers: Iterable[str]) -> None:
-        """Follow these no longer."""
-        gone = set(tickers)
-        self.follow([one for ticker, one in self.markets.items() if ticker not in gone])
-
     @property
     def is_alive(self) -> bool:
         """Whether the feed is connected, subscribed and known to live."""
@@ -10117,16 +10283,6 @@ class OrderbookIntegration(BookShelf):
     def message_age_ms(self) -> int | None:
         """Age of the last message whose time was looked at, by exchange time; None before."""
         return self._lag.age_ms
-
-    @property
-    def rest_checks(self) -> int:
-        """Books compared with REST so far."""
-        return self.spot.checks
-
-    @property
-    def rest_mismatches(self) -> int:
-        """Books that REST contradicted twice in a row."""
-        return self.spot.mismatches
 
     def counters(self) -> dict[str, JsonValue]:
         """The component's row of /v3/status."""
@@ -10146,12 +10302,10 @@ class OrderbookIntegration(BookShelf):
         msg = frame["msg"]
         book = self.books.get(msg["market_ticker"])
         if book is None:
-            self.foreign_frames += 1
             return
         self.deltas += 1
         if not book.has_base:
-            self.early_deltas += 1  # its snapshot will contain it
-            return
+            return  # its snapshot will contain it
         at_s = book.changed_at_s = self.stream.alive_at_s
         if at_s > self._time_until_s:
             self._set_time()
@@ -10169,7 +10323,6 @@ class OrderbookIntegration(BookShelf):
         self.stream.subscriptions.snapshot_came(ticker)
         book = self.books.get(ticker)
         if book is None:
-            self.foreign_frames += 1
             return
         self.snapshots += 1
         book.replace(*sides)
@@ -10184,7 +10337,6 @@ class OrderbookIntegration(BookShelf):
     def _on_trade(self, frame: Json) -> None:
         ticker, one, _ = decode_trade(frame["msg"])
         if ticker not in self.books:
-            self.foreign_frames += 1
             return
         self.prints += 1
         sent_at_ms = frame.get("sending_ts_ms")
@@ -10234,8 +10386,6 @@ class OrderbookIntegration(BookShelf):
             for book in list(self.books.values()):
                 self._break(book, Proof.RESYNCING, why)
             self._ask_snapshots()
-        elif channel == "trade":
-            self.trade_gaps += 1
         elif channel == "market_lifecycle_v2":
             self.facts.doubt_all()
 
@@ -10365,6 +10515,7 @@ def feed_counters(data: OrderbookIntegration) -> dict[str, JsonValue]:
         "feed_age_s": since_s(stream.alive_at_s) if stream.is_connected else None,
     }
 
+
 # ======================================================================================
 # §18 EXECUTION
 # §18a CONVERGENCE
@@ -10423,22 +10574,32 @@ def _refresh(live: Order, want: Want, now_ms: int, ttl_ms: int) -> Command | Non
 
 
 _SEND_ORDER: Final = (
-    CommandKind.CANCEL, CommandKind.DECREASE, CommandKind.AMEND, CommandKind.CREATE,
+    CommandKind.CANCEL,
+    CommandKind.DECREASE,
+    CommandKind.AMEND,
+    CommandKind.CREATE,
 )
 
 
 def plan(
-    live: Mapping[str, Order], wants: Sequence[Want], *, now_ms: int, ttl_ms: int,
+    live: Mapping[str, Order],
+    wants: Sequence[Want],
+    *,
+    now_ms: int,
+    ttl_ms: int,
     is_forced: bool = False,
 ) -> list[Command]:
     """Commands for all slots of one strategy in one market, in the order they must be sent."""
     wanted = {want.slot: want for want in wants}
     steps = (
-        plan_slot(live.get(slot), wanted.get(slot), now_ms=now_ms, ttl_ms=ttl_ms, is_forced=is_forced)
+        plan_slot(
+            live.get(slot), wanted.get(slot), now_ms=now_ms, ttl_ms=ttl_ms, is_forced=is_forced
+        )
         for slot in sorted(live.keys() | wanted.keys())
     )
     commands = [step for step in steps if step is not None]
     return sorted(commands, key=lambda command: _SEND_ORDER.index(command.kind))
+
 
 # ======================================================================================
 # §18b ORDERS
@@ -10451,7 +10612,7 @@ log_execution = logging.getLogger("trader.execution")
 
 
 class ClientIds:
-    """Makes ids `<prefix>-<environment>-<account>-<run>-<number>`; `run` is drawn at every start."""
+    """Makes ids `<prefix>-<environment>-<account>-<run>-<number>`; `run` is new at every start."""
 
     def __init__(self, *, prefix: str, environment: str, account: str, run: str) -> None:
         self.root = f"{prefix}-{environment}-{account}-"
@@ -10491,15 +10652,14 @@ class Convergence:
 
 
 _ORDER_KEYS: Final = tuple(f.name for f in dataclasses.fields(Order))
-_UNREADABLE_MAX: Final = 2  # answers without an order id in a row that latch halted
-_REJECT_WINDOW: Final = 20
-FACTS_WAITING_MAX: Final = 10_000  # facts that wait for a full disk
+_KEYS_OF: Final = {
+    kind: tuple(f.name for f in dataclasses.fields(kind)) for kind in (Order, Fill, Intent)
+}
 
 
-def order_row(order: Order) -> dict[str, JsonValue]:
-    """An order as the journal keeps it."""
-    row: dict[str, JsonValue] = {name: getattr(order, name) for name in _ORDER_KEYS}
-    return row
+def row_of(value: Order | Fill | Intent) -> dict[str, JsonValue]:
+    """An order, a fill or an intent as the journal keeps it."""
+    return {name: getattr(value, name) for name in _KEYS_OF[type(value)]}
 
 
 def order_of_row(row: Mapping[str, Any]) -> Order:
@@ -10508,11 +10668,6 @@ def order_of_row(row: Mapping[str, Any]) -> Order:
     values["side"], values["status"] = Side(values["side"]), OrderStatus(values["status"])
     values["pending"] = CommandKind(values["pending"]) if values.get("pending") else None
     return Order(**values)
-
-
-def fill_row(fill: Fill) -> dict[str, JsonValue]:
-    """A fill as the journal keeps it."""
-    return {f.name: getattr(fill, f.name) for f in dataclasses.fields(Fill)}
 
 
 class OrderStore:
@@ -10609,9 +10764,17 @@ class ExecutionService:
     """One writer of orders, ledger and exposures. Synchronous up to the bytes of a command."""
 
     def __init__(
-        self, *, clock: Clock, supervisor: Supervisor, bus: EventBus, journal: Journal,
-        rest: KalshiRest | None, config: Config, ids: ClientIds,
-        quote: Callable[[str], Quote], permit: Callable[[str], Verdict],
+        self,
+        *,
+        clock: Clock,
+        supervisor: Supervisor,
+        bus: EventBus,
+        journal: Journal,
+        rest: KalshiRest | None,
+        config: Config,
+        ids: ClientIds,
+        quote: Callable[[str], Quote],
+        permit: Callable[[str], Verdict],
         container: StateContainer,
     ) -> None:
         self._clock, self._supervisor, self._bus = clock, supervisor, bus
@@ -10625,6 +10788,7 @@ class ExecutionService:
         self.ledger = Ledger()
         self.exposure = ExposureBook()
         self.group_id: str | None = None
+        self.is_group_open = True  # False once the exchange's fill limiter has triggered
         self.changes = 0  # fills and settlements booked; a comparison that one overtook is dropped
         self.changed_at_ms = 0
         self.in_flight: dict[str, float] = {}  # client id → monotonic s of the command
@@ -10635,18 +10799,26 @@ class ExecutionService:
         self.newest_fill_ms: int | None = None
         self.fee_mismatches: Counter[str] = Counter()
         self._fee_streak: Counter[str] = Counter()
-        self._minute: deque[tuple[float, int]] = deque()
+        self._minute: deque[tuple[float, int]] = deque()  # orders: monotonic s, notional
+        self._minute_ud = 0  # sum of these notionals
         self._recent: dict[tuple[str, Side, int], int] = {}
-        self._answers: deque[bool] = deque(maxlen=_REJECT_WINDOW)
+        self._answers: deque[bool] = deque(maxlen=REJECT_WINDOW)
         self._unreadable = 0
         self.on_unknown: Callable[[Order], None] = lambda order: None
+        self.on_group_closed: Callable[[], None] = lambda: None
         self.on_gap_in_fills: Callable[[Order], None] = lambda order: None
 
     # -- wishes -------------------------------------------------------------------------
 
     def converge(
-        self, *, ticker: str, strategy: str, wants: Sequence[Want], decision_id: str,
-        is_forced: bool = False, is_exit: bool = False,
+        self,
+        *,
+        ticker: str,
+        strategy: str,
+        wants: Sequence[Want],
+        decision_id: str,
+        is_forced: bool = False,
+        is_exit: bool = False,
     ) -> Convergence:
         """Send what is missing between `wants` and the live orders; counted under one reason.
 
@@ -10659,7 +10831,10 @@ class ExecutionService:
         if is_exit:
             live = {want.slot: live[want.slot] for want in wants if want.slot in live}
         commands = plan(
-            live, wants, now_ms=self._clock.now_ms(), ttl_ms=self.config.order_ttl_s * 1000,
+            live,
+            wants,
+            now_ms=self._clock.now_ms(),
+            ttl_ms=self.config.order_ttl_s * 1000,
             is_forced=is_forced,
         )
         touched: list[str] = []
@@ -10667,9 +10842,7 @@ class ExecutionService:
         for command in commands:
             if command.order is not None and command.order.client_order_id in self.in_flight:
                 continue  # the stream was faster than the answer; one command at a time
-            verdict, key = self._carry_out(
-                command, ticker, strategy, decision_id, is_exit=is_exit
-            )
+            verdict, key = self._carry_out(command, ticker, strategy, decision_id, is_exit=is_exit)
             if verdict.is_ok:
                 touched.append(key)
                 rows.append({"kind": command.kind, "client_order_id": key})
@@ -10697,7 +10870,7 @@ class ExecutionService:
         if len(cut) == len(wants):
             return cut, None
         value, limit = f"{len(wants) - len(cut)} wants would open", "only what shrinks the position"
-        return cut, Verdict(is_ok=False, reason=Reason.REDUCE_ONLY, value=value, limit=limit)
+        return cut, refusal(Reason.REDUCE_ONLY, value, limit)
 
     def _carry_out(
         self, command: Command, ticker: str, strategy: str, decision_id: str, *, is_exit: bool
@@ -10720,14 +10893,23 @@ class ExecutionService:
         return Intent(
             kind=command.kind,
             client_order_id=order.client_order_id if order else self.ids.next(),
-            ticker=ticker, event_ticker=self._event_of(ticker), side=want.side,
-            price_cc=want.price_cc, count_h=want.count_h, strategy=strategy, slot=want.slot,
-            decision_id=decision_id, at_ms=now_ms,
-            expires_at_ms=None if is_take and order is None
+            ticker=ticker,
+            event_ticker=self._event_of(ticker),
+            side=want.side,
+            price_cc=want.price_cc,
+            count_h=want.count_h,
+            strategy=strategy,
+            slot=want.slot,
+            decision_id=decision_id,
+            at_ms=now_ms,
+            expires_at_ms=None
+            if is_take and order is None
             else now_ms + self.config.order_ttl_s * 1000,
             order_id=order.order_id if order else None,
             filled_h=order.filled_h if order else 0,
-            is_take=is_take, is_reduce_only=is_reducing and order is None,
+            unbooked_h=max(0, order.filled_h - order.booked_h) if order else 0,
+            is_take=is_take,
+            is_reduce_only=is_reducing and order is None,
             is_refresh=command.is_refresh,
         )
 
@@ -10749,64 +10931,73 @@ class ExecutionService:
             return verdict
         assert self._rest is not None, "an intent passed the gates without a trading client"
         if not self._rest.try_budget(intent.kind):
-            return Verdict(is_ok=False, reason=Reason.RATE_BUDGET, value="write budget", limit="tokens")
+            return refusal(Reason.RATE_BUDGET, "write budget", "tokens")
         try:
             if not self.flush_facts():
                 raise JournalError("facts of the past wait for room")
-            self._journal.fact("intent", intent.client_order_id, _intent_row(intent))
+            self._journal.fact("intent", intent.client_order_id, row_of(intent))
         except JournalError as error:
             log_execution.error("intent not journaled, not sent error=%s", error)
-            return Verdict(
-                is_ok=False, reason=Reason.JOURNAL_UNWRITABLE, value=str(error), limit="writable"
-            )
+            return refusal(Reason.JOURNAL_UNWRITABLE, str(error), "writable")
         self._count_rates(intent)
-        before = self._reserve(intent, order)
-        self._send(intent.kind, before, self._rest.create(intent, self.group_id)
-                   if order is None else self._rest.amend(intent), intent)
+        reserved = self._reserve(intent, order)
+        request = (
+            self._rest.create(intent, self.group_id) if order is None else self._rest.amend(intent)
+        )
+        # The bytes have left; the intent in the journal stands for the order until this row does.
+        self._tell_order(reserved, order, "sent" if order is None else "amend sent")
+        self._send(intent.kind, reserved, request, intent)
         return ALLOWED
 
     def _refuse_early(self, intent: Intent) -> Verdict | None:
         if self._rest is None:
-            return Verdict(is_ok=False, reason=Reason.NOT_READY, value="watch only", limit="trading")
+            return refusal(Reason.NOT_READY, "watch only", "trading")
         permit = self._permit(intent.ticker)
         if not permit.is_ok:
             return permit
+        if not self.is_group_open:
+            value, limit = "order group triggered", "a new order group"
+            return refusal(Reason.RATE_BUDGET, value, limit)
         for other in self.store.live(ticker=intent.ticker):
-            is_same_side = other.side is intent.side
-            if other.status is OrderStatus.UNKNOWN and is_same_side:
-                return Verdict(
-                    is_ok=False, reason=Reason.ORDER_UNKNOWN, value=other.client_order_id,
-                    limit="no unknown order on this side",
-                )
+            if other.status is OrderStatus.UNKNOWN and other.side is intent.side:
+                limit = "no unknown order on this side"
+                return refusal(Reason.ORDER_UNKNOWN, other.client_order_id, limit)
         return None
 
     def _risk_view(self, intent: Intent) -> RiskView:
         quote, now = self._quote(intent.ticker), self._container.now
-        is_two_sided = quote.bid_cc is not None and quote.ask_cc is not None
-        mid_cc = (quote.bid_cc + quote.ask_cc) // 2 if is_two_sided else None  # type: ignore[operator]
+        mid2_cc = twice_mid_cc(quote.bid_cc, quote.ask_cc)
         self._trim_minute()
         key = (intent.ticker, intent.side, intent.price_cc)
         age_ms = intent.at_ms - self._recent.get(key, -DUPLICATE_WINDOW_MS)
         return RiskView(
-            gate=now.gate, grid=quote.market.grid if quote.market else CENT_GRID,
-            mid_cc=mid_cc, last_cc=quote.last_cc, cash_ud=self.ledger.cash_ud,
-            fee_ud=quote.fees.taker_ud(intent.price_cc, intent.count_h) if quote.fees.is_known else 0,
-            day_pnl_ud=now.day_pnl_ud, drawdown_ud=now.drawdown_ud,
+            gate=now.gate,
+            grid=quote.market.grid if quote.market else CENT_GRID,
+            mid_cc=None if mid2_cc is None else mid2_cc // 2,
+            last_cc=quote.last_cc,
+            cash_ud=self.ledger.cash_ud,
+            fee_ud=quote.fees.taker_ud(intent.price_cc, intent.count_h)
+            if quote.fees.is_known
+            else 0,
+            day_pnl_ud=now.day_pnl_ud,
+            drawdown_ud=now.drawdown_ud,
             orders_last_minute=len(self._minute),
-            notional_last_minute_ud=sum(row[1] for row in self._minute),
+            notional_last_minute_ud=self._minute_ud,
             is_duplicate=intent.kind is CommandKind.CREATE and age_ms < DUPLICATE_WINDOW_MS,
         )
 
     def _trim_minute(self) -> None:
         oldest_s = self._clock.monotonic() - 60.0
         while self._minute and self._minute[0][0] <= oldest_s:
-            self._minute.popleft()
+            self._minute_ud -= self._minute.popleft()[1]
 
     def _count_rates(self, intent: Intent) -> None:
         if intent.is_refresh:
             return
         is_create = intent.kind is CommandKind.CREATE
-        self._minute.append((self._clock.monotonic(), intent.notional_ud if is_create else 0))
+        notional_ud = intent.notional_ud if is_create else 0
+        self._minute.append((self._clock.monotonic(), notional_ud))
+        self._minute_ud += notional_ud
         if is_create:
             self._recent[intent.ticker, intent.side, intent.price_cc] = intent.at_ms
             if len(self._recent) > ENDED_ORDERS_MAX:
@@ -10816,35 +11007,44 @@ class ExecutionService:
         """The order as it must count from now on: new and sent, or the worse of both sizes."""
         if order is None:
             fresh = Order(
-                client_order_id=intent.client_order_id, ticker=intent.ticker,
-                event_ticker=intent.event_ticker, side=intent.side, price_cc=intent.price_cc,
-                count_h=intent.count_h, status=OrderStatus.SENT, strategy=intent.strategy,
-                slot=intent.slot, decision_id=intent.decision_id, is_take=intent.is_take,
-                sent_at_ms=intent.at_ms, moved_at_ms=intent.at_ms,
+                client_order_id=intent.client_order_id,
+                ticker=intent.ticker,
+                event_ticker=intent.event_ticker,
+                side=intent.side,
+                price_cc=intent.price_cc,
+                count_h=intent.count_h,
+                status=OrderStatus.SENT,
+                strategy=intent.strategy,
+                slot=intent.slot,
+                decision_id=intent.decision_id,
+                is_take=intent.is_take,
+                sent_at_ms=intent.at_ms,
+                moved_at_ms=intent.at_ms,
                 expires_at_ms=intent.expires_at_ms,
             )
-            return self._keep(fresh, "sent")
-        return self._keep(
-            replace(
-                order, pending=CommandKind.AMEND, pending_since_ms=intent.at_ms,
-                worst_h=max(order.remaining_h, intent.count_h),
-                worst_cc=max(order.price_cc, intent.price_cc),
-            ),
-            "amend sent",
+            return self._bind(fresh, None, "sent")
+        changed = replace(
+            order,
+            pending=CommandKind.AMEND,
+            pending_since_ms=intent.at_ms,
+            worst_h=max(order.remaining_h, intent.count_h),
+            worst_cc=max(order.price_cc, intent.price_cc),
         )
+        return self._bind(changed, order, "amend sent")
 
     # -- cancel and decrease ------------------------------------------------------------
 
     def cancel(self, order: Order) -> Verdict:
         """Ask for the end of one order; always allowed, in every state and under every halt."""
         if self._rest is None or order.order_id is None:
-            return Verdict(
-                is_ok=False, reason=Reason.ORDER_UNKNOWN, value="no order id yet", limit="known id"
-            )
+            return refusal(Reason.ORDER_UNKNOWN, "no order id yet", "known id")
         self._rest.try_budget(CommandKind.CANCEL)
         pending = replace(
-            order, pending=CommandKind.CANCEL, pending_since_ms=self._clock.now_ms(),
-            worst_h=max(order.worst_h, order.remaining_h), worst_cc=max(order.worst_cc, order.price_cc),
+            order,
+            pending=CommandKind.CANCEL,
+            pending_since_ms=self._clock.now_ms(),
+            worst_h=max(order.worst_h, order.remaining_h),
+            worst_cc=max(order.worst_cc, order.price_cc),
         )
         self._send(CommandKind.CANCEL, self._keep(pending, "cancel sent"), self._rest.cancel(order))
         return ALLOWED
@@ -10852,10 +11052,13 @@ class ExecutionService:
     def _decrease(self, order: Order, want: Want) -> Verdict:
         assert self._rest is not None, "a resting order without a trading client"
         if not self._rest.try_budget(CommandKind.DECREASE):
-            return Verdict(is_ok=False, reason=Reason.RATE_BUDGET, value="write budget", limit="tokens")
+            return refusal(Reason.RATE_BUDGET, "write budget", "tokens")
         pending = replace(
-            order, pending=CommandKind.DECREASE, pending_since_ms=self._clock.now_ms(),
-            worst_h=order.remaining_h, worst_cc=order.price_cc,
+            order,
+            pending=CommandKind.DECREASE,
+            pending_since_ms=self._clock.now_ms(),
+            worst_h=order.remaining_h,
+            worst_cc=order.price_cc,
         )
         request = self._rest.decrease(order, want.count_h)
         self._send(CommandKind.DECREASE, self._keep(pending, "decrease sent"), request, want=want)
@@ -10864,8 +11067,13 @@ class ExecutionService:
     # -- sending and answers ------------------------------------------------------------
 
     def _send(
-        self, kind: CommandKind, order: Order, request: Awaitable[OrderOutcome],
-        intent: Intent | None = None, *, want: Want | None = None,
+        self,
+        kind: CommandKind,
+        order: Order,
+        request: Awaitable[OrderOutcome],
+        intent: Intent | None = None,
+        *,
+        want: Want | None = None,
     ) -> None:
         key = order.client_order_id
         self.sent[str(kind)] += 1
@@ -10875,22 +11083,28 @@ class ExecutionService:
         )
 
     async def _hear(
-        self, kind: CommandKind, key: str, request: Awaitable[OrderOutcome],
-        intent: Intent | None, want: Want | None,
+        self,
+        kind: CommandKind,
+        key: str,
+        request: Awaitable[OrderOutcome],
+        intent: Intent | None,
+        want: Want | None,
     ) -> None:
         try:
             outcome = await request
         except Exception as error:
             log_execution.exception("request broke kind=%s id=%s", kind, key)
-            outcome = OrderOutcome(kind=OutcomeKind.UNKNOWN, message=repr(error), client_order_id=key)
+            outcome = OrderOutcome(
+                kind=OutcomeKind.UNKNOWN, message=repr(error), client_order_id=key
+            )
         finally:
             self._leave_flight(key)
         self.outcomes[f"{kind}:{outcome.kind.value}"] += 1
         order = self.store.orders.get(key)
         if order is None:
             return
-        if kind is CommandKind.CREATE and intent is not None:
-            self._after_create(order, intent, outcome)
+        if kind is CommandKind.CREATE:
+            self._after_create(order, outcome)
         else:
             self._after_change(kind, order, outcome, intent, want)
 
@@ -10904,8 +11118,20 @@ class ExecutionService:
         if not self.in_flight:
             self._bus.publish(CommandsInFlight(at_ms=self._clock.now_ms(), count=0))
 
-    def _after_create(self, order: Order, intent: Intent, outcome: OrderOutcome) -> None:
+    def open_group(self, group_id: str) -> None:
+        """From now on every order names this group."""
+        self.group_id, self.is_group_open = group_id, True
+
+    def close_group(self) -> None:
+        """The exchange has closed our group: nothing may be placed until there is a new one."""
+        if self.is_group_open:
+            self.is_group_open = False
+            self.on_group_closed()
+
+    def _after_create(self, order: Order, outcome: OrderOutcome) -> None:
         self._watch_answers(outcome)
+        if outcome.kind is OutcomeKind.REFUSED and "order_group" in outcome.code:
+            self.close_group()  # the frame that says so may be lost
         match outcome.kind:
             case OutcomeKind.ACCEPTED:
                 self._accepted(order, outcome)
@@ -10934,8 +11160,12 @@ class ExecutionService:
         if filled_h >= order.count_h:
             status = OrderStatus.EXECUTED
         acked = replace(
-            order, status=status, order_id=outcome.order_id, filled_h=filled_h,
-            acked_at_ms=self._clock.now_ms(), updated_at_ms=max(order.updated_at_ms, outcome.at_ms),
+            order,
+            status=status,
+            order_id=outcome.order_id,
+            filled_h=filled_h,
+            acked_at_ms=self._clock.now_ms(),
+            updated_at_ms=max(order.updated_at_ms, outcome.at_ms),
             why=None if status is not OrderStatus.CANCELED else "nothing left to rest",
         )
         self._keep(acked, "acked")
@@ -10948,7 +11178,11 @@ class ExecutionService:
         self.on_unknown(unknown)
 
     def _after_change(
-        self, kind: CommandKind, order: Order, outcome: OrderOutcome, intent: Intent | None,
+        self,
+        kind: CommandKind,
+        order: Order,
+        outcome: OrderOutcome,
+        intent: Intent | None,
         want: Want | None,
     ) -> None:
         if order.pending is not kind:
@@ -10965,13 +11199,21 @@ class ExecutionService:
                 assert_never(outcome.kind)
 
     def _changed(
-        self, kind: CommandKind, order: Order, outcome: OrderOutcome, intent: Intent | None,
+        self,
+        kind: CommandKind,
+        order: Order,
+        outcome: OrderOutcome,
+        intent: Intent | None,
         want: Want | None,
     ) -> None:
         now_ms = self._clock.now_ms()
         filled_h = max(order.filled_h, outcome.filled_h)
-        base = replace(_at_rest(order), filled_h=filled_h, acked_at_ms=now_ms,
-                       updated_at_ms=max(order.updated_at_ms, outcome.at_ms))
+        base = replace(
+            _at_rest(order),
+            filled_h=filled_h,
+            acked_at_ms=now_ms,
+            updated_at_ms=max(order.updated_at_ms, outcome.at_ms),
+        )
         if kind is CommandKind.CANCEL:
             ended = OrderStatus.EXECUTED if filled_h >= order.count_h else OrderStatus.CANCELED
             self._keep(replace(base, status=ended, why="cancelled by us"), "cancelled")
@@ -10982,8 +11224,14 @@ class ExecutionService:
             count_h = max(intent.filled_h + intent.count_h, filled_h)
             ended = OrderStatus.EXECUTED if filled_h >= count_h else order.status
             self._keep(
-                replace(base, price_cc=intent.price_cc, count_h=count_h, moved_at_ms=moved_ms,
-                        expires_at_ms=intent.expires_at_ms, status=ended),
+                replace(
+                    base,
+                    price_cc=intent.price_cc,
+                    count_h=count_h,
+                    moved_at_ms=moved_ms,
+                    expires_at_ms=intent.expires_at_ms,
+                    status=ended,
+                ),
                 "expiry renewed" if intent.is_refresh else "amended",
             )
 
@@ -10993,13 +11241,22 @@ class ExecutionService:
         self._answers.append(is_refused)
         is_unreadable = outcome.kind is OutcomeKind.UNKNOWN and 200 <= outcome.status < 300
         self._unreadable = self._unreadable + 1 if is_unreadable else 0
-        share = sum(self._answers) / _REJECT_WINDOW
-        if self._unreadable >= _UNREADABLE_MAX:
+        share = sum(self._answers) / REJECT_WINDOW
+        if self._unreadable >= UNREADABLE_MAX:
             self._trip("unreadable_answers", "two answers in a row named no order")
         elif outcome.status == 410:
-            self._trip("order_path_gone", "the exchange answers 410: this order path is switched off")
+            self._trip(
+                "order_path_gone", "the exchange answers 410: this order path is switched off"
+            )
         elif is_refused and share > self.config.max_reject_ratio:
-            self._trip("reject_ratio", f"{share:.0%} of the last {_REJECT_WINDOW} creates refused")
+            self._trip("reject_ratio", f"{share:.0%} of the last {REJECT_WINDOW} creates refused")
+
+    def _alert(self, severity: str, kind: str, text: str, ticker: str) -> None:
+        self._bus.publish(
+            AlertRaised(
+                at_ms=self._clock.now_ms(), severity=severity, kind=kind, text=text, ticker=ticker
+            )
+        )
 
     def _trip(self, kind: str, text: str) -> None:
         self._bus.publish(BreakerTripped(at_ms=self._clock.now_ms(), kind=kind, text=text))
@@ -11018,6 +11275,12 @@ class ExecutionService:
     def _keep(self, order: Order, why: str) -> Order:
         """Bind a new picture of an order: checked, journaled, counted, told."""
         before = self.store.orders.get(order.client_order_id)
+        bound = self._bind(order, before, why)
+        self._tell_order(bound, before, why)
+        return bound
+
+    def _bind(self, order: Order, before: Order | None, why: str) -> Order:
+        """Check the move and count the order at its worst from now on."""
         if before is not None and before.status is not order.status:
             assert order.status in ORDER_MOVES[before.status], (
                 f"{order.client_order_id}: {before.status} -> {order.status} ({why})"
@@ -11030,13 +11293,16 @@ class ExecutionService:
             order = replace(order, booked_h=booked_h, filled_h=max(order.filled_h, booked_h))
         self.store.put(order)
         self.exposure.put_order(order)
-        self.write_fact("order", order.client_order_id, order_row(order))
+        return order
+
+    def _tell_order(self, order: Order, before: Order | None, why: str) -> None:
+        """Journal a bound picture and tell whoever asked for it."""
+        self.write_fact("order", order.client_order_id, row_of(order))
         self._bus.publish(OrderChanged(at_ms=self._clock.now_ms(), order=order, why=why))
         if before is not None and before.status is OrderStatus.UNKNOWN is not order.status:
             self._tell_unknown()
         if order.filled_h > order.booked_h and not order.is_foreign:
             self.on_gap_in_fills(order)
-        return order
 
     def _touch(self) -> None:
         self.changes += 1
@@ -11052,16 +11318,8 @@ class ExecutionService:
 
     # -- what the exchange tells --------------------------------------------------------
 
-    def hear_order(self, report: OrderReport) -> None:
-        """A `user_order` frame of the stream."""
-        self.on_report(report)
-
-    def hear_fill(self, report: FillReport) -> None:
-        """A `fill` frame of the stream."""
-        self.on_fill(report)
-
     def on_report(self, report: OrderReport) -> Order | None:
-        """Merge the exchange's picture of an order, from stream or list; ours, adopted or foreign."""
+        """Merge the exchange's picture of an order: ours, adopted or foreign."""
         order = self.store.find(client_order_id=report.client_order_id, order_id=report.order_id)
         if order is None:
             return self._adopt(report)
@@ -11073,7 +11331,7 @@ class ExecutionService:
         if is_old and report.status is OrderStatus.RESTING:
             return order  # reads lag writes; an older picture proves nothing about a live order
         if not _is_same_order(order, report):
-            self._collision(order, report)
+            self._collision(order)
             return order
         return self._merge(order, report)
 
@@ -11092,14 +11350,19 @@ class ExecutionService:
         if status in (OrderStatus.CANCELED, OrderStatus.RESTING) and filled_h >= count_h:
             status = OrderStatus.EXECUTED if order.pending is None else status
         merged = replace(
-            order, order_id=report.order_id, status=status, filled_h=filled_h,
+            order,
+            order_id=report.order_id,
+            status=status,
+            filled_h=filled_h,
             acked_at_ms=order.acked_at_ms or self._clock.now_ms(),
             updated_at_ms=max(order.updated_at_ms, report.updated_at_ms or 0),
             why=report.why if status is OrderStatus.CANCELED else order.why,
         )
         if is_resting:
             merged = replace(
-                merged, price_cc=report.price_cc, count_h=max(count_h, filled_h),
+                merged,
+                price_cc=report.price_cc,
+                count_h=max(count_h, filled_h),
                 expires_at_ms=report.expires_at_ms or order.expires_at_ms,
             )
         return order if merged == order else self._keep(merged, report.why or "reported")
@@ -11120,7 +11383,9 @@ class ExecutionService:
         is_open = outcome.kind in (OutcomeKind.ACCEPTED, OutcomeKind.GONE, OutcomeKind.UNKNOWN)
         # A refused cancel proves nothing about another command that has no answer yet.
         if is_open or fresh.pending is None:
-            pending = replace(fresh, pending=CommandKind.CANCEL, pending_since_ms=self._clock.now_ms())
+            pending = replace(
+                fresh, pending=CommandKind.CANCEL, pending_since_ms=self._clock.now_ms()
+            )
             self.store.put(pending)
             self._after_change(CommandKind.CANCEL, pending, outcome, None, None)
 
@@ -11140,11 +11405,8 @@ class ExecutionService:
         if not self.ids.is_ours(report.client_order_id):
             if report.status is not OrderStatus.RESTING:
                 return None
-            self._bus.publish(
-                AlertRaised(at_ms=self._clock.now_ms(), severity="warning", kind="foreign_activity",
-                            text=f"an order of somebody else rests in {report.ticker}",
-                            ticker=report.ticker)
-            )
+            text = f"an order of somebody else rests in {report.ticker}"
+            self._alert("warning", "foreign_activity", text, report.ticker)
             return self._keep(_foreign(report, event_ticker), "foreign order found")
         adopted = replace(_foreign(report, event_ticker), is_foreign=False, why="adopted")
         log_execution.warning("order adopted id=%s", report.client_order_id)
@@ -11159,8 +11421,12 @@ class ExecutionService:
             self._alarm_late(order, "rests" if is_alive else "was filled")
         if is_given_up and is_alive:
             revived = replace(
-                order, status=OrderStatus.RESTING, order_id=report.order_id, why="late accept",
-                filled_h=max(order.filled_h, report.filled_h), updated_at_ms=report.updated_at_ms or 0,
+                order,
+                status=OrderStatus.RESTING,
+                order_id=report.order_id,
+                why="late accept",
+                filled_h=max(order.filled_h, report.filled_h),
+                updated_at_ms=report.updated_at_ms or 0,
             )
             self.store.put(revived)
             self.exposure.put_order(revived)
@@ -11173,19 +11439,13 @@ class ExecutionService:
         return order
 
     def _alarm_late(self, order: Order, what: str) -> None:
-        self._bus.publish(
-            AlertRaised(at_ms=self._clock.now_ms(), severity="error", kind="late_accept",
-                        text=f"{order.client_order_id} {what} although it was given up",
-                        ticker=order.ticker)
-        )
-        self.write_fact("late_accept", order.client_order_id, order_row(order))
+        text = f"{order.client_order_id} {what} although it was given up"
+        self._alert("error", "late_accept", text, order.ticker)
+        self.write_fact("late_accept", order.client_order_id, row_of(order))
 
-    def _collision(self, order: Order, report: OrderReport) -> None:
-        self._bus.publish(
-            AlertRaised(at_ms=self._clock.now_ms(), severity="error", kind="invariant_failed",
-                        text=f"{order.client_order_id} names another order at the exchange",
-                        ticker=order.ticker)
-        )
+    def _collision(self, order: Order) -> None:
+        text = f"{order.client_order_id} names another order at the exchange"
+        self._alert("error", "invariant_failed", text, order.ticker)
         if order.status in (OrderStatus.SENT, OrderStatus.UNKNOWN):
             self._keep(replace(order, status=OrderStatus.REJECTED, why="id collision"), "collision")
 
@@ -11197,16 +11457,22 @@ class ExecutionService:
         order = order or self._recall(report.client_order_id)
         is_ours = order is not None and not order.is_foreign
         fill = Fill(
-            trade_id=report.trade_id, order_id=report.order_id, ticker=report.ticker,
+            trade_id=report.trade_id,
+            order_id=report.order_id,
+            ticker=report.ticker,
             client_order_id=order.client_order_id if order is not None and is_ours else None,
-            side=report.side, price_cc=report.price_cc, count_h=report.count_h,
-            is_taker=report.is_taker, fee_ud=report.fee_ud, at_ms=report.at_ms,
+            side=report.side,
+            price_cc=report.price_cc,
+            count_h=report.count_h,
+            is_taker=report.is_taker,
+            fee_ud=report.fee_ud,
+            at_ms=report.at_ms,
             strategy=order.strategy if order is not None and is_ours else "",
             is_foreign=not is_ours,
         )
         if self._journal.has("fill", f"{fill.trade_id}|{fill.order_id}"):
             return False  # older than the memory, or booked in an earlier run
-        self.write_fact("fill", f"{fill.trade_id}|{fill.order_id}", fill_row(fill))
+        self.write_fact("fill", f"{fill.trade_id}|{fill.order_id}", row_of(fill))
         self._book(fill, order)
         return True
 
@@ -11249,20 +11515,21 @@ class ExecutionService:
         elif status in (OrderStatus.SENT, OrderStatus.UNKNOWN):
             status = OrderStatus.RESTING
         self._keep(
-            replace(order, booked_h=booked_h, filled_h=filled_h, status=status,
-                    order_id=order.order_id or fill.order_id),
+            replace(
+                order,
+                booked_h=booked_h,
+                filled_h=filled_h,
+                status=status,
+                order_id=order.order_id or fill.order_id,
+            ),
             "filled",
         )
 
     def _overfilled(self, order: Order, filled_h: int) -> None:
         """More filled than was asked for: a fill is a fact all the same, and somebody must look."""
-        self._bus.publish(
-            AlertRaised(
-                at_ms=self._clock.now_ms(), severity="error", kind="invariant_failed",
-                text=f"{order.client_order_id} filled {format_count(filled_h)} of "
-                f"{format_count(order.count_h)}", ticker=order.ticker,
-            )
-        )
+        sizes = f"{format_count(filled_h)} of {format_count(order.count_h)}"
+        text = f"{order.client_order_id} filled {sizes}"
+        self._alert("error", "invariant_failed", text, order.ticker)
 
     def _compare_fee(self, fill: Fill, expected_ud: int | None) -> None:
         if expected_ud is None or expected_ud == fill.fee_ud or fill.is_foreign:
@@ -11270,13 +11537,8 @@ class ExecutionService:
             return
         self.fee_mismatches[fill.ticker] += 1
         self._fee_streak[fill.ticker] += 1
-        self._bus.publish(
-            AlertRaised(
-                at_ms=self._clock.now_ms(), severity="warning", kind="fee_mismatch",
-                text=f"{fill.ticker}: charged {show_dollars(fill.fee_ud)}, "
-                f"expected {show_dollars(expected_ud)} dollars", ticker=fill.ticker,
-            )
-        )
+        fees = f"charged {show_dollars(fill.fee_ud)}, expected {show_dollars(expected_ud)} dollars"
+        self._alert("warning", "fee_mismatch", f"{fill.ticker}: {fees}", fill.ticker)
 
     def fees_of(self, ticker: str) -> FeeSchedule:
         """Fee schedule in force for a market (assumed where it could not be read)."""
@@ -11306,7 +11568,9 @@ class ExecutionService:
         if position is None or position.position_h == 0 or self._journal.has("settlement", ticker):
             return
         body: dict[str, JsonValue] = {
-            "ticker": ticker, "result": result, "settlement_cc": settlement_cc,
+            "ticker": ticker,
+            "result": result,
+            "settlement_cc": settlement_cc,
             "position_h": position.position_h,
         }
         self.write_fact("settlement", ticker, body)
@@ -11314,8 +11578,13 @@ class ExecutionService:
         self.exposure.put_position(self.ledger.positions[ticker], self._event_of(ticker))
         self._touch()
         self._bus.publish(
-            MarketSettled(at_ms=self._clock.now_ms(), ticker=ticker, result=result,
-                          position_h=position.position_h, cash_ud=cash_ud)
+            MarketSettled(
+                at_ms=self._clock.now_ms(),
+                ticker=ticker,
+                result=result,
+                position_h=position.position_h,
+                cash_ud=cash_ud,
+            )
         )
 
     # -- the journal's side -------------------------------------------------------------
@@ -11334,7 +11603,9 @@ class ExecutionService:
                     self._replay_fill(fact.body)
                     booked[str(fact.body["client_order_id"])] += int(str(fact.body["count_h"]))
                 case "settlement":
-                    self.ledger.settle(str(fact.body["ticker"]), int(str(fact.body["settlement_cc"])))
+                    self.ledger.settle(
+                        str(fact.body["ticker"]), int(str(fact.body["settlement_cc"]))
+                    )
                 case "adjust":
                     self.adopt_figures(fact.body)
                 case _:
@@ -11358,11 +11629,19 @@ class ExecutionService:
             return
         self._replay_order(
             Order(
-                client_order_id=row["client_order_id"], ticker=row["ticker"],
-                event_ticker=row["event_ticker"], side=Side(row["side"]),
-                price_cc=row["price_cc"], count_h=row["count_h"], status=OrderStatus.SENT,
-                strategy=row["strategy"], slot=row["slot"], decision_id=row["decision_id"],
-                is_take=row["is_take"], sent_at_ms=row["at_ms"], moved_at_ms=row["at_ms"],
+                client_order_id=row["client_order_id"],
+                ticker=row["ticker"],
+                event_ticker=row["event_ticker"],
+                side=Side(row["side"]),
+                price_cc=row["price_cc"],
+                count_h=row["count_h"],
+                status=OrderStatus.SENT,
+                strategy=row["strategy"],
+                slot=row["slot"],
+                decision_id=row["decision_id"],
+                is_take=row["is_take"],
+                sent_at_ms=row["at_ms"],
+                moved_at_ms=row["at_ms"],
                 expires_at_ms=row["expires_at_ms"],
             )
         )
@@ -11381,7 +11660,7 @@ class ExecutionService:
         self.exposure.put_position(self.ledger.positions[ticker], self._event_of(ticker))
 
     def adopt_figures(self, body: Mapping[str, Any]) -> None:
-        """Take over positions and cash from a journaled ADJUST (baseline or unexplained difference)."""
+        """Take over positions and cash from a journaled ADJUST (baseline or difference)."""
         for row in body.get("positions", ()):
             self.ledger.adopt_position(Position(**row))
         if body.get("cash_ud") is not None:
@@ -11396,10 +11675,6 @@ class ExecutionService:
             for o in self.store.live()
         )
         return hashlib.sha256(f"{self.ledger.digest()}{live!r}".encode()).hexdigest()
-
-
-def _intent_row(intent: Intent) -> dict[str, JsonValue]:
-    return {f.name: getattr(intent, f.name) for f in dataclasses.fields(Intent)}
 
 
 def _why(outcome: OrderOutcome) -> str:
@@ -11420,28 +11695,37 @@ def _is_same_order(order: Order, report: OrderReport) -> bool:
 
 def _foreign(report: OrderReport, event_ticker: str) -> Order:
     return Order(
-        client_order_id=report.client_order_id or report.order_id, order_id=report.order_id,
-        ticker=report.ticker, event_ticker=event_ticker, side=report.side,
-        price_cc=report.price_cc, count_h=report.filled_h + report.remaining_h
-        if report.status is OrderStatus.RESTING else report.count_h,
-        status=report.status, filled_h=report.filled_h, booked_h=report.filled_h,
-        updated_at_ms=report.updated_at_ms or 0, expires_at_ms=report.expires_at_ms,
+        client_order_id=report.client_order_id or report.order_id,
+        order_id=report.order_id,
+        ticker=report.ticker,
+        event_ticker=event_ticker,
+        side=report.side,
+        price_cc=report.price_cc,
+        count_h=report.filled_h + report.remaining_h
+        if report.status is OrderStatus.RESTING
+        else report.count_h,
+        status=report.status,
+        filled_h=report.filled_h,
+        booked_h=report.filled_h,
+        updated_at_ms=report.updated_at_ms or 0,
+        expires_at_ms=report.expires_at_ms,
         is_foreign=True,
     )
+
 
 # ======================================================================================
 # §18c TRADING CLIENT
 # Purpose:   Prove what is so: connect, reconcile, resolve unknown orders, cancel and verify.
 # Position:  Uses §11 to §15, §18b. Started by §23; the only caller of account reads.
-# Principle: The exchange's truth wins; an error is never an absence; a difference is told, never hidden.
+# Principle: The exchange's truth wins; an error is never an absence; a difference is told.
 # ======================================================================================
 
 log_sync = logging.getLogger("trader.sync")
 
-_BATCH_CANCEL_MAX: Final = 20
 _FILL_MARGIN_S: Final = 600  # fills are read again from this far before the newest one known
 _QUIET_MS: Final = 10_000  # a baseline is read twice when the account traded this recently
 _ADJUST_WINDOW_MS: Final = 3_600_000
+RECONCILE_RETRY_MAX_S: Final = 10.0  # longest jittered wait after a pass that could not be read
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -11457,8 +11741,15 @@ class TradingClientIntegration:
     """Account reads, reconcile and resolver; each is single-flight (rule A13)."""
 
     def __init__(
-        self, *, clock: Clock, supervisor: Supervisor, bus: EventBus, rest: KalshiRest,
-        execution: ExecutionService, container: StateContainer, config: Config,
+        self,
+        *,
+        clock: Clock,
+        supervisor: Supervisor,
+        bus: EventBus,
+        rest: KalshiRest,
+        execution: ExecutionService,
+        container: StateContainer,
+        config: Config,
     ) -> None:
         self._clock, self._supervisor, self._bus = clock, supervisor, bus
         self._rest, self._execution = rest, execution
@@ -11487,13 +11778,12 @@ class TradingClientIntegration:
         await self._rest.sync_clock()
         await self._rest.learn_limits()
         if self._execution.group_id is None and self._config.is_armed:
-            self._execution.group_id = await self._rest.create_group(self._config.group_h)
+            await self.renew_group()
         self.is_connected = True
 
     async def renew_group(self) -> None:
-        """After the exchange triggered the group: a new one, so that orders may be placed again."""
-        self._execution.group_id = None
-        self._execution.group_id = await self._rest.create_group(self._config.group_h)
+        """Make a new group and use it; the old one stays in use until then, or closed."""
+        self._execution.open_group(await self._rest.create_group(self._config.group_h))
 
     # -- reconcile ----------------------------------------------------------------------
 
@@ -11502,7 +11792,8 @@ class TradingClientIntegration:
         self._wake.set()
 
     async def run(self) -> None:
-        """Reconcile for ever: every sync_interval_s, and at once when asked."""
+        """Reconcile for ever: every sync_interval_s, at once when asked, soon after a failure."""
+        backoff = Backoff(self._clock, first_s=UNKNOWN_SCAN_S, cap_s=RECONCILE_RETRY_MAX_S)
         while True:
             with contextlib.suppress(TimeoutError):
                 async with asyncio.timeout(self._config.sync_interval_s / self._clock.rate):
@@ -11510,10 +11801,12 @@ class TradingClientIntegration:
             self._wake.clear()
             try:
                 await self.reconcile()
+                backoff.worked()
             except (ExchangeError, WireError) as error:
                 self.passes["failed"] += 1
                 log_sync.warning("reconcile failed error=%s", error)
-                await self._clock.sleep(UNKNOWN_SCAN_S)
+                await self._clock.sleep(UNKNOWN_SCAN_S + backoff.next_s())
+                self.ask()
 
     async def reconcile(self) -> Reconciled | None:
         """One full pass; None when another is under way. Raises what a read raises."""
@@ -11554,8 +11847,12 @@ class TradingClientIntegration:
                 break
         is_clean = not differences and not cash_difference_ud
         result = Reconciled(
-            at_ms=self._clock.now_ms(), generation=self.generation, orders=orders,
-            positions=positions, is_clean=is_clean, differences=differences,
+            at_ms=self._clock.now_ms(),
+            generation=self.generation,
+            orders=orders,
+            positions=positions,
+            is_clean=is_clean,
+            differences=differences,
             cash_difference_ud=cash_difference_ud,
             duration_ms=int((self._clock.real_s() - begun_s) * 1000),
         )
@@ -11566,7 +11863,8 @@ class TradingClientIntegration:
         self.last = result
         self.passes["clean" if result.is_clean else "different"] += 1
         self._container.update(
-            reconciled_at_ms=result.at_ms, is_reconciled=result.is_clean,
+            reconciled_at_ms=result.at_ms,
+            is_reconciled=result.is_clean,
             reconcile_difference_ud=result.cash_difference_ud,
         )
         self._resume_open_questions()
@@ -11602,12 +11900,16 @@ class TradingClientIntegration:
         raise WireError("the account trades too fast for a baseline; it is tried again")
 
     def _write_adjust(
-        self, why: str, held: Sequence[PositionReport], balance: Balance,
+        self,
+        why: str,
+        held: Sequence[PositionReport],
+        balance: Balance,
         seen: Sequence[FillReport] = (),
     ) -> None:
         fields = ("ticker", "position_h", "cost_ud", "realised_ud", "fees_ud")
         body: dict[str, Any] = {
-            "why": why, "cash_ud": balance.cash_ud,
+            "why": why,
+            "cash_ud": balance.cash_ud,
             "positions": [{name: getattr(row, name) for name in fields} for row in held],
             "seen": [[fill.trade_id, fill.order_id] for fill in seen],
         }
@@ -11669,7 +11971,10 @@ class TradingClientIntegration:
         return tuple(rows), balance.cash_ud - (ledger.cash_ud or 0)
 
     def _adjust(
-        self, held: Sequence[PositionReport], balance: Balance, differences: tuple[str, ...],
+        self,
+        held: Sequence[PositionReport],
+        balance: Balance,
+        differences: tuple[str, ...],
         cash_difference_ud: int,
     ) -> None:
         """Adopt the exchange's figures, say so loudly; positions twice within an hour halt."""
@@ -11677,7 +11982,9 @@ class TradingClientIntegration:
         log_sync.error("difference nothing explains, adopting the exchange's figures: %s", text)
         ours = {row.ticker for row in held}
         closed = [
-            PositionReport(ticker=t, position_h=0, cost_ud=0, realised_ud=p.realised_ud, fees_ud=p.fees_ud)
+            PositionReport(
+                ticker=t, position_h=0, cost_ud=0, realised_ud=p.realised_ud, fees_ud=p.fees_ud
+            )
             for t, p in self._execution.ledger.positions.items()
             if t not in ours
         ]
@@ -11690,7 +11997,9 @@ class TradingClientIntegration:
             self._adjusted_ms.append(now_ms)
             is_second = len(self._adjusted_ms) == 2
             if is_second and now_ms - self._adjusted_ms[0] <= _ADJUST_WINDOW_MS:
-                self._bus.publish(BreakerTripped(at_ms=now_ms, kind="position_difference", text=text))
+                self._bus.publish(
+                    BreakerTripped(at_ms=now_ms, kind="position_difference", text=text)
+                )
 
     def _resume_open_questions(self) -> None:
         for order in list(self._execution.store.orders.values()):
@@ -11702,7 +12011,7 @@ class TradingClientIntegration:
                 self._chase(order)
 
     def _cancel_strangers(self) -> None:
-        """Own orders of earlier runs belong to no strategy of this one: cancelled, never forgotten."""
+        """Own orders of earlier runs belong to no strategy of this one: cancel them."""
         for order in self._execution.store.live():
             is_of_this_run = order.client_order_id.startswith(
                 f"{self._execution.ids.root}{self._execution.ids.run}-"
@@ -11831,10 +12140,14 @@ class TradingClientIntegration:
         ]
 
     async def cancel_all(
-        self, *, ticker: str | None = None, key: str | None = None, strategy: str | None = None,
+        self,
+        *,
+        ticker: str | None = None,
+        key: str | None = None,
+        strategy: str | None = None,
         limit_s: float = STOP_LIMIT_S,
     ) -> CancelReport:
-        """Cancel own orders and prove them gone by the exchange's own list, within `limit_s` real s."""
+        """Cancel own orders and prove them gone by the exchange's list, within `limit_s` real s."""
         targets = {order.client_order_id for order in self.own_live(ticker, key, strategy)}
         asked = len(targets)
         deadline_s = self._clock.real_s() + limit_s
@@ -11846,9 +12159,7 @@ class TradingClientIntegration:
                 log_sync.warning("cancel round failed error=%r", error)
             left = tuple(o.client_order_id for o in self.own_live(ticker, key, strategy))
             if not left or self._clock.real_s() >= deadline_s:
-                return CancelReport(
-                    sent=asked, confirmed=len(targets - set(left)), remaining=left
-                )
+                return CancelReport(sent=asked, confirmed=len(targets - set(left)), remaining=left)
             await asyncio.sleep(0.2)
 
     async def _cancel_round(
@@ -11856,8 +12167,8 @@ class TradingClientIntegration:
     ) -> None:
         living = self.own_live(ticker, key, strategy)
         ready = [order for order in living if order.order_id is not None]
-        for start in range(0, len(ready), _BATCH_CANCEL_MAX):
-            part = ready[start : start + _BATCH_CANCEL_MAX]
+        for start in range(0, len(ready), BATCH_CANCEL_MAX):
+            part = ready[start : start + BATCH_CANCEL_MAX]
             for order, outcome in zip(part, await self._rest.cancel_batch(part), strict=True):
                 self._execution.after_batch_cancel(order, outcome)
         for report in await self._rest.orders(status="resting"):
@@ -11928,6 +12239,7 @@ class FeeReader:
                 async with asyncio.timeout(60.0):
                     await self._wake.wait()
 
+
 # ======================================================================================
 # §18d EQUITY
 # Purpose:   What the account is worth at prices it could hit, today and at its best.
@@ -11936,8 +12248,6 @@ class FeeReader:
 # ======================================================================================
 
 EQUITY_ROW_S: Final = 10.0
-PEAK_ROWS_READ: Final = 20_000
-PEAK_DAYS_READ: Final = 1_000
 
 
 def new_york_day(at_ms: int) -> str:
@@ -11949,8 +12259,15 @@ class EquityKeeper:
     """Writes cash, equity, day start and peak into the picture; trips the loss breakers."""
 
     def __init__(
-        self, *, clock: Clock, bus: EventBus, journal: Journal, execution: ExecutionService,
-        market_data: OrderbookIntegration, container: StateContainer, config: Config,
+        self,
+        *,
+        clock: Clock,
+        bus: EventBus,
+        journal: Journal,
+        execution: ExecutionService,
+        market_data: OrderbookIntegration,
+        container: StateContainer,
+        config: Config,
     ) -> None:
         self._clock, self._bus, self._journal = clock, bus, journal
         self._execution, self._market_data = execution, market_data
@@ -11970,7 +12287,9 @@ class EquityKeeper:
         rebased_ms = max((row.at_ms for row in days if row.body.get("rebased")), default=0)
         rows = self._journal.rows_of("equity", since_ms=rebased_ms, limit=PEAK_ROWS_READ)
         rows += [row for row in days if row.at_ms >= rebased_ms]
-        peaks = [int(str(row.body["equity_ud"])) for row in rows if row.body["equity_ud"] is not None]
+        peaks = [
+            int(str(row.body["equity_ud"])) for row in rows if row.body["equity_ud"] is not None
+        ]
         if peaks:
             self._container.update(peak_ud=max(peaks))
         self._load_marks()
@@ -11983,7 +12302,7 @@ class EquityKeeper:
                 self._marks = {ticker: int(str(cc)) for ticker, cc in marks.items()}
 
     def mark_cc(self, ticker: str) -> int | None:
-        """Value of one held contract: the settlement, the bid that can be hit, or the last such bid.
+        """Value of one held contract: settlement, the bid that can be hit, or the last such bid.
 
         0 when a proven book has no bid; None when no mark was ever known.
         """
@@ -12015,8 +12334,11 @@ class EquityKeeper:
         live = self._execution.store.live()
         held = [p for p in self._execution.ledger.positions.values() if p.position_h]
         self._container.update(
-            cash_ud=cash_ud, positions_value_ud=value_ud, equity_ud=equity_ud,
-            positions=len(held), open_orders=len(live),
+            cash_ud=cash_ud,
+            positions_value_ud=value_ud,
+            equity_ud=equity_ud,
+            positions=len(held),
+            open_orders=len(live),
             unknown_orders=sum(o.status is OrderStatus.UNKNOWN for o in live),
         )
         if equity_ud is not None:
@@ -12053,9 +12375,12 @@ class EquityKeeper:
         now, ledger = self._container.now, self._execution.ledger
         unrealised_ud = self.unrealised_ud()
         return {
-            "at_ms": self._clock.now_ms(), "equity_ud": now.equity_ud,
-            "realised_ud": ledger.realised_ud, "unrealised_ud": unrealised_ud,
-            "fees_ud": ledger.fees_ud, "exposure_ud": self._execution.exposure.total_ud,
+            "at_ms": self._clock.now_ms(),
+            "equity_ud": now.equity_ud,
+            "realised_ud": ledger.realised_ud,
+            "unrealised_ud": unrealised_ud,
+            "fees_ud": ledger.fees_ud,
+            "exposure_ud": self._execution.exposure.total_ud,
         }
 
     def unrealised_ud(self) -> int | None:
@@ -12063,6 +12388,7 @@ class EquityKeeper:
         value_ud = self.positions_value_ud()
         cost_ud = sum(p.cost_ud for p in self._execution.ledger.positions.values())
         return None if value_ud is None else value_ud - cost_ud
+
 
 # ======================================================================================
 # §19 DECISION
@@ -12074,18 +12400,26 @@ class EquityKeeper:
 log_decision = logging.getLogger("trader.decision")
 
 IDLE_EVALUATE_S: Final = 5.0  # a market is looked at this often even when nothing moves
-SLOW_DECISION_US: Final = 5_000
 DECISION_LIMIT_S: Final = 0.05
-STRATEGY_FAULTS_MAX: Final = 3
+SLOW_DECISION_US: Final = 5_000  # a decision that takes longer is counted
 BOOK_DEPTH_READ: Final = VIEW_LEVELS_MAX + 6  # own orders may hide as many levels
 NEWEST_PRINT_S: Final = 300.0  # a print older than this is no reference for the price collar
 
 # When one of these closes a market to orders, what rests there is pulled at once.
 PULL_REASONS: Final = frozenset(
     {
-        Reason.HALTED, Reason.CLOCK_SKEW, Reason.STREAM_LOST, Reason.LOOP_LAG, Reason.NEAR_CLOSE,
-        Reason.MARKET_NOT_ACTIVE, Reason.FEE_UNKNOWN, Reason.BOOK_NEVER_SEEN,
-        Reason.BOOK_RESYNCING, Reason.BOOK_STALE, Reason.BOOK_CROSSED, Reason.BOOK_ONE_SIDED,
+        Reason.HALTED,
+        Reason.CLOCK_SKEW,
+        Reason.STREAM_LOST,
+        Reason.LOOP_LAG,
+        Reason.NEAR_CLOSE,
+        Reason.MARKET_NOT_ACTIVE,
+        Reason.FEE_UNKNOWN,
+        Reason.BOOK_NEVER_SEEN,
+        Reason.BOOK_RESYNCING,
+        Reason.BOOK_STALE,
+        Reason.BOOK_CROSSED,
+        Reason.BOOK_ONE_SIDED,
         Reason.STRATEGY_ERROR,
     }
 )
@@ -12133,14 +12467,24 @@ class TradingDecisionService:
     """Shows each strategy one market at a time and hands its wishes to §18."""
 
     def __init__(
-        self, *, clock: Clock, bus: EventBus, journal: Journal, market_data: OrderbookIntegration,
-        execution: ExecutionService, container: StateContainer, strategies: Sequence[Strategy],
-        permit: Callable[[str], Verdict], run_seed: int, has_time_limit: bool,
+        self,
+        *,
+        clock: Clock,
+        bus: EventBus,
+        journal: Journal,
+        market_data: OrderbookIntegration,
+        execution: ExecutionService,
+        container: StateContainer,
+        strategies: Sequence[Strategy],
+        permit: Callable[[str], Verdict],
+        run_seed: int,
+        has_time_limit: bool,
     ) -> None:
         self._clock, self._bus, self._journal = clock, bus, journal
         self._market_data, self._execution = market_data, execution
         self._container, self._permit = container, permit
         self._run_seed, self._has_time_limit = run_seed, has_time_limit
+        self._limit = CpuLimit(DECISION_LIMIT_S)
         self.benches = {each.name: Bench(each, slots=slots_of(each)) for each in strategies}
         self.seats: dict[tuple[str, str], Seat] = {}
         self.tapes: dict[str, MarketTape] = {}
@@ -12167,8 +12511,7 @@ class TradingDecisionService:
 
     def note_mid(self, event: BookChanged) -> None:
         """Feed the measurements of a market with its new mid."""
-        is_whole = event.bid_cc is not None and event.ask_cc is not None
-        mid2_cc = event.bid_cc + event.ask_cc if is_whole else None  # type: ignore[operator]
+        mid2_cc = twice_mid_cc(event.bid_cc, event.ask_cc)
         self._tape(event.ticker).on_mid(self._clock.now_ms(), mid2_cc)
 
     def _tape(self, ticker: str) -> MarketTape:
@@ -12201,7 +12544,7 @@ class TradingDecisionService:
             self._opened_ms.setdefault(key, fill.at_ms)
 
     def load(self) -> None:
-        """Take over from the journal what was known before: number of decisions, ages of positions."""
+        """Take over from the journal: number of decisions, memories, ages of positions."""
         for row in self._journal.rows_of("decision", limit=1):
             self.decision_count = int(row.key.rpartition("-")[2])
         held: Counter[tuple[str, str]] = Counter()
@@ -12257,10 +12600,10 @@ class TradingDecisionService:
             return self._pull(seat, closed), None, None
         view = self._view(seat)
         if not isinstance(view, MarketView):
-            return self._pull(seat, Verdict(is_ok=False, reason=view)), None, None
+            return self._pull(seat, refusal(view)), None, None
         decision = self._decide(bench, seat, view)
         if decision is None:
-            verdict = Verdict(is_ok=False, reason=Reason.STRATEGY_ERROR, value=bench.why_off or "")
+            verdict = refusal(Reason.STRATEGY_ERROR, bench.why_off or "")
             return self._pull(seat, verdict), None, view
         seat.memory, seat.fair_cc = decision.memory, decision.fair_cc
         came = self._converge(seat, decision, is_forced=is_forced)
@@ -12274,9 +12617,9 @@ class TradingDecisionService:
         if not verdict.is_ok:
             return verdict
         if bench.is_paused:
-            return Verdict(is_ok=False, reason=Reason.PAUSED, value=bench.strategy.name)
+            return refusal(Reason.PAUSED, bench.strategy.name)
         if not bench.is_on:
-            return Verdict(is_ok=False, reason=Reason.STRATEGY_ERROR, value=bench.why_off or "")
+            return refusal(Reason.STRATEGY_ERROR, bench.why_off or "")
         return None
 
     def _pull(self, seat: Seat, verdict: Verdict) -> Convergence:
@@ -12288,7 +12631,10 @@ class TradingDecisionService:
                 ticker=seat.ticker, strategy=name, wants=(), decision_id="", is_forced=True
             ).order_ids
         return Convergence(
-            reason=Reason(verdict.reason), value=verdict.value, limit=verdict.limit, order_ids=touched
+            reason=Reason(verdict.reason),
+            value=verdict.value,
+            limit=verdict.limit,
+            order_ids=touched,
         )
 
     def _view(self, seat: Seat) -> MarketView | Reason:
@@ -12304,9 +12650,15 @@ class TradingDecisionService:
             return fault
         now_ms = self._clock.now_ms()
         return build_view(
-            market, yes=shown[0], no=shown[1], tape=self._tape(seat.ticker).read(now_ms),
-            holding=self._holding(seat, market), fees=self._execution.fees_of(seat.ticker),
-            memory=seat.memory, now_ms=now_ms, age_ms=self._market_data.age_ms(seat.ticker),
+            market,
+            yes=shown[0],
+            no=shown[1],
+            tape=self._tape(seat.ticker).read(now_ms),
+            holding=self._holding(seat, market),
+            fees=self._execution.fees_of(seat.ticker),
+            memory=seat.memory,
+            now_ms=now_ms,
+            age_ms=self._market_data.age_ms(seat.ticker),
             evaluation=seat.evaluations,
             draw=draw_of(self._run_seed, seat.ticker, seat.evaluations),
         )
@@ -12326,13 +12678,21 @@ class TradingDecisionService:
         held_h = position.position_h if position is not None else 0
         average_cc = position.cost_ud // abs(held_h) if position is not None and held_h else None
         orders = tuple(
-            OwnOrder(slot=slot, side=o.side, price_cc=o.price_cc, count_h=o.remaining_h, is_take=o.is_take)
+            OwnOrder(
+                slot=slot,
+                side=o.side,
+                price_cc=o.price_cc,
+                count_h=o.remaining_h,
+                is_take=o.is_take,
+            )
             for slot, o in execution.store.slots(name, seat.ticker).items()
         )
         return Holding(
-            position_h=held_h, average_cc=average_cc,
+            position_h=held_h,
+            average_cc=average_cc,
             opened_at_ms=self._opened_ms.get((name, seat.ticker)),
-            orders=orders, cash_ud=execution.ledger.cash_ud or 0,
+            orders=orders,
+            cash_ud=execution.ledger.cash_ud or 0,
             headroom_ud=execution.headroom_ud(seat.ticker),
             equity_ud=self._container.now.equity_ud or 0,
             event_risk_ud=execution.exposure.event_ud(market.event_ticker),
@@ -12344,12 +12704,12 @@ class TradingDecisionService:
         begun_s = self._clock.real_s()
         try:
             if self._has_time_limit:
-                with cpu_limit(DECISION_LIMIT_S):
+                with self._limit:
                     decision = seat.strategy.decide(view)
             else:
                 decision = seat.strategy.decide(view)
             fault = validate_decision(decision, view, slots=bench.slots)
-        except Exception as error:
+        except Exception as error:  # noqa: BLE001 - a user's code may raise anything (P39)
             decision, fault = None, f"raised {error!r:.200}"
         took_us = int((self._clock.real_s() - begun_s) * 1_000_000)
         bench.slowest_us = max(bench.slowest_us, took_us)
@@ -12364,22 +12724,30 @@ class TradingDecisionService:
         bench.faults += 1
         bench.faults_in_a_row += 1
         bench.why_off = fault
-        log_decision.warning("strategy fault name=%s ticker=%s %s", bench.strategy.name, ticker, fault)
+        log_decision.warning(
+            "strategy fault name=%s ticker=%s %s", bench.strategy.name, ticker, fault
+        )
         if bench.faults_in_a_row < STRATEGY_FAULTS_MAX or not bench.is_on:
             return
         bench.is_on = False
         self._bus.publish(
             AlertRaised(
-                at_ms=self._clock.now_ms(), severity="error", kind="strategy_error", ticker=ticker,
-                text=f"{bench.strategy.name} is switched off after {STRATEGY_FAULTS_MAX} faults in a "
-                f"row, the last: {fault}",
+                at_ms=self._clock.now_ms(),
+                severity="error",
+                kind="strategy_error",
+                ticker=ticker,
+                text=f"{bench.strategy.name} is switched off after {STRATEGY_FAULTS_MAX} faults "
+                f"in a row, the last: {fault}",
             )
         )
 
     def _converge(self, seat: Seat, decision: Decision, *, is_forced: bool) -> Convergence:
         came = self._execution.converge(
-            ticker=seat.ticker, strategy=seat.strategy.name, wants=decision.wants,
-            decision_id=self._decision_id(self.decision_count + 1), is_forced=is_forced,
+            ticker=seat.ticker,
+            strategy=seat.strategy.name,
+            wants=decision.wants,
+            decision_id=self._decision_id(self.decision_count + 1),
+            is_forced=is_forced,
         )
         return came if decision.wants else replace(came, value=decision.value, limit=decision.limit)
 
@@ -12414,8 +12782,14 @@ class TradingDecisionService:
             self.nearest.popitem(last=False)
 
     def _record(
-        self, seat: Seat, reason: str, value: str, limit: str, came: Convergence,
-        decision: Decision | None, view: MarketView | None,
+        self,
+        seat: Seat,
+        reason: str,
+        value: str,
+        limit: str,
+        came: Convergence,
+        decision: Decision | None,
+        view: MarketView | None,
     ) -> None:
         """Keep the decision for `explain`: whole when it acted, else the newest of its kind."""
         self.decision_count += 1
@@ -12429,25 +12803,45 @@ class TradingDecisionService:
             key = f"{seat.strategy.name}|{seat.ticker}"
             self._journal.explain("memory", now_ms, key, dict(seat.memory))
         if came.order_ids:
-            body = self._decision_body(decision_id, seat, reason, value, limit, came, decision, view)
+            body = self._decision_body(
+                decision_id, seat, reason, value, limit, came, decision, view
+            )
             self._journal.explain("decision", now_ms, decision_id, body)
         self._bus.publish(
             DecisionMade(
-                at_ms=now_ms, ticker=seat.ticker, strategy=seat.strategy.name, reason=reason,
-                value=value, limit=limit, decision_id=decision_id,
-                wants=len(decision.wants) if decision else 0, order_ids=came.order_ids,
+                at_ms=now_ms,
+                ticker=seat.ticker,
+                strategy=seat.strategy.name,
+                reason=reason,
+                value=value,
+                limit=limit,
+                decision_id=decision_id,
+                wants=len(decision.wants) if decision else 0,
+                order_ids=came.order_ids,
                 fair_cc=decision.fair_cc if decision else None,
             )
         )
 
     def _decision_body(
-        self, decision_id: str, seat: Seat, reason: str, value: str, limit: str,
-        came: Convergence, decision: Decision | None, view: MarketView | None,
+        self,
+        decision_id: str,
+        seat: Seat,
+        reason: str,
+        value: str,
+        limit: str,
+        came: Convergence,
+        decision: Decision | None,
+        view: MarketView | None,
     ) -> dict[str, JsonValue]:
         """The record of STRATEGIES §3, with the whole view so that it can be run again."""
         body: dict[str, Any] = {
-            "decision_id": decision_id, "at_ms": self._clock.now_ms(), "ticker": seat.ticker,
-            "strategy": seat.strategy.name, "reason": reason, "value": value, "limit": limit,
+            "decision_id": decision_id,
+            "at_ms": self._clock.now_ms(),
+            "ticker": seat.ticker,
+            "strategy": seat.strategy.name,
+            "reason": reason,
+            "value": value,
+            "limit": limit,
             "commands": [dict(row) for row in came.commands],
         }
         if decision is not None:
@@ -12475,11 +12869,16 @@ class TradingDecisionService:
 
 
 class TradingFlowOrchestrator:
-    """Decides when a market is looked at: at a change, at most every evaluate_min_ms, else each 5 s."""
+    """When a market is looked at: at a change, at most each evaluate_min_ms, else each 5 s."""
 
     def __init__(
-        self, *, clock: Clock, bus: EventBus, decisions: TradingDecisionService,
-        market_data: OrderbookIntegration, config: Config,
+        self,
+        *,
+        clock: Clock,
+        bus: EventBus,
+        decisions: TradingDecisionService,
+        market_data: OrderbookIntegration,
+        config: Config,
     ) -> None:
         self._clock, self._bus = clock, bus
         self._decisions, self._market_data, self.config = decisions, market_data, config
@@ -12555,8 +12954,11 @@ class TradingFlowOrchestrator:
         except AssertionError as error:  # §8.5 of STYLE: an impossible state, told to §23
             log_decision.exception("evaluation broke ticker=%s", ticker)
             self._bus.publish(
-                AssertionBroke(at_ms=self._clock.now_ms(), where=f"evaluate {ticker}", what=str(error))
+                AssertionBroke(
+                    at_ms=self._clock.now_ms(), where=f"evaluate {ticker}", what=str(error)
+                )
             )
+
 
 # ======================================================================================
 # §20 HEALTH
@@ -12568,9 +12970,7 @@ class TradingFlowOrchestrator:
 log_health = logging.getLogger("trader.health")
 
 LAG_SAMPLE_S: Final = 0.1
-LAG_REPORT_S: Final = 0.1  # a loop later than this is told (rule A12)
 LAG_CRITICAL_S: Final = 2.0
-LAG_WINDOW: Final = 100  # samples looked back over: ten seconds
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -12634,7 +13034,10 @@ class HealthMonitor:
             before = self.findings.get(probe.name)
             is_same = before is not None and before.is_healthy == (why is None)
             self.findings[probe.name] = Finding(
-                name=probe.name, is_healthy=why is None, is_critical=probe.is_critical, why=why,
+                name=probe.name,
+                is_healthy=why is None,
+                is_critical=probe.is_critical,
+                why=why,
                 since_at_ms=before.since_at_ms if before is not None and is_same else now_ms,
                 checked_at_ms=now_ms,
             )
@@ -12662,6 +13065,7 @@ class HealthMonitor:
             self.lag_s = max(0.0, self._clock.real_s() - asleep_s - LAG_SAMPLE_S)
             self._lags.append(self.lag_s)
 
+
 # ======================================================================================
 # §21 STATUS
 # §21a MEASURES
@@ -12671,8 +13075,6 @@ class HealthMonitor:
 # ======================================================================================
 
 MARKOUT_HORIZONS_S: Final = (1, 5, 30, 300)
-MARKOUTS_PENDING_MAX: Final = 4000
-QUEUES_MAX: Final = 2000  # orders whose place in the queue is estimated
 
 StatusRow = dict[str, object]
 
@@ -12881,6 +13283,7 @@ def _worst_drawdown(rows: Sequence[Mapping[str, Any]]) -> tuple[int, int]:
             fall_ud, worst = peak_ud - value_ud, (peak, place)
     return worst
 
+
 # ======================================================================================
 # §21b ROWS
 # Purpose:   Single rows people see: markets, books, orders, positions, settings.
@@ -12888,9 +13291,6 @@ def _worst_drawdown(rows: Sequence[Mapping[str, Any]]) -> tuple[int, int]:
 # Principle: Each number has one source; what is not known is None, never 0.
 # ======================================================================================
 
-BOOK_ROWS_MAX: Final = 15  # levels a side shown
-PRINTS_SHOWN_MAX: Final = 20
-EQUITY_KEPT: Final = 2880  # points of 10 s: 8 h
 _EDGE_TEXT: Final = re.compile(r"edge (-?[0-9]{1,6}) cc")
 
 
@@ -13032,7 +13432,7 @@ class RowMaker:
             return None
         book = data.books[ticker]
         bid_cc, ask_cc = book.bid_cc, book.ask_cc
-        whole = bid_cc is not None and ask_cc is not None
+        mid2_cc = twice_mid_cc(bid_cc, ask_cc)
         return {
             "ticker": ticker,
             "title": market.title,
@@ -13045,7 +13445,7 @@ class RowMaker:
             "ask_cc": ask_cc,
             "ask_h": book.best_size_h(Side.NO) if ask_cc is not None else None,
             "last_cc": self._last_cc(market),
-            "mid_cc": (bid_cc + ask_cc) // 2 if whole else None,  # type: ignore[operator]
+            "mid_cc": None if mid2_cc is None else mid2_cc // 2,
             "imbalance_ratio": self._imbalance(book),
             **self._opinion(ticker),
             **self._stake(ticker),
@@ -13265,6 +13665,7 @@ class RowMaker:
             if left_h == 0:
                 return cost_ud
         return None
+
 
 # ======================================================================================
 # §21c TABLES
@@ -13514,6 +13915,7 @@ class TableMaker:
                 "fills": bench.fills,
                 "faults": bench.faults,
                 "pnl_ud": self.strategy_pnl_ud(name),
+                "slow": bench.slow,
                 "slowest_us": bench.slowest_us,
             }
             for name, bench in (decisions.benches.items() if decisions is not None else ())
@@ -13697,6 +14099,7 @@ class TableMaker:
             "drawdown_max_ud": config.max_drawdown_ud,
         }
 
+
 # ======================================================================================
 # §21d ALERTS
 # Purpose:   What a person should know: shown once, counted when repeated, sent to one webhook.
@@ -13707,10 +14110,6 @@ class TableMaker:
 log_alerts = logging.getLogger("trader.alerts")
 
 ALERT_REPEAT_S: Final = 300.0  # one per kind and market in this time
-ALERTS_PER_HOUR_MAX: Final = 20  # to the webhook; then one line with the count
-ALERT_TRIES: Final = 3
-ALERT_QUEUE_MAX: Final = 100
-ALERTS_KEPT: Final = 200
 ALERT_PAUSE_S: Final = 0.5
 _SEVERITIES: Final = {"info": 0, "warning": 1, "error": 2}
 _WEBHOOK_QUIET: Final = frozenset({"fill"})  # kinds the webhook gets only when asked for
@@ -13828,6 +14227,7 @@ class Alerts:
         self.is_healthy = False
         log_alerts.warning("webhook does not answer kind=%s tries=%d", row["kind"], ALERT_TRIES)
 
+
 # ======================================================================================
 # §21e CHRONICLE
 # Purpose:   Keep what people look back at: activity, transitions, fills, decisions, controls.
@@ -13836,10 +14236,6 @@ class Alerts:
 # ======================================================================================
 
 ENDED_SHOWN_S: Final = 60.0  # an ended order stays on the page
-FILLS_SHOWN: Final = 500
-DECISIONS_SHOWN: Final = 500
-MARKOUT_VALUES_MAX: Final = 10_000  # per strategy and horizon
-ORDER_LINES_PER_S_MAX: Final = 10  # order lines in the activity log
 GROUP_WINDOW_MS: Final = 15_000
 _SEVERITY_OF_STATUS: Final = {
     OrderStatus.UNKNOWN: "warning",
@@ -13849,10 +14245,6 @@ _SEVERITY_OF_STATUS: Final = {
 _ROUTINE: Final = frozenset(  # moves of an order that are no line of their own
     {"filled", "expiry renewed", "sent", "amend sent", "cancel sent", "decrease sent"}
 )
-
-
-def _clock_text(at_ms: int) -> str:
-    return datetime.fromtimestamp(at_ms / 1000, UTC).strftime("%H:%M:%S")
 
 
 class Chronicle:
@@ -14072,7 +14464,7 @@ class Chronicle:
 
     def _on_state(self, event: StateChanged) -> None:
         told: StatusRow = {
-            "timestamp": _clock_text(event.at_ms),
+            "timestamp": clock_text(event.at_ms),
             "from_state": event.from_state,
             "to_state": event.to_state,
             "context": event.why,
@@ -14110,7 +14502,7 @@ class Chronicle:
         """One line of the activity log: kept, and sent to every page."""
         self._activity_id += 1
         row: StatusRow = {
-            "timestamp": _clock_text(at_ms),
+            "timestamp": clock_text(at_ms),
             "activity_type": kind,
             "message": message,
             "metadata": {"severity": severity, **metadata},
@@ -14127,6 +14519,7 @@ class Chronicle:
         since_ms = self.services.clock.now_ms() - GROUP_WINDOW_MS
         recent = list(self.fills.values())[-100:]
         return sum(int(str(r["count_h"])) for r in recent if int(str(r["at_ms"])) >= since_ms)
+
 
 # ======================================================================================
 # §21f REPORTER
@@ -14310,8 +14703,7 @@ class StatusReporter:
     # -- on the order path: note only ---------------------------------------------------
 
     def _on_book(self, event: BookChanged) -> None:
-        is_whole = event.bid_cc is not None and event.ask_cc is not None
-        mid2_cc = event.bid_cc + event.ask_cc if is_whole else None  # type: ignore[operator]
+        mid2_cc = twice_mid_cc(event.bid_cc, event.ask_cc)
         due = self.rows.markouts.on_mid(event.ticker, event.at_ms, mid2_cc)
         if due:
             self.chronicle.note_markouts(due)
@@ -14451,6 +14843,7 @@ class StatusReporter:
         """Counters of the browser sockets."""
         return self._hub.status()
 
+
 # ======================================================================================
 # §21g DOCUMENTS
 # Purpose:   The longer pictures: /v3/status, trader_status, trading_state, metrics.
@@ -14468,7 +14861,7 @@ def _cents(money_ud: int | None) -> int | None:
 
 
 def _moment(at_ms: int | None) -> str | None:
-    return None if not at_ms else _clock_text(at_ms)
+    return None if not at_ms else clock_text(at_ms)
 
 
 def trader_status_data(reporter: StatusReporter) -> StatusRow:
@@ -14484,7 +14877,7 @@ def trader_status_data(reporter: StatusReporter) -> StatusRow:
     urls = DEFAULT_URLS.get(services.config.environment, (None, None))
     pong_s = services.clock.real_s() - stream.ponged_at_s if stream is not None else math.inf
     return {
-        "timestamp": _clock_text(now_ms),
+        "timestamp": clock_text(now_ms),
         "state": state,
         "health": health,
         "metrics": {
@@ -14782,6 +15175,7 @@ def _budget_part(services: Services) -> StatusRow:
         "breaker_opened": rest.breaker.opened,
     }
 
+
 # ======================================================================================
 # §21h METRICS
 # Purpose:   Prometheus text of OPERATIONS §10, from the numbers the page shows.
@@ -15045,6 +15439,7 @@ def _write_house(page: MetricsPage, reporter: StatusReporter) -> None:
     alerts = [({"severity": name}, float(n)) for name, n in reporter.alerts.counts.items()]
     page.add("alerts_total", "counter", alerts)
 
+
 # ======================================================================================
 # §22 API
 # §22a TOPICS
@@ -15272,6 +15667,7 @@ def topic_data(change: Change, *, is_full: bool) -> dict[str, object]:
         "gone": list(change.gone),
     }
 
+
 # ======================================================================================
 # §22b SOCKETS
 # Purpose:   Browser sockets: who listens to what, at which pace, and who is too slow.
@@ -15279,17 +15675,11 @@ def topic_data(change: Change, *, is_full: bool) -> dict[str, object]:
 # Principle: Nothing here waits for a client; the same bytes go to everyone.
 # ======================================================================================
 
-SOCKETS_MAX: Final = 64  # browser sockets at once
-BACKLOG_SKIP_BYTES: Final = 256 * 1024  # a client this far behind gets full messages later
-BACKLOG_CLOSE_BYTES: Final = 1024 * 1024
 BEHIND_MAX_S: Final = 5.0
 CATCH_UP_S: Final = 0.05  # pause between two looks at clients that are behind
 SOCKET_PING_S: Final = 30.0
 SWEEP_S: Final = 0.5
-INBOUND_PER_S_MAX: Final = 20  # messages of one client; more closes it
 FAREWELL_S: Final = 1.0  # between a close frame and the abort
-BOOKS_PER_CLIENT_MAX: Final = 8
-BOOK_STREAMS_MAX: Final = 128
 
 
 def text_frame(payload: bytes) -> bytes:
@@ -15789,12 +16179,6 @@ class WebSocketManager:
         }
 
 
-def clock_text(at_ms: int) -> str:
-    """A moment as HH:MM:SS in UTC, the earlier system's form."""
-    seconds = at_ms // 1000 % 86_400
-    return f"{seconds // 3600:02d}:{seconds // 60 % 60:02d}:{seconds % 60:02d}"
-
-
 def _inbound_kind(text: str | bytes | None) -> str | None:
     """Type of a short JSON message; None for anything else."""
     if text is None or len(text) > 200:
@@ -15806,6 +16190,7 @@ def _inbound_kind(text: str | bytes | None) -> str | None:
     kind = message.get("type") if isinstance(message, dict) else None
     return kind if isinstance(kind, str) else None
 
+
 # ======================================================================================
 # §22c CONTROLS
 # Purpose:   Who may control, in which form, how often: host, token, codes, keys.
@@ -15814,12 +16199,7 @@ def _inbound_kind(text: str | bytes | None) -> str | None:
 # ======================================================================================
 
 CONTROL_WAIT_S: Final = 10.0
-CONTROLS_PER_MINUTE_MAX: Final = 5  # per action, kill exempt
-REPLAYS_PER_MINUTE_MAX: Final = 120
-CONTROL_KEYS_MAX: Final = 256  # idempotency keys remembered
-BAD_TOKENS_MAX: Final = 10  # in a minute; then the door is locked
 DOOR_LOCK_S: Final = 60.0
-UNLOCK_CODES_MAX: Final = 8
 UNLOCK_CODE_LIFE_S: Final = 60.0
 
 
@@ -15833,7 +16213,7 @@ class ControlAsk:
 
     `by` is "page" (a browser) or "api" (curl, the command line); `where` the peer's address.
     `state_version` is what the person had seen, None where it is not asked. `everything` is the
-    body's `all`; `ratio` and `seek_at_ms` belong to the tape player.
+    body's `all`; `ratio` belongs to the tape player.
     """
 
     action: str
@@ -15851,7 +16231,6 @@ class ControlAsk:
     everything: bool = False
     nonce: str | None = None
     ratio: float | None = None
-    seek_at_ms: int | None = None
     state_version: int | None = None
 
 
@@ -16140,7 +16519,7 @@ class ControlDesk:
         def word(name: str) -> str | None:
             return str(body[name]) if name in body else None
 
-        ratio, at_ms = body.get("ratio"), body.get("at_ms")
+        ratio = body.get("ratio")
         return ControlAsk(
             action=action,
             control_id=f"c-{self._count:06d}",
@@ -16157,7 +16536,6 @@ class ControlDesk:
             everything=bool(body.get("all", False)),
             nonce=word("nonce"),
             ratio=float(ratio) if isinstance(ratio, int | float) else None,
-            seek_at_ms=int(at_ms) if isinstance(at_ms, int | float) else None,
             state_version=version,
         )
 
@@ -16191,6 +16569,7 @@ class ControlDesk:
             )
         )
 
+
 # ======================================================================================
 # §22d SERVER
 # Purpose:   Exact routes, guards before them, the same headers on every answer.
@@ -16198,16 +16577,8 @@ class ControlDesk:
 # Principle: What a client does reaches the trader only through a guarded POST.
 # ======================================================================================
 
-CONNECTIONS_MAX: Final = 64  # other connections at once, counted apart
-INBOUND_FRAME_MAX_BYTES: Final = 16 * 1024
-BODY_MAX_BYTES: Final = 64 * 1024
-HEAD_MAX_BYTES: Final = 8 * 1024
-UNREAD_MAX_BYTES: Final = 320 * 1024  # of one connection before its request is understood
 READ_TIMEOUT_S: Final = 5.0  # for a request to arrive
 EXCHANGE_TIMEOUT_S: Final = 15.0  # for a request to be answered and the answer to be taken
-EQUITY_POINTS_MAX: Final = 4000
-TOPIC_LIMIT_MAX: Final = 10_000
-STATIC_FILE_MAX_BYTES: Final = 1024 * 1024
 
 
 SECURITY_HEADERS: Final[Mapping[str, str]] = {
@@ -16765,6 +17136,7 @@ class Webhook:
         if self._session is not None:
             await self._session.close()
 
+
 # ======================================================================================
 # §23 COORDINATOR
 # §23a GUARD
@@ -16786,16 +17158,18 @@ _TROUBLES: Final = (
 )
 
 
-def _closed(reason: Reason, value: str, limit: str) -> Verdict:
-    return Verdict(is_ok=False, reason=reason, value=value, limit=limit)
-
-
 class Guard:
     """One writer of gate, latch and degraded reasons; answers `permit` on the order path."""
 
     def __init__(
-        self, *, clock: Clock, bus: EventBus, journal: Journal, data_dir: DataDir,
-        container: StateContainer, config: Config,
+        self,
+        *,
+        clock: Clock,
+        bus: EventBus,
+        journal: Journal,
+        data_dir: DataDir,
+        container: StateContainer,
+        config: Config,
     ) -> None:
         self._clock, self._bus, self._journal = clock, bus, journal
         self._data_dir, self._container, self._config = data_dir, container, config
@@ -16816,11 +17190,18 @@ class Guard:
             state = {"gate": Gate.PAUSED, "why": str(error), "by": "disk"}
         gate = Gate(str(state.get("gate", Gate.OPEN)))
         if halt is not None:
-            self._container.update(halt=halt, gate=Gate.HALTED, gate_why=halt.why, gate_by=halt.by,
-                                   gate_since_ms=halt.since_at_ms)
+            self._container.update(
+                halt=halt,
+                gate=Gate.HALTED,
+                gate_why=halt.why,
+                gate_by=halt.by,
+                gate_since_ms=halt.since_at_ms,
+            )
         elif gate is not Gate.HALTED:
             self._container.update(
-                gate=gate, gate_why=state.get("why"), gate_by=state.get("by"),
+                gate=gate,
+                gate_why=state.get("why"),
+                gate_by=state.get("by"),
                 gate_since_ms=int(str(state.get("since_at_ms", self._clock.now_ms()))),
             )
 
@@ -16831,7 +17212,9 @@ class Guard:
         if latest is None or latest.body.get("phase") != "latched":
             return None
         body = latest.body
-        return Halt(why=str(body["why"]), by=str(body["by"]), since_at_ms=int(str(body["since_at_ms"])))
+        return Halt(
+            why=str(body["why"]), by=str(body["by"]), since_at_ms=int(str(body["since_at_ms"]))
+        )
 
     def halt(self, why: str, by: str) -> Halt:
         """Latch: in memory at once, then on the disk, before anything else happens. Idempotent."""
@@ -16853,7 +17236,10 @@ class Guard:
     def _store_halt(self, halt: Halt) -> None:
         """Write the latch to both its places; one of them is enough to find it again."""
         body: dict[str, JsonValue] = {
-            "phase": "latched", "why": halt.why, "by": halt.by, "since_at_ms": halt.since_at_ms
+            "phase": "latched",
+            "why": halt.why,
+            "by": halt.by,
+            "since_at_ms": halt.since_at_ms,
         }
         is_in_file = self._try_disk(lambda: self._data_dir.write_kill(halt))
         is_in_journal = self._try_disk(
@@ -16881,7 +17267,12 @@ class Guard:
     def _store_gate(self) -> None:
         now = self._container.now
         self._data_dir.write_state(
-            {"gate": now.gate, "why": now.gate_why, "by": now.gate_by, "since_at_ms": now.gate_since_ms}
+            {
+                "gate": now.gate,
+                "why": now.gate_why,
+                "by": now.gate_by,
+                "since_at_ms": now.gate_since_ms,
+            }
         )
 
     def set_gate(self, gate: Gate, why: str | None, by: str) -> None:
@@ -16906,7 +17297,9 @@ class Guard:
         """
         row: dict[str, JsonValue] = {"gate": gate, "why": why, "by": by}
         self._data_dir.write_state({**row, "since_at_ms": self._clock.now_ms()})
-        self._journal.fact("halt", "latch", {"phase": "cleared", "why": why, "by": by}, durable=True)
+        self._journal.fact(
+            "halt", "latch", {"phase": "cleared", "why": why, "by": by}, durable=True
+        )
         self._data_dir.remove_kill()
         self.set_gate(gate, why, by)
 
@@ -16917,7 +17310,10 @@ class Guard:
         known = self._degraded.get(reason)
         since_ms = known.since_at_ms if known is not None else self._clock.now_ms()
         row = DegradedReason(
-            reason=reason, markets=tuple(sorted(markets)), since_at_ms=since_ms, clears_when=clears_when
+            reason=reason,
+            markets=tuple(sorted(markets)),
+            since_at_ms=since_ms,
+            clears_when=clears_when,
         )
         if known == row:
             return
@@ -16951,25 +17347,25 @@ class Guard:
         ticker = market.ticker if market is not None else ""
         refused = self._trader_gate(ticker) or self._market_gate(market, is_fee_known=is_fee_known)
         if refused is None and proof is not Proof.PROVEN:
-            refused = _closed(PROOF_REASONS[proof], str(proof), "proven")
+            refused = refusal(PROOF_REASONS[proof], str(proof), "proven")
         return refused or self._account_gate(ticker) or ALLOWED
 
     def _trader_gate(self, ticker: str) -> Verdict | None:
         now = self._container.now
         if self.is_stopping or now.state not in TRADING_STATES:
-            return _closed(Reason.NOT_READY, now.state, "ready or acting")
+            return refusal(Reason.NOT_READY, now.state, "ready or acting")
         if not self._config.is_armed:
-            return _closed(Reason.NOT_READY, "production without --arm", "armed")
+            return refusal(Reason.NOT_READY, "production without --arm", "armed")
         refused = self._degraded_gate(ticker, _UNREADY)
         if refused is None and now.gate is Gate.PAUSED:
-            refused = _closed(Reason.PAUSED, now.gate_why or "paused", "resume first")
+            refused = refusal(Reason.PAUSED, now.gate_why or "paused", "resume first")
         if refused is None and (now.halt is not None or now.gate is Gate.HALTED):
-            refused = _closed(Reason.HALTED, now.gate_why or "halted", "re-arm first")
+            refused = refusal(Reason.HALTED, now.gate_why or "halted", "re-arm first")
         return refused or self._degraded_gate(ticker, _TROUBLES)
 
     def _account_gate(self, ticker: str) -> Verdict | None:
         if self._container.now.reconciled_at_ms is None:
-            return _closed(Reason.RECONCILE_DUE, "no reconcile yet", "one clean pass")
+            return refusal(Reason.RECONCILE_DUE, "no reconcile yet", "one clean pass")
         return self._degraded_gate(ticker, ((Degraded.RECONCILE, Reason.RECONCILE_DUE),))
 
     def _degraded_gate(
@@ -16981,20 +17377,21 @@ class Guard:
                 continue
             is_per_market = degraded is Degraded.ORDERBOOK and row.markets
             if not is_per_market and (not row.markets or ticker in row.markets):
-                return _closed(reason, f"degraded: {degraded}", row.clears_when)
+                return refusal(reason, f"degraded: {degraded}", row.clears_when)
         return None
 
     def _market_gate(self, market: Market | None, *, is_fee_known: bool) -> Verdict | None:
         if market is None or market.status != "active":
             status = market.status if market is not None else "unknown"
-            return _closed(Reason.MARKET_NOT_ACTIVE, status, "active")
+            return refusal(Reason.MARKET_NOT_ACTIVE, status, "active")
         left_ms = market.close_at_ms - self._clock.now_ms()
         if left_ms <= self._config.close_guard_s * 1000:
             guard = f"> {self._config.close_guard_s:g} s"
-            return _closed(Reason.NEAR_CLOSE, f"{left_ms / 1000:.0f} s to the close", guard)
+            return refusal(Reason.NEAR_CLOSE, f"{left_ms / 1000:.0f} s to the close", guard)
         if not is_fee_known:
-            return _closed(Reason.FEE_UNKNOWN, "fee formula unknown or wrong", "known")
+            return refusal(Reason.FEE_UNKNOWN, "fee formula unknown or wrong", "known")
         return None
+
 
 # ======================================================================================
 # §23b OPERATOR
@@ -17006,18 +17403,14 @@ class Guard:
 log_operator = logging.getLogger("trader.operator")
 
 FLATTEN_COLLAR_CC: Final = 500
-FLATTEN_ROUNDS: Final = 3  # in a row without anything getting smaller, then the rest is reported
 FLATTEN_PAUSE_S: Final = 1.1  # longer than the guard against duplicate orders
 FLATTEN_NONCE_S: Final = 30.0
 KILL_RETRY_S: Final = 2.0
 LOSS_BREAKERS: Final = ("daily_loss", "drawdown")
 
 
-class ReplayPort(Protocol):
+class ReplayPort(TapePlayer, Protocol):
     """What a tape that is being played can be told; the embedded exchange satisfies it."""
-
-    def replay_status(self) -> Mapping[str, Any]:
-        """Where the tape stands: the topic `replay`, without its envelope."""
 
     def replay_command(self, action: str, value: float | None) -> None:
         """Carry out play, pause, speed (`value`: ratio) or settle."""
@@ -17027,10 +17420,20 @@ class Operator:
     """Carries out the controls; every act is journaled and followed to its proven end."""
 
     def __init__(
-        self, *, clock: Clock, supervisor: Supervisor, bus: EventBus, journal: Journal, guard: Guard,
-        container: StateContainer, execution: ExecutionService,
-        trading: TradingClientIntegration | None, decisions: TradingDecisionService,
-        market_data: OrderbookIntegration, config: Config, replay: ReplayPort | None,
+        self,
+        *,
+        clock: Clock,
+        supervisor: Supervisor,
+        bus: EventBus,
+        journal: Journal,
+        guard: Guard,
+        container: StateContainer,
+        execution: ExecutionService,
+        trading: TradingClientIntegration | None,
+        decisions: TradingDecisionService,
+        market_data: OrderbookIntegration,
+        config: Config,
+        replay: ReplayPort | None,
     ) -> None:
         self._clock, self._supervisor, self._bus = clock, supervisor, bus
         self._journal, self._guard, self._container = journal, guard, container
@@ -17061,7 +17464,8 @@ class Operator:
         halt = self.kill_now(ask.reason or "kill switch", ask.by, control_id=ask.control_id)
         remaining = [order.client_order_id for order in self._execution.store.live()]
         extra: dict[str, Any] = {
-            "latched_at_ms": halt.since_at_ms, "durable": self._guard.is_latch_durable,
+            "latched_at_ms": halt.since_at_ms,
+            "durable": self._guard.is_latch_durable,
             "remaining": remaining,
         }
         return ControlAnswer(extra=extra)
@@ -17100,9 +17504,16 @@ class Operator:
             text += f"; still there: {', '.join(report.remaining[:5])}"
         self._bus.publish(
             ControlMoved(
-                at_ms=self._clock.now_ms(), control_id=control_id, action=action, by=by,
-                phase="confirmed" if done else "sent", asked_at_ms=asked_at_ms, sent=report.sent,
-                confirmed=report.confirmed, remaining=len(report.remaining), text=text,
+                at_ms=self._clock.now_ms(),
+                control_id=control_id,
+                action=action,
+                by=by,
+                phase="confirmed" if done else "sent",
+                asked_at_ms=asked_at_ms,
+                sent=report.sent,
+                confirmed=report.confirmed,
+                remaining=len(report.remaining),
+                text=text,
             )
         )
 
@@ -17113,8 +17524,13 @@ class Operator:
         """
         now = self._container.now
         body: dict[str, JsonValue] = {
-            "action": ask.action, "by": ask.by, "where": ask.where, "reason": ask.reason,
-            "before": str(now.gate), "ticker": ask.ticker, "strategy": ask.strategy,
+            "action": ask.action,
+            "by": ask.by,
+            "where": ask.where,
+            "reason": ask.reason,
+            "before": str(now.gate),
+            "ticker": ask.ticker,
+            "strategy": ask.strategy,
         }
         try:
             self._journal.fact("control", ask.control_id, body, durable=True)
@@ -17127,8 +17543,15 @@ class Operator:
 
     def _done(self, ask: ControlAsk, text: str) -> None:
         self._bus.publish(
-            ControlMoved(at_ms=self._clock.now_ms(), control_id=ask.control_id, action=ask.action,
-                         phase="confirmed", by=ask.by, asked_at_ms=ask.at_ms, text=text)
+            ControlMoved(
+                at_ms=self._clock.now_ms(),
+                control_id=ask.control_id,
+                action=ask.action,
+                phase="confirmed",
+                by=ask.by,
+                asked_at_ms=ask.at_ms,
+                text=text,
+            )
         )
 
     async def pause(self, ask: ControlAsk) -> ControlAnswer:
@@ -17220,7 +17643,9 @@ class Operator:
             try:
                 await self._trading.renew_group()
             except (ExchangeError, WireError) as error:
-                raise ControlRefused(409, "no_order_group", f"no new order group: {error}") from error
+                raise ControlRefused(
+                    409, "no_order_group", f"no new order group: {error}"
+                ) from error
             self._need_clean(ask)  # the world may have moved while the group was made
         gate = Gate.OPEN if ask.to == "open" else Gate.REDUCE_ONLY
         with self._disk_must_know():
@@ -17286,16 +17711,17 @@ class Operator:
         rows = [
             (name, ticker, position.position_h)
             for (name, ticker), position in self._execution.ledger.by_strategy.items()
-            if position.position_h and (everything or name in known)
+            if position.position_h and name and (everything or name in known)
         ]
         if everything:
             rows += self._unattributed()
         return rows
 
     def _unattributed(self) -> list[tuple[str, str, int]]:
+        """What the account holds beyond its strategies: fills of others, and adopted figures."""
         ledger, split = self._execution.ledger, Counter[str]()
-        for (_, ticker), position in ledger.by_strategy.items():
-            split[ticker] += position.position_h
+        for (name, ticker), position in ledger.by_strategy.items():
+            split[ticker] += position.position_h if name else 0
         return [
             ("", ticker, position.position_h - split[ticker])
             for ticker, position in ledger.positions.items()
@@ -17310,7 +17736,9 @@ class Operator:
         best_cc = book.best_ask_cc(side) if book is not None else None
         if best_cc is None or market is None:
             return None
-        limit_cc = price_at_most(market.grid, side, min(best_cc + FLATTEN_COLLAR_CC, 9_999))
+        limit_cc = price_at_most(
+            market.grid, side, min(best_cc + FLATTEN_COLLAR_CC, CC_PER_DOLLAR - 1)
+        )
         count_h = min(abs(held_h), self._config.max_order_h)
         if limit_cc is None:
             return None
@@ -17321,8 +17749,11 @@ class Operator:
         book = self._market_data.books.get(ticker)
         best_cc = book.best_ask_cc(want.side) if want is not None and book is not None else None
         return {
-            "ticker": ticker, "strategy": strategy, "count_h": abs(held_h),
-            "side": want.side if want else None, "worst_price_cc": want.price_cc if want else None,
+            "ticker": ticker,
+            "strategy": strategy,
+            "count_h": abs(held_h),
+            "side": want.side if want else None,
+            "worst_price_cc": want.price_cc if want else None,
             "collar_cc": FLATTEN_COLLAR_CC,
             "cost_ud": abs(held_h) * best_cc if best_cc is not None else None,
         }
@@ -17340,10 +17771,17 @@ class Operator:
             idle_rounds = 0 if is_smaller else idle_rounds + 1
         text = "flat" if not left else "; ".join(f"{t} {format_count(h)}" for _, t, h in left)
         self._bus.publish(
-            ControlMoved(at_ms=self._clock.now_ms(), control_id=ask.control_id, action="flatten",
-                         phase="confirmed" if not left else "failed", by=ask.by,
-                         asked_at_ms=ask.at_ms, sent=sent, remaining=len(left),
-                         text=f"{text}; the gate is reduce-only")
+            ControlMoved(
+                at_ms=self._clock.now_ms(),
+                control_id=ask.control_id,
+                action="flatten",
+                phase="confirmed" if not left else "failed",
+                by=ask.by,
+                asked_at_ms=ask.at_ms,
+                sent=sent,
+                remaining=len(left),
+                text=f"{text}; the gate is reduce-only",
+            )
         )
 
     def _send_exits(self, held: Sequence[tuple[str, str, int]]) -> int:
@@ -17353,7 +17791,10 @@ class Operator:
             want = self._exit_want(ticker, held_h)
             if want is not None:
                 came = self._execution.converge(
-                    ticker=ticker, strategy=strategy, wants=(want,), decision_id="flatten",
+                    ticker=ticker,
+                    strategy=strategy,
+                    wants=(want,),
+                    decision_id="flatten",
                     is_exit=True,
                 )
                 sent += len(came.order_ids)
@@ -17369,6 +17810,7 @@ class Operator:
         self._done(ask, f"tape: {ask.action}")
         return ControlAnswer()
 
+
 # ======================================================================================
 # §23c COORDINATOR
 # Purpose:   Build every service, wire them, walk the states, recover, stop.
@@ -17380,12 +17822,12 @@ log_coordinator = logging.getLogger("trader.coordinator")
 
 BOOKS_WAIT_S: Final = 30.0  # then the trader goes on without books, degraded
 CONNECT_RETRY_S: Final = 1.0
+GROUP_WINDOW_S: Final = 15.0  # the exchange's fill limiter looks back over so long
 STATUS_POLL_S: Final = 10.0  # also keeps a connection warm for the next order
 RESPAWN_S: Final = 1.0
 ACTING_NEWS_S: Final = 1.0  # READY ⇄ ACTING is told at most this often
 LOOP_LAG_MAX_S: Final = 1.0
 SHUTDOWN_MARGIN_S: Final = 2.0  # kept of STOP_LIMIT_S for the journal and the sockets
-DISK_LOW_BYTES: Final = 1024**3
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -17415,9 +17857,17 @@ class Coordinator:
     """The trader as a whole. `run()` returns the exit code."""
 
     def __init__(
-        self, *, config: Config, clock: Clock, data_dir: DataDir, venue: Venue, facts: StartFacts,
-        strategies: Sequence[Strategy], session: aiohttp.ClientSession,
-        static: Mapping[str, StaticFile], is_virtual: bool = False,
+        self,
+        *,
+        config: Config,
+        clock: Clock,
+        data_dir: DataDir,
+        venue: Venue,
+        facts: StartFacts,
+        strategies: Sequence[Strategy],
+        session: aiohttp.ClientSession,
+        static: Mapping[str, StaticFile],
+        is_virtual: bool = False,
     ) -> None:
         self.config, self.clock, self.data_dir = config, clock, data_dir
         self.venue, self.facts = venue, facts
@@ -17427,6 +17877,9 @@ class Coordinator:
         self.container = StateContainer(clock)
         self.machine = StateMachine(now_s=clock.real_s())
         self._is_begun = False  # initializing is done: errors lead back to the books only
+        self._is_settled = (
+            is_virtual  # the start's garbage is gone; a simulation shares its process
+        )
         self._stop_why: str | None = None
         self._stop_asked = asyncio.Event()
         self._exit_code: int | None = None
@@ -17444,22 +17897,41 @@ class Coordinator:
     def _build_core(self, session: aiohttp.ClientSession) -> None:
         config, clock = self.config, self.clock
         self.journal = Journal(
-            self.data_dir.journal_path, clock, config.environment.value, self.venue.account_tag,
-            config.journal_sync, backups=self.data_dir.path / "backups", worker=not self._is_virtual,
+            self.data_dir.journal_path,
+            clock,
+            config.environment.value,
+            self.venue.account_tag,
+            config.journal_sync,
+            backups=self.data_dir.path / "backups",
+            worker=not self._is_virtual,
         )
         self.guard = Guard(
-            clock=clock, bus=self.bus, journal=self.journal, data_dir=self.data_dir,
-            container=self.container, config=config,
+            clock=clock,
+            bus=self.bus,
+            journal=self.journal,
+            data_dir=self.data_dir,
+            container=self.container,
+            config=config,
         )
         self.rest = KalshiRest(
-            session, self.venue.api_url, self.venue.signer, clock,
-            request_timeout_s=config.request_timeout_s, rate_share=config.rate_share,
+            session,
+            self.venue.api_url,
+            self.venue.signer,
+            clock,
+            request_timeout_s=config.request_timeout_s,
+            rate_share=config.rate_share,
             may_open=lambda: self.container.now.halt is None and not self.guard.is_stopping,
+            permits=lambda ticker: self._permit(ticker).is_ok,
             threads=not self._is_virtual,
         )
         self.stream = KalshiStream(
-            session=session, ws_url=self.venue.ws_url, signer=self.venue.signer, clock=clock,
-            supervisor=self.supervisor, bus=self.bus, config=config,
+            session=session,
+            ws_url=self.venue.ws_url,
+            signer=self.venue.signer,
+            clock=clock,
+            supervisor=self.supervisor,
+            bus=self.bus,
+            config=config,
         )
         self.selection = MarketSelection()
         self.market_data = OrderbookIntegration(
@@ -17471,33 +17943,63 @@ class Coordinator:
     def _build_services(self, strategies: Sequence[Strategy]) -> None:
         config, clock, bus = self.config, self.clock, self.bus
         ids = ClientIds(
-            prefix=config.order_prefix, environment=config.environment.value,
-            account=self.venue.account_tag, run=self.facts.run_id,
+            prefix=config.order_prefix,
+            environment=config.environment.value,
+            account=self.venue.account_tag,
+            run=self.facts.run_id,
         )
         self.execution = ExecutionService(
-            clock=clock, supervisor=self.supervisor, bus=bus, journal=self.journal,
-            rest=self.rest if config.trading else None, config=config, ids=ids,
-            quote=self._quote, permit=self._permit, container=self.container,
+            clock=clock,
+            supervisor=self.supervisor,
+            bus=bus,
+            journal=self.journal,
+            rest=self.rest if config.trading else None,
+            config=config,
+            ids=ids,
+            quote=self._quote,
+            permit=self._permit,
+            container=self.container,
         )
         self.trading = (
             TradingClientIntegration(
-                clock=clock, supervisor=self.supervisor, bus=bus, rest=self.rest,
-                execution=self.execution, container=self.container, config=config,
+                clock=clock,
+                supervisor=self.supervisor,
+                bus=bus,
+                rest=self.rest,
+                execution=self.execution,
+                container=self.container,
+                config=config,
             )
             if config.trading
             else None
         )
         self.equity = EquityKeeper(
-            clock=clock, bus=bus, journal=self.journal, execution=self.execution,
-            market_data=self.market_data, container=self.container, config=config,
+            clock=clock,
+            bus=bus,
+            journal=self.journal,
+            execution=self.execution,
+            market_data=self.market_data,
+            container=self.container,
+            config=config,
         )
         self.decisions = TradingDecisionService(
-            clock=clock, bus=bus, journal=self.journal, market_data=self.market_data,
-            execution=self.execution, container=self.container, strategies=strategies,
-            permit=self._permit, run_seed=config.sim_seed, has_time_limit=not self._is_virtual,
+            clock=clock,
+            bus=bus,
+            journal=self.journal,
+            market_data=self.market_data,
+            execution=self.execution,
+            container=self.container,
+            strategies=strategies,
+            permit=self._permit,
+            run_seed=config.sim_seed,
+            has_time_limit=not self._is_virtual,
         )
         self.orchestrator = TradingFlowOrchestrator(
-            clock=clock, bus=bus, decisions=self.decisions, market_data=self.market_data, config=config
+            clock=clock,
+            bus=bus,
+            decisions=self.decisions,
+            market_data=self.market_data,
+            config=config,
         )
         self.recorder = self._make_recorder()
 
@@ -17506,8 +18008,11 @@ class Coordinator:
         if folder is None:
             return None
         recorder = Recorder(
-            folder, self.clock, max_bytes=self.config.record_max_mb * 1024 * 1024,
-            ask_snapshot=lambda ticker: self._ask_snapshot(ticker), threads=not self._is_virtual,
+            folder,
+            self.clock,
+            max_bytes=self.config.record_max_mb * 1024 * 1024,
+            ask_snapshot=self._ask_snapshot,
+            threads=not self._is_virtual,
         )
         self.stream.on_public = recorder.record
         return recorder
@@ -17519,28 +18024,42 @@ class Coordinator:
         self.health = HealthMonitor(clock=self.clock, bus=self.bus, config=self.config)
         self.hub = WebSocketManager(self.clock, self.bus)
         self.operator = Operator(
-            clock=self.clock, supervisor=self.supervisor, bus=self.bus, journal=self.journal,
-            guard=self.guard, container=self.container, execution=self.execution,
-            trading=self.trading, decisions=self.decisions, market_data=self.market_data,
-            config=self.config, replay=self.venue.replay,
+            clock=self.clock,
+            supervisor=self.supervisor,
+            bus=self.bus,
+            journal=self.journal,
+            guard=self.guard,
+            container=self.container,
+            execution=self.execution,
+            trading=self.trading,
+            decisions=self.decisions,
+            market_data=self.market_data,
+            config=self.config,
+            replay=self.venue.replay,
         )
         self.reporter = self._make_reporter()
         self.webhook = Webhook(self.config.alert_url) if self.config.alert_url else None
         if self.webhook is not None:
             self.reporter.alerts.post = self.webhook.post
         self.api = build_api(
-            clock=self.clock, supervisor=self.supervisor, hub=self.hub, source=self.reporter,
-            controls=self.operator, token=self.data_dir.run_token(self.clock), static=static,
+            clock=self.clock,
+            supervisor=self.supervisor,
+            hub=self.hub,
+            source=self.reporter,
+            controls=self.operator,
+            token=self.data_dir.run_token(self.clock),
+            static=static,
             extra_hosts=self.config.allowed_hosts if self.config.allow_remote else (),
         )
         self._add_probes()
 
     def _listen(self) -> None:
         bus, stream, execution = self.bus, self.stream, self.execution
-        stream.handle_decoded("user_order", decode_order, execution.hear_order)
-        stream.handle_decoded("fill", decode_fill, execution.hear_fill)
+        stream.handle_decoded("user_order", decode_order, execution.on_report)
+        stream.handle_decoded("fill", decode_fill, execution.on_fill)
         stream.handle_decoded("market_position", decode_position, self._on_position)
         stream.handle("order_group_updates", self._on_group)
+        execution.on_group_closed = self._on_group_closed
         if self.trading is not None:
             for channel in PRIVATE_CHANNELS:
                 stream.want(channel, None)
@@ -17553,7 +18072,7 @@ class Coordinator:
         bus.subscribe(Reconciled, self._on_reconciled)
         bus.subscribe(UnknownOrdersChanged, self._on_unknown)
         bus.subscribe(CommandsInFlight, self._on_flight)
-        bus.subscribe(BreakerTripped, lambda event: self._on_breaker(event))
+        bus.subscribe(BreakerTripped, self._on_breaker)
         bus.subscribe(AssertionBroke, self._on_assertion)
         bus.subscribe(HealthReported, lambda _: self._act_on_health())
         bus.subscribe(OrderChanged, self._on_order)
@@ -17570,35 +18089,49 @@ class Coordinator:
             market=self.market_data.markets.get(ticker),
             bid_cc=book.bid_cc if book is not None else None,
             ask_cc=book.ask_cc if book is not None else None,
-            last_cc=self.decisions.last_print_cc(ticker), fees=self.fees.of(ticker),
+            last_cc=self.decisions.last_print_cc(ticker),
+            fees=self.fees.of(ticker),
         )
 
     def _permit(self, ticker: str) -> Verdict:
         is_fee_known = self.fees.of(ticker).is_known and self.execution.is_fee_trusted(ticker)
         return self.guard.permit(
-            self.market_data.markets.get(ticker), proof=self.market_data.proof(ticker),
+            self.market_data.markets.get(ticker),
+            proof=self.market_data.proof(ticker),
             is_fee_known=is_fee_known,
         )
 
     # -- what the bus tells -------------------------------------------------------------
 
     def _on_position(self, report: PositionReport) -> None:
-        """The exchange's own sum after a fill; a reconcile looks closer when it differs from ours."""
+        """The exchange's own sum after a fill; a reconcile follows when it differs from ours."""
         if self.execution.ledger.position_h(report.ticker) != report.position_h and self.trading:
             self.trading.ask()
 
     def _on_group(self, frame: Json) -> None:
         msg = frame["msg"]
         is_ours = msg.get("order_group_id") == self.execution.group_id
-        if msg.get("event_type") == "triggered" and is_ours and self.container.now.halt is None:
-            self._alert("warning", "limit_near", "the exchange's fill limiter cancelled our orders")
-            self.supervisor.spawn(self._renew_group(), name="renew_group")
+        if msg.get("event_type") == "triggered" and is_ours:
+            self.execution.close_group()
+
+    def _on_group_closed(self) -> None:
+        """The fill limiter cancelled our orders: look what is left, then go on in a new group."""
+        if self.trading is None or self.container.now.halt is not None:
+            return
+        self._alert("warning", "limit_near", "the exchange's fill limiter cancelled our orders")
+        self.trading.ask()
+        self.supervisor.spawn(self._renew_group(), name="renew_group")
 
     async def _renew_group(self) -> None:
-        """A new group once the rolling window of the old one has passed."""
-        await self.clock.sleep(15.0)
-        if self.trading is not None and self.container.now.halt is None:
-            await self.trading.renew_group()
+        """A new group once the rolling window of the old one has passed; again until it works."""
+        assert self.trading is not None, "a group without a trading client"
+        await self.clock.sleep(GROUP_WINDOW_S)
+        while self.container.now.halt is None and not self.execution.is_group_open:
+            try:
+                await self.trading.renew_group()
+            except (ExchangeError, WireError) as error:
+                log_coordinator.warning("no new order group yet error=%s", error)
+                await self.clock.sleep(CONNECT_RETRY_S)
 
     def _on_stream_lost(self, event: StreamLost) -> None:
         self._judge_books()
@@ -17646,7 +18179,9 @@ class Coordinator:
         else:
             self.guard.degrade(Degraded.RECONCILE, "the next clean reconcile")
         text = f"reconciled: {event.orders} orders, {event.positions} positions, " + (
-            "difference 0" if event.is_clean else f"difference {'; '.join(event.differences) or 'cash'}"
+            "difference 0"
+            if event.is_clean
+            else f"difference {'; '.join(event.differences) or 'cash'}"
         )
         severity = "success" if event.is_clean else "error"
         self._note("sync", text, severity, {"duration_ms": event.duration_ms})
@@ -17663,7 +18198,9 @@ class Coordinator:
         signal_ = Signal.ORDERS_SENT if event.count else Signal.ORDERS_DONE
         now_s = self.clock.real_s()
         step = self.machine.fire(
-            signal_, why="orders in flight" if event.count else "all answered", now_s=now_s,
+            signal_,
+            why="orders in flight" if event.count else "all answered",
+            now_s=now_s,
             at_ms=self.clock.now_ms(),
         )
         if step is None:
@@ -17696,20 +18233,27 @@ class Coordinator:
         )
 
     def _note(
-        self, kind: str, message: str, severity: str = "info",
+        self,
+        kind: str,
+        message: str,
+        severity: str = "info",
         metadata: Mapping[str, JsonValue] = EMPTY,
     ) -> None:
         self.bus.publish(
             ActivityNoted(
-                at_ms=self.clock.now_ms(), activity_type=kind, message=message, severity=severity,
-                state=self.machine.state.value, metadata=metadata,
+                at_ms=self.clock.now_ms(),
+                activity_type=kind,
+                message=message,
+                severity=severity,
+                state=self.machine.state.value,
+                metadata=metadata,
             )
         )
 
     # -- tasks --------------------------------------------------------------------------
 
     def _keep(self, name: str, make: Callable[[], Coroutine[Any, Any, None]]) -> None:
-        """Start a task that must never end; when it dies it is degraded, restarted, then cleared."""
+        """Start a task that must never end; its death is degraded until it runs again."""
         self._keepers[name] = make
         self.supervisor.spawn(make(), name=name)
 
@@ -17735,7 +18279,11 @@ class Coordinator:
 
     def _fire(self, signal_: Signal, why: str, **metadata: JsonValue) -> bool:
         step = self.machine.fire(
-            signal_, why=why, now_s=self.clock.real_s(), at_ms=self.clock.now_ms(), metadata=metadata
+            signal_,
+            why=why,
+            now_s=self.clock.real_s(),
+            at_ms=self.clock.now_ms(),
+            metadata=metadata,
         )
         if step is None:
             log_coordinator.debug("signal refused signal=%s state=%s", signal_, self.machine.state)
@@ -17744,10 +18292,10 @@ class Coordinator:
         return True
 
     def _bind_state(self, step: Transition, *, is_news: bool) -> None:
-        self.container.update(
-            state=step.to_state, state_since_ms=step.at_ms, state_why=step.why
+        self.container.update(state=step.to_state, state_since_ms=step.at_ms, state_why=step.why)
+        level = (
+            logging.INFO if {step.from_state, step.to_state} != TRADING_STATES else logging.DEBUG
         )
-        level = logging.INFO if {step.from_state, step.to_state} != TRADING_STATES else logging.DEBUG
         log_coordinator.log(
             level, "state from=%s to=%s why=%s", step.from_state, step.to_state, step.why
         )
@@ -17755,12 +18303,18 @@ class Coordinator:
             return
         if self.journal.is_writable:
             body: dict[str, JsonValue] = {
-                "from": step.from_state, "to": step.to_state, "why": step.why, **step.metadata
+                "from": step.from_state,
+                "to": step.to_state,
+                "why": step.why,
+                **step.metadata,
             }
             self.execution.write_fact("transition", step.to_state, body)
         self.bus.publish(
             StateChanged(
-                at_ms=step.at_ms, from_state=step.from_state, to_state=step.to_state, why=step.why,
+                at_ms=step.at_ms,
+                from_state=step.from_state,
+                to_state=step.to_state,
+                why=step.why,
                 metadata=step.metadata,
             )
         )
@@ -17789,8 +18343,12 @@ class Coordinator:
 
     def _lock_facts(self, port: int) -> dict[str, JsonValue]:
         return {
-            "pid": os.getpid(), "host": self.config.host, "port": port, "run_id": self.facts.run_id,
-            "started_at_ms": self.facts.started_at_ms, "file_sha256": self.facts.file_sha256,
+            "pid": os.getpid(),
+            "host": self.config.host,
+            "port": port,
+            "run_id": self.facts.run_id,
+            "started_at_ms": self.facts.started_at_ms,
+            "file_sha256": self.facts.file_sha256,
         }
 
     async def _live(self) -> None:
@@ -17845,8 +18403,10 @@ class Coordinator:
             self.journal.open()
             self._keep("journal", self.journal.run)
         body: dict[str, JsonValue] = {
-            "version": VERSION, "environment": self.config.environment.value,
-            "file_sha256": self.facts.file_sha256, "config_sha256": self.facts.config_sha256,
+            "version": VERSION,
+            "environment": self.config.environment.value,
+            "file_sha256": self.facts.file_sha256,
+            "config_sha256": self.facts.config_sha256,
         }
         self.execution.replay()
         self.journal.fact("run", self.facts.run_id, body, durable=True)
@@ -17863,6 +18423,7 @@ class Coordinator:
         if not self.market_data.books:
             await self._choose_markets(is_first=True)
         if "stream" not in self._keepers:
+            self._judge_clock()  # the handshake's signature needs the exchange's time
             self._keep("stream", self.stream.run)
             self._keep("market_data", self.market_data.run)
             self._keep("book_checks", self.market_data.run_checks)
@@ -17879,11 +18440,14 @@ class Coordinator:
             await asyncio.sleep(0.02)
         proven, total = self.market_data.proven, len(self.market_data.books)
         self._judge_books()
+        if not self._is_settled:
+            self._is_settled = True
+            settle_memory()
         why = f"{proven} of {total} books proven"
         self._fire(Signal.BOOKS_READY if self.trading is not None else Signal.WATCH_ONLY, why)
 
     async def _choose_markets(self, *, is_first: bool = False) -> None:
-        """One scan; at the first start it is repeated until one succeeds or the state's time is up."""
+        """One scan; at the first start repeated until one succeeds or the state's time is up."""
         while True:
             try:
                 found = await self.selection.select(
@@ -17903,9 +18467,7 @@ class Coordinator:
 
     def _kept_markets(self) -> set[str]:
         held = {t for t, p in self.execution.ledger.positions.items() if p.position_h}
-        followed = self.market_data.markets
-        live = {order.ticker for order in self.execution.store.live()}
-        return {ticker for ticker in held | live if ticker in followed or ticker}
+        return held | {order.ticker for order in self.execution.store.live()}
 
     async def _rediscover(self) -> None:
         while True:
@@ -17937,7 +18499,9 @@ class Coordinator:
             self._last_connect_error = text
             if self.rest.is_key_refused:
                 cure = "compare KALSHI_API_KEY_ID with the key file, the environment and the clock"
-                self._alert("error", "key_refused", f"the exchange refuses the key ({text}); {cure}")
+                self._alert(
+                    "error", "key_refused", f"the exchange refuses the key ({text}); {cure}"
+                )
             else:
                 self._alert("error", "degraded", f"trading client: {text}")
 
@@ -18007,7 +18571,7 @@ class Coordinator:
             self._alert("warning", "clock_skew", f"our clock is off by {offset_s:+.1f} s")
 
     async def _watch(self) -> None:
-        """Twice a second: KILL file, latch on disk, states that outlive their limit, --duration-s."""
+        """Twice a second: KILL file, latch on disk, late commands, --duration-s."""
         begun_s = self.clock.real_s()
         while True:
             await asyncio.sleep(KILL_FILE_POLL_S)
@@ -18023,22 +18587,39 @@ class Coordinator:
     def _check_acting(self) -> None:
         oldest_s = min(self.execution.in_flight.values(), default=None)
         limit_s = STATE_LIMITS_S[TraderState.ACTING]
-        if oldest_s is not None and limit_s is not None:
-            if self.clock.monotonic() - oldest_s > limit_s * max(1.0, self.clock.rate):
-                self._fail(f"an order command had no answer for {limit_s:g} s")
+        if oldest_s is None or limit_s is None:
+            return
+        if self.clock.monotonic() - oldest_s > limit_s * max(1.0, self.clock.rate):
+            self._fail(f"an order command had no answer for {limit_s:g} s")
 
     def _make_reporter(self) -> StatusReporter:
         services = Services(
-            clock=self.clock, bus=self.bus, config=self.config, container=self.container,
-            supervisor=self.supervisor, health=self.health, machine=self.machine,
+            clock=self.clock,
+            bus=self.bus,
+            config=self.config,
+            container=self.container,
+            supervisor=self.supervisor,
+            health=self.health,
+            machine=self.machine,
             run=RunFacts(
-                run_id=self.facts.run_id, file_sha256=self.facts.file_sha256,
-                account=f"…{self.venue.account_tag}", origins=self.facts.origins,
+                run_id=self.facts.run_id,
+                file_sha256=self.facts.file_sha256,
+                account=f"…{self.venue.account_tag}",
+                origins=self.facts.origins,
             ),
-            journal=self.journal, rest=self.rest, stream=self.stream, market_data=self.market_data,
-            selection=self.selection, execution=self.execution, trading=self.trading,
-            equity=self.equity, decisions=self.decisions, orchestrator=self.orchestrator,
-            recorder=self.recorder, data_dir=self.data_dir, replay=self.venue.replay,
+            journal=self.journal,
+            rest=self.rest,
+            stream=self.stream,
+            market_data=self.market_data,
+            selection=self.selection,
+            execution=self.execution,
+            trading=self.trading,
+            equity=self.equity,
+            decisions=self.decisions,
+            orchestrator=self.orchestrator,
+            recorder=self.recorder,
+            data_dir=self.data_dir,
+            replay=self.venue.replay,
         )
         return StatusReporter(services, self.hub)
 
@@ -18046,8 +18627,12 @@ class Coordinator:
 
     def reload(self, config: Config) -> None:
         """Take over the settings marked live; name those that wait for a restart."""
-        changed = [s for s in SETTINGS if s.kind is not Kind.SECRET
-                   and getattr(config, s.field) != getattr(self.config, s.field)]
+        changed = [
+            s
+            for s in SETTINGS
+            if s.kind is not Kind.SECRET
+            and getattr(config, s.field) != getattr(self.config, s.field)
+        ]
         live = [s.name for s in changed if s.is_live]
         self.config = replace(
             self.config, **{s.field: getattr(config, s.field) for s in SETTINGS if s.is_live}
@@ -18074,20 +18659,47 @@ class Coordinator:
             return None if is_ok else why
 
         for name, ask, is_critical in (
-            ("state_machine", lambda: unless(self.machine.state is not TraderState.ERROR, "state error"), True),
+            (
+                "state_machine",
+                lambda: unless(self.machine.state is not TraderState.ERROR, "state error"),
+                True,
+            ),
             ("event_bus", lambda: None, True),
-            ("websocket_manager", lambda: unless("hub" in self.supervisor.names, "task ended"), True),
+            (
+                "websocket_manager",
+                lambda: unless("hub" in self.supervisor.names, "task ended"),
+                True,
+            ),
             ("trading_service", self._probe_decisions, False),
             ("trading_orchestrator", self._probe_orchestrator, True),
-            ("event_loop", lambda: unless(self.health.worst_lag_s < LAG_CRITICAL_S,
-                                          f"lag {self.health.worst_lag_s:.1f} s"), True),
+            (
+                "event_loop",
+                lambda: unless(
+                    self.health.worst_lag_s < LAG_CRITICAL_S, f"lag {self.health.worst_lag_s:.1f} s"
+                ),
+                True,
+            ),
             ("orderbook_integration", self._probe_books, False),
             ("trading_client", self._probe_client, False),
             ("clock", lambda: unless(not self.guard.is_degraded(Degraded.CLOCK), "skewed"), False),
-            ("journal", lambda: unless(self.journal.is_writable or self.journal.probe(),
-                                       self.journal.last_error or "not writable"), False),
-            ("recorder", lambda: unless(self.recorder is None or self.recorder.is_healthy, "behind"), False),
-            ("alerts", lambda: unless(self.reporter.alerts.is_healthy, "webhook does not answer"), False),
+            (
+                "journal",
+                lambda: unless(
+                    self.journal.is_writable or self.journal.probe(),
+                    self.journal.last_error or "not writable",
+                ),
+                False,
+            ),
+            (
+                "recorder",
+                lambda: unless(self.recorder is None or self.recorder.is_healthy, "behind"),
+                False,
+            ),
+            (
+                "alerts",
+                lambda: unless(self.reporter.alerts.is_healthy, "webhook does not answer"),
+                False,
+            ),
         ):
             self.health.add(Probe(name=name, ask=ask, is_critical=is_critical))
 
@@ -18134,7 +18746,11 @@ class Coordinator:
         is_lost = "trading_client" in sick and self.machine.has_been_ready
         if is_lost:
             self.guard.degrade(Degraded.TRADING, "the trading client answers")
-        elif self.trading is not None and self.trading.is_connected and self.container.now.is_reconciled:
+        elif (
+            self.trading is not None
+            and self.trading.is_connected
+            and self.container.now.is_reconciled
+        ):
             self.guard.clear(Degraded.TRADING)
 
     # -- the end ------------------------------------------------------------------------
@@ -18182,10 +18798,13 @@ class Coordinator:
 def _leftover(order: Order) -> str:
     """An order that may outlive the process, and until when."""
     ms = order.expires_at_ms
-    until = "never expires" if ms is None else (
-        f"expires {datetime.fromtimestamp(ms / 1000, UTC):%Y-%m-%d %H:%M:%S} UTC"
+    until = (
+        "never expires"
+        if ms is None
+        else (f"expires {datetime.fromtimestamp(ms / 1000, UTC):%Y-%m-%d %H:%M:%S} UTC")
     )
     return f"{order.client_order_id} {order.ticker} {until}"
+
 
 # ======================================================================================
 # §24a STRATEGY FILES
@@ -18354,10 +18973,11 @@ def _line_of(error: BaseException, path: Path) -> str:
     lines = [frame.lineno for frame in frames if Path(frame.filename) == path]
     return f" in line {lines[-1]}" if lines else ""
 
+
 # ======================================================================================
 # §24b LOGS
 # Purpose:   One line per fact: for people on a terminal, as JSON in the file; no secret in either.
-# Position:  Uses §01, §02. Set up by §24d before anything is logged.
+# Position:  Uses §01, §02, §11. Set up by §24d before anything is logged.
 # Principle: A secret is removed wherever it turns up; a repeated line is counted, not repeated.
 # ======================================================================================
 
@@ -18401,7 +19021,7 @@ class PlainFormatter(logging.Formatter):
 
     def format(self, record: logging.LogRecord) -> str:
         """One line, plus the traceback where there is one."""
-        at = datetime.fromtimestamp(record.created, UTC).strftime("%H:%M:%S")
+        at = clock_text(int(record.created * 1000))
         room = record.name.removeprefix("trader.")
         line = f"{at} {record.levelname} {room} {escape_controls(record.getMessage())}"
         if record.exc_info:
@@ -18421,7 +19041,8 @@ class JsonFormatter(logging.Formatter):
         self._last_id += 1
         row = {
             "at": datetime.fromtimestamp(record.created, UTC).isoformat(timespec="milliseconds"),
-            "id": self._last_id, "level": record.levelname,
+            "id": self._last_id,
+            "level": record.levelname,
             "room": record.name.removeprefix("trader."),
             "text": REDACTOR.clean(escape_controls(record.getMessage())),
         }
@@ -18431,7 +19052,7 @@ class JsonFormatter(logging.Formatter):
 
 
 class RepeatFilter(logging.Filter):
-    """Lets the same words of the same room through once in REPEAT_S, then tells how many were held."""
+    """Lets the same words of a room through once in REPEAT_S, then tells how many were held."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -18469,7 +19090,7 @@ LOG_COUNTS: Final = CountingFilter()
 
 
 def set_log_level(text: str) -> None:
-    """`INFO`, or `room=LEVEL` pairs like `execution=DEBUG,stream=WARNING`. ConfigError otherwise."""
+    """`INFO`, or pairs like `execution=DEBUG,stream=WARNING`. ConfigError otherwise."""
     known = ("DEBUG", "INFO", "WARNING", "ERROR")
     for part in text.split(","):
         room, _, level = part.strip().rpartition("=")
@@ -18487,7 +19108,9 @@ def set_up_logs(config: Config, folder: Path) -> None:
     console = logging.StreamHandler(sys.stderr)
     console.setFormatter(PlainFormatter())
     file = logging.handlers.RotatingFileHandler(
-        folder / "trader.log", maxBytes=config.log_max_mb * 1024 * 1024, backupCount=config.log_files,
+        folder / "trader.log",
+        maxBytes=config.log_max_mb * 1024 * 1024,
+        backupCount=config.log_files,
         encoding="utf-8",
     )
     file.setFormatter(JsonFormatter())
@@ -18497,6 +19120,7 @@ def set_up_logs(config: Config, folder: Path) -> None:
     root.handlers[0].addFilter(repeats)
     file.addFilter(LOG_COUNTS)
     set_log_level(config.log_level)
+
 
 # ======================================================================================
 # §24c REPLAY
@@ -18531,6 +19155,7 @@ class ReplayReport:
         """The report for people."""
         orders = ", ".join(f"{kind} {count}" for kind, count in sorted(self.orders.items()))
         reasons = sorted(self.decisions.items(), key=lambda item: -item[1])
+        same = "equal to" if self.equals_exchange else "DIFFERENT FROM"
         rows = [
             f"queue {self.queue}",
             f"  orders     {orders or 'none'}",
@@ -18538,7 +19163,7 @@ class ReplayReport:
             f"  fees       {show_dollars(self.fees_ud)} dollars",
             f"  net        {show_dollars(self.net_ud)} dollars after fees and settlement",
             f"  decisions  {', '.join(f'{name} {count}' for name, count in reasons)}",
-            f"  account    {'equal to' if self.equals_exchange else 'DIFFERENT FROM'} the exchange's",
+            f"  account    {same} the exchange's",
             f"  hash       {self.decision_sha256[:16]}",
         ]
         if self.unresolved:
@@ -18589,13 +19214,18 @@ class _NoListener:
 
 
 async def replay_pass(
-    config: Config, loop: Any, exchange: Any, connect: Callable[[], aiohttp.BaseConnector],
+    config: Config,
+    loop: Any,
+    exchange: Any,
+    connect: Callable[[], aiohttp.BaseConnector],
     epoch_s: float,
 ) -> ReplayReport:
     """Run the trader over the tapes of `exchange` on the virtual `loop`; its report."""
     rng = random.Random(config.sim_seed)
     clock = Clock(
-        monotonic=loop.time, epoch_s=epoch_s, rng=rng,
+        monotonic=loop.time,
+        epoch_s=epoch_s,
+        rng=rng,
         token_hex=lambda size: rng.randbytes(size).hex(),
     )
     data_dir = DataDir(config.home)
@@ -18603,21 +19233,36 @@ async def replay_pass(
     data_dir.take_lock({})
     address = exchange.address("replay.invalid")
     venue = Venue(
-        api_url=address.rest, ws_url=address.ws, account_tag=tag_of(address.key_id),
+        api_url=address.rest,
+        ws_url=address.ws,
+        account_tag=tag_of(address.key_id),
         signer=load_signer(address.private_key_pem.encode(), address.key_id),
     )
     facts = StartFacts(
-        run_id=clock.token_hex(5), file_sha256="", config_sha256="",
-        started_at_ms=clock.now_ms(), origins={},
+        run_id=clock.token_hex(5),
+        file_sha256="",
+        config_sha256="",
+        started_at_ms=clock.now_ms(),
+        origins={},
     )
     strategies = load_strategies(
-        config.strategy, config.strategy_params, config.policy,
-        allow_experimental=config.allow_experimental, is_production=False,
+        config.strategy,
+        config.strategy_params,
+        config.policy,
+        allow_experimental=config.allow_experimental,
+        is_production=False,
     )
     async with make_session(connect()) as session:
         coordinator = Coordinator(
-            config=config, clock=clock, data_dir=data_dir, venue=venue, facts=facts,
-            strategies=strategies, session=session, static={}, is_virtual=True,
+            config=config,
+            clock=clock,
+            data_dir=data_dir,
+            venue=venue,
+            facts=facts,
+            strategies=strategies,
+            session=session,
+            static={},
+            is_virtual=True,
         )
         trace = _Trace(coordinator.bus)
         run = asyncio.ensure_future(coordinator.run())
@@ -18656,11 +19301,16 @@ def _report(
         reasons[str(reason)] += count
     cash_ud = ledger.cash_ud if ledger.cash_ud is not None else config.sim_balance_ud
     return ReplayReport(
-        queue=config.queue_model, orders=dict(execution.sent), fills=len(fills),
-        filled_h=sum(int(str(fill["count_h"])) for fill in fills), fees_ud=ledger.fees_ud,
-        net_ud=cash_ud - config.sim_balance_ud, unresolved=tuple(sorted(held)),
+        queue=config.queue_model,
+        orders=dict(execution.sent),
+        fills=len(fills),
+        filled_h=sum(int(str(fill["count_h"])) for fill in fills),
+        fees_ud=ledger.fees_ud,
+        net_ud=cash_ud - config.sim_balance_ud,
+        unresolved=tuple(sorted(held)),
         unresolved_value_ud=coordinator.equity.positions_value_ud() if held else 0,
-        decisions=dict(reasons), decision_sha256=trace.digest,
+        decisions=dict(reasons),
+        decision_sha256=trace.digest,
         equals_exchange=held == theirs and cash_ud == exchange.account.cash_ud,
         virtual_s=clock.monotonic(),
     )
@@ -18691,9 +19341,14 @@ def run_replay(config: Config, *, fee_type: str, fee_multiplier: str) -> ReplayR
         config = replace(config, data_dir=Path(folder))
         try:
             settings = sim_exchange.SimSettings(
-                tapes=config.sim_tape, seed=config.sim_seed, queue=config.queue_model,
-                latency_ms=config.latency_ms, fee_type=fee_type, fee_multiplier=fee_multiplier,
-                balance_dollars=format_fixed(config.sim_balance_ud, 6), tier="prestige",
+                tapes=config.sim_tape,
+                seed=config.sim_seed,
+                queue=config.queue_model,
+                latency_ms=config.latency_ms,
+                fee_type=fee_type,
+                fee_multiplier=fee_multiplier,
+                balance_dollars=format_fixed(config.sim_balance_ud, 6),
+                tier="prestige",
                 switches={"read_lag_ms": "0"},
             )
             exchange = sim_exchange.SimExchange(settings, sim_exchange.LoopTime(loop, epoch_s))
@@ -18715,17 +19370,18 @@ def _run_on(
     """Set up both ends of the memory wire, each in its own context, and run to the end."""
     context = sim_exchange.context_of("exchange")
     runner = exchange.make_runner()
-    loop.run_until_complete(loop.create_task(runner.setup(), context=context))
+    context.run(loop.run_until_complete, runner.setup())
     loop.call_soon(exchange.start_drivers, context=context)
     connect = partial(sim_exchange.MemoryConnector, net, runner.server, "exchange")
     act = replay_pass(config, loop, exchange, connect, epoch_s)
-    task = loop.create_task(act, context=sim_exchange.context_of("trader"))
     try:
-        report: ReplayReport = loop.run_until_complete(task)
+        trader = sim_exchange.context_of("trader")
+        report: ReplayReport = trader.run(loop.run_until_complete, act)
     finally:
         loop.run_until_complete(exchange.stop())
         loop.run_until_complete(runner.cleanup())
     return report
+
 
 # ======================================================================================
 # §24d CLI
@@ -18737,16 +19393,22 @@ def _run_on(
 log_cli = logging.getLogger("trader.cli")
 
 EXIT_OK: Final = 0
-EXIT_BUG: Final = 1
 EXIT_USAGE: Final = 2
 EXIT_CHECK: Final = 3
 EXIT_UNREACHABLE: Final = 6
 EXIT_NO_BOT: Final = 8
 EXIT_LOCKED: Final = 75
 CONTROL_COMMANDS: Final = (
-    "pause", "resume", "rearm", "reduce-only", "kill", "cancel-all", "flatten",
+    "pause",
+    "resume",
+    "rearm",
+    "reduce-only",
+    "kill",
+    "cancel-all",
+    "flatten",
 )
 HERE: Final = Path(__file__).resolve().parent
+SIM_JOURNALS_MAX: Final = 10
 LAST_CANCEL_S: Final = 1.0
 
 
@@ -18760,11 +19422,14 @@ class Sourced:
 
 def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(
-        prog="trader.py", description="A trader for Kalshi that shows what it does.",
+        prog="trader.py",
+        description="A trader for Kalshi that shows what it does.",
         epilog="Without a command it runs the bot; in sim no account is needed.",
     )
     parser.add_argument(
-        "command", nargs="?", default="run",
+        "command",
+        nargs="?",
+        default="run",
         choices=("run", "status", "config", "version", "replay", "backtest", *CONTROL_COMMANDS),
         help="run (default), status, config, version, replay (= backtest), or a control of the bot",
     )
@@ -18774,7 +19439,9 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("--no-record", action="store_true", help="write no tapes")
     parser.add_argument("--json", action="store_true", help="status, config: as JSON")
     parser.add_argument("--origin", action="store_true", help="config show: with sources")
-    parser.add_argument("--changed", action="store_true", help="config show: only what is not default")
+    parser.add_argument(
+        "--changed", action="store_true", help="config show: only what is not default"
+    )
     parser.add_argument("--link", action="store_true", help="status: print a new unlock link")
     parser.add_argument("--new-token", action="store_true", help="status: replace the run token")
     parser.add_argument("--reason", default="", help="why, for the audit row")
@@ -18875,12 +19542,16 @@ def gather(
     """All settings with their source, flags first; and warnings for the start."""
     flags = _flag_texts(args)
     common = read_env_file(root / ".env")
-    name = flags.get("environment") or environ.get("ENVIRONMENT") or common.get("ENVIRONMENT") or "sim"
+    name = (
+        flags.get("environment") or environ.get("ENVIRONMENT") or common.get("ENVIRONMENT") or "sim"
+    )
     environment = ENVIRONMENT_ALIASES.get(name, name)
     special_name = f".env.{environment}"
     special = read_env_file(root / special_name) if re.fullmatch(r"\w+", environment) else {}
     layers = ((environ, "environment"), (special, special_name), (common, ".env"))
-    found: dict[str, Sourced] = {key: Sourced(text=text, source="flag") for key, text in flags.items()}
+    found: dict[str, Sourced] = {
+        key: Sourced(text=text, source="flag") for key, text in flags.items()
+    }
     for values, source in layers:
         for setting in SETTINGS:
             if setting.name not in found and values.get(setting.env):
@@ -18978,18 +19649,20 @@ async def open_venue(config: Config, clock: Clock) -> Venue:
     if api_url is None or ws_url is None:
         api_url, ws_url = DEFAULT_URLS[config.environment]
     check_urls(config.environment, api_url, ws_url)
-    return Venue(
-        api_url=api_url, ws_url=ws_url, signer=signer, account_tag=tag_of(config.key_id)
-    )
+    return Venue(api_url=api_url, ws_url=ws_url, signer=signer, account_tag=tag_of(config.key_id))
 
 
 async def _embed(config: Config, clock: Clock) -> Venue:
     sim_exchange = importlib.import_module("sim_exchange")
     try:
         settings = sim_exchange.SimSettings(
-            markets=max(config.markets, len(config.tickers)) + 2, seed=config.sim_seed,
-            tapes=config.sim_tape, balance_dollars=format_fixed(config.sim_balance_ud, 6),
-            queue=config.queue_model, latency_ms=config.latency_ms, faults=config.sim_faults,
+            markets=max(config.markets, len(config.tickers)) + 2,
+            seed=config.sim_seed,
+            tapes=config.sim_tape,
+            balance_dollars=format_fixed(config.sim_balance_ud, 6),
+            queue=config.queue_model,
+            latency_ms=config.latency_ms,
+            faults=config.sim_faults,
         )
         exchange = sim_exchange.SimExchange(settings, clock)
         address = await exchange.start()
@@ -18997,9 +19670,12 @@ async def _embed(config: Config, clock: Clock) -> Venue:
         raise ConfigError(str(error)) from error
     player = TapeDesk(exchange, clock) if config.sim_tape else None
     return Venue(
-        api_url=address.rest, ws_url=address.ws,
+        api_url=address.rest,
+        ws_url=address.ws,
         signer=load_signer(address.private_key_pem.encode(), address.key_id),
-        account_tag=tag_of(address.key_id), replay=player, close=exchange.stop,
+        account_tag=tag_of(address.key_id),
+        replay=player,
+        close=exchange.stop,
     )
 
 
@@ -19020,8 +19696,13 @@ def settings_rows(found: Mapping[str, Sourced], config: Config) -> tuple[dict[st
             value = getattr(config, setting.field)
             text = ",".join(value) if isinstance(value, tuple) else str(value)
         rows.append(
-            {"name": setting.name, "value": text, "source": given.source if given else "default",
-             "unit": setting.unit, "variable": setting.env}
+            {
+                "name": setting.name,
+                "value": text,
+                "source": given.source if given else "default",
+                "unit": setting.unit,
+                "variable": setting.env,
+            }
         )
     return tuple(rows)
 
@@ -19032,14 +19713,19 @@ def settings_rows(found: Mapping[str, Sourced], config: Config) -> tuple[dict[st
 def build_strategies(config: Config) -> tuple[Strategy, ...]:
     """The strategies this configuration names; ConfigError for every mistake in them."""
     return load_strategies(
-        config.strategy, config.strategy_params, config.policy,
+        config.strategy,
+        config.strategy_params,
+        config.policy,
         allow_experimental=config.allow_experimental,
         is_production=config.environment is Environment.PRODUCTION,
     )
 
 
 async def run_bot(
-    config: Config, data_dir: DataDir, facts: StartFacts, clock: Clock,
+    config: Config,
+    data_dir: DataDir,
+    facts: StartFacts,
+    clock: Clock,
     reload: Callable[[], Config],
 ) -> int:
     """Build the house, hear the signals, run until the end; returns the exit code."""
@@ -19048,8 +19734,14 @@ async def run_bot(
     venue = await open_venue(config, clock)
     async with make_session(aiohttp.TCPConnector(ssl=secure_tls(), limit=64)) as session:
         coordinator = Coordinator(
-            config=config, clock=clock, data_dir=data_dir, venue=venue, facts=facts,
-            strategies=strategies, session=session, static=static,
+            config=config,
+            clock=clock,
+            data_dir=data_dir,
+            venue=venue,
+            facts=facts,
+            strategies=strategies,
+            session=session,
+            static=static,
         )
         hear_signals(coordinator, reload)
         say_start(config, facts, coordinator)
@@ -19070,7 +19762,9 @@ def hear_signals(coordinator: Coordinator, reload: Callable[[], Config]) -> None
 
     for number in (signal.SIGINT, signal.SIGTERM):
         loop.add_signal_handler(number, end, number)
-    loop.add_signal_handler(signal.SIGUSR2, coordinator.operator.kill_now, "signal SIGUSR2", "signal")
+    loop.add_signal_handler(
+        signal.SIGUSR2, coordinator.operator.kill_now, "signal SIGUSR2", "signal"
+    )
     loop.add_signal_handler(signal.SIGUSR1, dump_state, coordinator)
     loop.add_signal_handler(signal.SIGHUP, reload_settings, coordinator, reload)
 
@@ -19112,7 +19806,7 @@ async def end_now(coordinator: Coordinator, number: int) -> None:
 
 
 def say_start(config: Config, facts: StartFacts, coordinator: Coordinator) -> None:
-    """The start in words: environment, orders, strategy, gate, limits, hashes, address, unlock link."""
+    """The start in words: environment, orders, strategy, limits, hashes, address, unlock link."""
     orders = "orders can be sent" if config.is_armed and config.trading else "no orders can be sent"
     if config.environment is Environment.PRODUCTION and config.is_armed:
         orders += " WITH REAL MONEY"
@@ -19121,7 +19815,8 @@ def say_start(config: Config, facts: StartFacts, coordinator: Coordinator) -> No
     print(f"strategy {', '.join(config.strategy)}; gate {'halted' if halt else 'as kept on disk'}")
     print(
         f"limits: order {format_count(config.max_order_h)} contracts, market loss "
-        f"{show_dollars(config.max_market_loss_ud)}, exposure {show_dollars(config.max_exposure_ud)}, "
+        f"{show_dollars(config.max_market_loss_ud)}, "
+        f"exposure {show_dollars(config.max_exposure_ud)}, "
         f"daily loss {show_dollars(config.daily_loss_ud)} dollars"
     )
     print(f"file {facts.file_sha256[:12]} settings {facts.config_sha256[:12]} run {facts.run_id}")
@@ -19132,7 +19827,9 @@ def say_start(config: Config, facts: StartFacts, coordinator: Coordinator) -> No
 
 
 def command_run(
-    config: Config, found: Mapping[str, Sourced], warnings: Sequence[str],
+    config: Config,
+    found: Mapping[str, Sourced],
+    warnings: Sequence[str],
     reload: Callable[[], Config],
 ) -> int:
     """Lock, logs, loop; the bot's exit code."""
@@ -19141,12 +19838,19 @@ def command_run(
     data_dir.make()
     clock = make_clock(config)
     facts = StartFacts(
-        run_id=clock.token_hex(5), file_sha256=file_digest(Path(__file__)),
+        run_id=clock.token_hex(5),
+        file_sha256=file_digest(Path(__file__)),
         config_sha256=hashlib.sha256(
-            repr([(key, value.text) for key, value in sorted(found.items())
-                  if SETTINGS_BY_NAME[key].kind is not Kind.SECRET]).encode()
+            repr(
+                [
+                    (key, value.text)
+                    for key, value in sorted(found.items())
+                    if SETTINGS_BY_NAME[key].kind is not Kind.SECRET
+                ]
+            ).encode()
         ).hexdigest(),
-        started_at_ms=clock.now_ms(), origins={key: given.source for key, given in found.items()},
+        started_at_ms=clock.now_ms(),
+        origins={key: given.source for key, given in found.items()},
     )
     data_dir.take_lock({"pid": os.getpid(), "run_id": facts.run_id, "port": config.port})
     set_up_logs(config, data_dir.folder("logs"))
@@ -19154,7 +19858,7 @@ def command_run(
         log_cli.warning("%s", warning)
     resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
     if config.is_embedded:
-        move_journal_aside(data_dir.journal_path, data_dir.folder("backups"), "sim")
+        set_sim_journal_aside(data_dir, facts.started_at_ms)
     if config.key_content is not None:
         REDACTOR.add(config.key_content.reveal())
     try:
@@ -19166,6 +19870,15 @@ def command_run(
         raise ConfigError(
             f"port {config.port} is taken by another program; stop it or choose another with --port"
         ) from error
+
+
+def set_sim_journal_aside(data_dir: DataDir, at_ms: int) -> None:
+    """A new embedded exchange is a new account: its last SIM_JOURNALS_MAX journals are kept."""
+    backups = data_dir.folder("backups")
+    move_journal_aside(data_dir.journal_path, backups, f"sim-{at_ms}")
+    for old in sorted(backups.glob("journal-sim-*.sqlite3"))[:-SIM_JOURNALS_MAX]:
+        for path in journal_files(old):
+            path.unlink()
 
 
 def loop_factory() -> Callable[[], asyncio.AbstractEventLoop] | None:
@@ -19181,7 +19894,11 @@ def loop_factory() -> Callable[[], asyncio.AbstractEventLoop] | None:
 
 
 async def _ask_bot(
-    port: int, method: str, path: str, token: str | None, body: Mapping[str, Any] | None,
+    port: int,
+    method: str,
+    path: str,
+    token: str | None,
+    body: Mapping[str, Any] | None,
     headers: Mapping[str, str] | None = None,
 ) -> tuple[int, Any]:
     """One request to the bot on this machine; (status, JSON body)."""
@@ -19224,8 +19941,10 @@ def command_status(config: Config, args: argparse.Namespace) -> int:
         client = status["components"].get("trading_client", {})
         print(f"{status['environment']}: {health['status']}, state {status['state']}")
         print(f"halted: {status['halted'] or 'no'}; degraded: {health.get('reasons', []) or 'no'}")
-        print(f"balance {client.get('balance')} dollars, {client.get('positions_count')} positions, "
-              f"{client.get('open_orders_count')} open orders")
+        print(
+            f"balance {client.get('balance')} dollars, {client.get('positions_count')} positions, "
+            f"{client.get('open_orders_count')} open orders"
+        )
     return 4 if status["halted"] else EXIT_OK if health["healthy"] else EXIT_CHECK
 
 
@@ -19237,14 +19956,12 @@ def command_control(config: Config, args: argparse.Namespace) -> int:
         return _control_without_bot(config, data_dir, args)
     if config.environment is Environment.PRODUCTION and args.command == "flatten" and not args.yes:
         raise ConfigError("flatten in production: add --yes to confirm")
-    status, answer = asyncio.run(_control(port, data_dir.run_token(Clock()), config, args))
+    status, answer = asyncio.run(_control(port, data_dir.run_token(Clock()), args))
     print(json.dumps(answer, indent=2))
     return EXIT_OK if status in (200, 202) else EXIT_CHECK
 
 
-async def _control(
-    port: int, token: str, config: Config, args: argparse.Namespace
-) -> tuple[int, Any]:
+async def _control(port: int, token: str, args: argparse.Namespace) -> tuple[int, Any]:
     body: dict[str, Any] = {"key": secrets.token_hex(16)}
     headers: dict[str, str] = {}
     if args.reason and args.command != "cancel-all":
@@ -19272,14 +19989,14 @@ def _control_without_bot(config: Config, data_dir: DataDir, args: argparse.Names
         print(f"no bot runs in {config.environment.value}; start it first", file=sys.stderr)
         return EXIT_NO_BOT
     data_dir.make()
-    data_dir.write_kill(Halt(why=args.reason or "kill switch", by="cli", since_at_ms=Clock().now_ms()))
+    data_dir.write_kill(
+        Halt(why=args.reason or "kill switch", by="cli", since_at_ms=Clock().now_ms())
+    )
     print("no bot runs; the halt latch is set and the next start will be halted")
     return EXIT_OK
 
 
-def command_config(
-    config: Config, found: Mapping[str, Sourced], args: argparse.Namespace
-) -> int:
+def command_config(config: Config, found: Mapping[str, Sourced], args: argparse.Namespace) -> int:
     """Show every setting with value and source, or only check them."""
     if args.what == "check":
         need_key(config)
@@ -19315,14 +20032,18 @@ def command_replay(found: Mapping[str, Sourced], args: argparse.Namespace) -> in
         rows = [dataclasses.asdict(report) for report in reports]
         print(json.dumps(rows, indent=1, sort_keys=True))
     else:
-        print(f"tapes {', '.join(Path(path).name for path in config.sim_tape)}; fees assumed "
-              f"{args.fee_type} × {args.fee_multiplier}; eight tapes or fewer prove nothing")
+        print(
+            f"tapes {', '.join(Path(path).name for path in config.sim_tape)}; fees assumed "
+            f"{args.fee_type} × {args.fee_multiplier}; eight tapes or fewer prove nothing"
+        )
     return EXIT_OK if all(report.equals_exchange for report in reports) else 5
 
 
 def command_version() -> int:
     """Version, file hash, Python, dependencies."""
-    print(f"trader {VERSION} file {file_digest(Path(__file__))[:12]} python {sys.version.split()[0]}")
+    print(
+        f"trader {VERSION} file {file_digest(Path(__file__))[:12]} python {sys.version.split()[0]}"
+    )
     print(f"aiohttp {aiohttp.__version__} orjson {orjson.__version__}")
     return EXIT_OK
 
