@@ -746,7 +746,8 @@ class Oracle:
         now_s = self.world.now_s
         if self._pass_s is not None and not self.has_faults:
             gap_s = now_s - max(self._pass_s, self.trouble_ended_s)
-            if gap_s > 34.0:
+            # A key refused until the heal may wait for another half minute.
+            if gap_s > (34.0 if self._pass_s > self.trouble_ended_s else 64.0):
                 self.blame("I19", f"{gap_s:.1f} s between two reconciles")
         self._pass_s = now_s
 
@@ -1501,7 +1502,7 @@ def _(world: World) -> None:
     world.until(lambda: "trading" in world.degraded(), 40.0, "degraded")
     world.run(300.0 - (world.now_s - begun_s) - 1.0)
     refused = [row for row in world.account.requests if row.status == 401]
-    assert len(refused) <= 25, f"{len(refused)} attempts with a refused key"
+    assert len(refused) <= 12, f"{len(refused)} attempts with a refused key"
     world.run(2.0)
 
 
@@ -1582,6 +1583,20 @@ def _(world: World) -> None:
     late = [row for row in world.requests("create", close_s - 29.0)
             if ticker.encode() in row.body]
     assert not late, "creates within the guard"
+
+
+@scene("P15 nothing is placed between a reconnect and its reconcile", strategies=[Steady()],
+       evaluate_min_ms="100")
+def _(world: World) -> None:
+    world.oracle.trouble()
+    for _ in range(4):
+        world.control.drop_websockets()
+        world.until(lambda: not world.own_open(), 10.0, "quotes are pulled")
+        lost_s = world.now_s
+        world.control.delay(4.5, 1, "positions")
+        next_create(world)
+        assert reconciled_first(world, lost_s)
+        world.run(20.0)
 
 
 @scene("P29 a market is deactivated and comes back")
@@ -1846,6 +1861,18 @@ def _(world: World) -> None:
 def _(world: World) -> None:
     world.run(240.0)
     assert world.trader.decisions.funnel["market_maker", "limit_position"] > 0
+
+
+@scene("I6 an amend of a partly filled order that is not booked yet", max_position="1",
+       evaluate_min_ms="100")
+def _(world: World) -> None:
+    world.oracle.trouble()
+    for _ in range(20):
+        world.control.drop_frames(1, "fill")
+        resting = world.own_open()
+        if resting and resting[0].remaining_h > 50:
+            take_out(world, resting[0], world.rng.randint(10, 90))
+        world.run(5.0)
 
 
 @scene("I6 a limit of loss bites", max_market_loss_dollars="0.7", max_event_loss_dollars="1")
@@ -2320,6 +2347,9 @@ BUGS = (
     Bug("the loss limit forgets what is held",
         "        return worst_loss_ud(self._positions.get(ticker), orders)\n",
         "        return worst_loss_ud(None, orders)\n", ("I6",)),
+    Bug("an amend forgets fills that are not booked yet",
+        "        return self.count_h + self.unbooked_h\n", "        return self.count_h\n",
+        ("I6 an amend",)),
     Bug("cash forgets the fees",
         "            self.cash_ud += moved_ud - fill.fee_ud\n",
         "            self.cash_ud += moved_ud\n", ("P11",)),
@@ -2336,7 +2366,7 @@ BUGS = (
     Bug("trading goes on after a reconnect without a reconcile",
         '            self.guard.degrade(Degraded.RECONCILE, '
         '"a clean reconcile after the reconnect")\n',
-        "            pass\n", ("P15", "P26")),
+        "            pass\n", ("P15 nothing",)),
     Bug("fills heard on the stream alone are booked",
         "            await self._read_fills()\n", "            pass\n", ("P19", "P35")),
     Bug("a refused key is tried without a pause",
@@ -2536,6 +2566,22 @@ class PageCrowd:
 @pytest.mark.parametrize("seed", range(CAMPAIGN_SEEDS))
 def test_seeded_mix_keeps_every_invariant(seed: int) -> None:
     run_mix(seed)
+
+
+SOMETIMES = (
+    "unknown -> resting", "unknown -> never_accepted", "late accept", "sent -> executed",
+    "resting -> executed", "foreign fill", "group limit triggered", "fault kill -9",
+    "fault disk full", "fault torn frames", "fault stall", "sent -> rejected",
+)
+
+
+def test_rare_situations_were_reached(request: pytest.FixtureRequest) -> None:
+    ran = {item.name for item in request.session.items}
+    if not {f"test_seeded_mix_keeps_every_invariant[{CAMPAIGN_SEEDS - 1}]",
+            f"test_fault_is_survived[{next(iter(SCENES))}]"} <= ran:
+        pytest.skip("only says something after all scenes and mixes of this run")
+    missing = [name for name in SOMETIMES if not HITS[name]]
+    assert not missing, missing
 
 
 # ======================================================================================
