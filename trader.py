@@ -5964,6 +5964,10 @@ DISK_FREE_MIN: Final = 1024**3  # bytes that must stay free for recorder and res
 DATA_FOLDERS: Final = ("logs", "tapes", "policies", "reports", "exports", "backups")
 
 
+# macOS has no fdatasync; its fsync does more than is needed, never less.
+sync_data: Final[Callable[[int], None]] = getattr(os, "fdatasync", os.fsync)
+
+
 def _sync_dir(path: Path) -> None:
     """Make the names in a folder durable."""
     fd = os.open(path, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
@@ -6219,7 +6223,8 @@ class DataDir:
         try:
             if path.exists():
                 return True
-            if shutil.disk_usage(self.path).free < DISK_FREE_MIN + size:
+            is_short = shutil.disk_usage(self.path).free < DISK_FREE_MIN + size
+            if is_short or not hasattr(os, "posix_fallocate"):
                 return False
             fd = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, FILE_MODE)
             try:
@@ -6307,10 +6312,10 @@ _VIEWS: Final[Mapping[str, tuple[str, str]]] = {  # for people: kind -> name of 
         """trade_id order_id client_order_id ticker side price_cc count_h is_taker fee_ud strategy
         is_foreign""",
     ),
-    "settlement": ("settlement", "ticker result yes_h no_h revenue_ud fee_ud value_cc"),
-    "adjust": ("adjustment", "ticker what ours exchange difference"),
-    "transition": ("transition", "from_state to_state why"),
-    "control": ("control_id", "action phase by text"),
+    "settlement": ("ticker", "result settlement_cc position_h"),
+    "adjust": ("why", "cash_ud positions"),
+    "transition": ("to_state", "from_state why"),
+    "control": ("control_id", "action by where reason before ticker strategy"),
     "halt": ("halt", "why by since_at_ms"),
     "gate": ("gate", "why by"),
     "reconcile": ("pass", "is_clean differences"),
@@ -6416,7 +6421,7 @@ class _WalSync(threading.Thread):
 
     def _sync(self, wal_fd: int) -> None:
         try:
-            os.fdatasync(wal_fd)
+            sync_data(wal_fd)
             self.syncs += 1
             if self.is_fold_due:
                 self._fold()
@@ -6611,7 +6616,7 @@ class JournalFile:
             self._held = None
 
     def _sync_now(self) -> None:
-        os.fdatasync(self._wal_fd)
+        sync_data(self._wal_fd)
         self.syncs += 1
 
     def _refused(self, error: Exception) -> JournalError:
@@ -6687,7 +6692,7 @@ class JournalFile:
             self._worker = None
         if self._wal_fd >= 0:
             with contextlib.suppress(OSError):
-                os.fdatasync(self._wal_fd)
+                sync_data(self._wal_fd)
             os.close(self._wal_fd)
             self._wal_fd = -1
         self._let_go()
@@ -18293,6 +18298,8 @@ class Coordinator:
 
     def _bind_state(self, step: Transition, *, is_news: bool) -> None:
         self.container.update(state=step.to_state, state_since_ms=step.at_ms, state_why=step.why)
+        if step.to_state is TraderState.READY and step.from_state is not TraderState.ACTING:
+            self.health.check()  # what the way up found missing is there now
         level = (
             logging.INFO if {step.from_state, step.to_state} != TRADING_STATES else logging.DEBUG
         )
@@ -18303,8 +18310,8 @@ class Coordinator:
             return
         if self.journal.is_writable:
             body: dict[str, JsonValue] = {
-                "from": step.from_state,
-                "to": step.to_state,
+                "from_state": step.from_state,
+                "to_state": step.to_state,
                 "why": step.why,
                 **step.metadata,
             }
