@@ -62,7 +62,10 @@ TICKER = "KXBENCH-26DEC31-T50"
 
 @dataclass(frozen=True, slots=True)
 class Row:
-    """One line of the table. `peer` names what `ratio` compares with (ours / theirs, or None)."""
+    """One line of the table.
+
+    `ratio`: how many times as fast as `peer` the trader is; below 1 it is behind. None: no peer.
+    """
 
     name: str
     value: float
@@ -107,16 +110,18 @@ def book_frames(levels: int, step_cc: int, count: int) -> tuple[bytes, list[byte
         frames.append(
             orjson.dumps(
                 {"type": "orderbook_delta", "sid": 1, "seq": number + 2,
-                 "msg": {"market_ticker": TICKER, "market_id": "9c6f3f0e-7b52-4c1d-8a55-0d8f6f0c1a01",
+                 "msg": {"market_ticker": TICKER,
+                         "market_id": "9c6f3f0e-7b52-4c1d-8a55-0d8f6f0c1a01",
                          "price_dollars": f"{price / 1e4:.4f}", "delta_fp": f"{change / 100:.2f}",
-                         "side": side, "ts": "2026-11-22T10:00:00.1Z", "ts_ms": int(time.time() * 1000)}}
+                         "side": side, "ts": "2026-11-22T10:00:00.1Z",
+                         "ts_ms": int(time.time() * 1000)}}
             )
         )
     return orjson.dumps(snapshot), frames
 
 
 class Feed:
-    """The real stream and book rooms without a socket: bytes go in where the socket hands them on."""
+    """The real stream and book rooms without a socket: bytes go in where it hands them on."""
 
     def __init__(self, tickers: list[str]) -> None:
         clock = t.Clock()
@@ -186,7 +191,8 @@ def bench_book(name: str, levels: int, step_cc: int, *, short: bool) -> list[Row
     if peer is not None:
         acts["peer"] = peer
     figures = rounds(acts, count=2 if short else 5)
-    rows = [Row(name, figures["ours"], "deltas/s", "orjson.loads", figures["ours"] / figures["floor"])]
+    share = figures["ours"] / figures["floor"]
+    rows = [Row(name, figures["ours"], "deltas/s", "orjson.loads", share)]
     if peer is not None:
         rows.append(
             Row(name, figures["peer"], "deltas/s of pykalshi", "pykalshi",
@@ -255,7 +261,7 @@ ORDER_PATH = b"/portfolio/events/orders "
 
 
 class StubLine(asyncio.Protocol):
-    """One connection of the stub, first HTTP, then perhaps WebSocket; stamps what it hears at once."""
+    """One connection of the stub, first HTTP, then perhaps WebSocket; stamps what it hears."""
 
     def __init__(self, stub: StubExchange) -> None:
         self._stub = stub
@@ -551,23 +557,29 @@ def client_pykalshi(port: int, folder: Path) -> None:
     asyncio.run(run())
 
 
-def client_trader(port: int, folder: Path) -> None:
-    """trader.py with its journal, risk gate and ledger, as a user starts it."""
+def client_trader(port: int, folder: Path, key_file: str = "rsa.pem") -> None:
+    """The trader with journal, risk gate and ledger on, and the kind of key that others use."""
     (folder / "taker.py").write_text(STUB_STRATEGY)
     os.environ.update(
         KALSHI_API_URL=f"http://127.0.0.1:{port}/trade-api/v2",
         KALSHI_WS_URL=f"ws://127.0.0.1:{port}/trade-api/ws/v2",
         KALSHI_API_KEY_ID="6d0b3f0e-7b52-4c1d-8a55-0d8f6f0c1a01",
-        KALSHI_KEY_FILE=str(folder / "ed25519.pem"),
+        KALSHI_KEY_FILE=str(folder / key_file),
     )
     t.main(
-        ["--env", "sim", "--data-dir", str(folder / f"data-{os.getpid()}"), "--log-level", "WARNING",
-         "--port", str(free_port()), "--tickers", TICKER, "--evaluate-min-ms", "0",
+        ["--env", "sim", "--data-dir", str(folder / f"data-{os.getpid()}"),
+         "--log-level", "WARNING", "--port", str(free_port()), "--tickers", TICKER,
+         "--evaluate-min-ms", "0",
          "--strategy", f"{folder / 'taker.py'}:Taker", "--max-orders-per-minute", "1000",
          "--max-notional-per-minute-dollars", "100000", "--max-order-dollars", "100",
          "--max-market-loss-dollars", "1000", "--max-exposure-dollars", "10000",
          "--price-collar-cents", "50"]
     )
+
+
+def client_trader_ed25519(port: int, folder: Path) -> None:
+    """The same with an Ed25519 key, which signs in the path instead of ahead."""
+    client_trader(port, folder, "ed25519.pem")
 
 
 def client_trader_asyncio(port: int, folder: Path) -> None:
@@ -586,13 +598,14 @@ CLIENTS: dict[str, Callable[[int, Path], None]] = {
     "trader": client_trader,
     "floor": client_floor,
     "pykalshi": client_pykalshi,
+    "trader_ed25519": client_trader_ed25519,
     "trader_asyncio": client_trader_asyncio,
     "trader_post": client_trader_post,
 }
 
 
 def write_keys(folder: Path) -> None:
-    """Fresh key files of both kinds: ed25519.pem for the trader, rsa.pem for those who need it."""
+    """Fresh key files of both kinds: ed25519.pem and rsa.pem."""
     keys = {
         "ed25519.pem": ed25519.Ed25519PrivateKey.generate(),
         "rsa.pem": rsa.generate_private_key(public_exponent=65537, key_size=2048),
@@ -674,7 +687,9 @@ def order_rows(
     rows = []
     for share, word in ((50, "p50"), (99, "p99")):
         figures = {
-            name: sorted(times)[len(times) * share // 100] for name, times in samples.items() if times
+            name: sorted(times)[len(times) * share // 100]
+            for name, times in samples.items()
+            if times
         }
         for name, value in figures.items():
             ratio = value / figures["trader"] if "trader" in figures else None
@@ -682,7 +697,10 @@ def order_rows(
             if missed[name] or extra[name]:
                 told += f" ({missed[name]} ticks without, {extra[name]} orders without a tick)"
             label = "order" if name == "trader" else f"order:{name}"
-            rows.append(Row(label, value, told, "" if name == "trader" else "trader", ratio))
+            if name == "trader":
+                rows.append(Row(label, value, told))
+            else:
+                rows.append(Row(label, value, told, name, ratio))
     rows += [
         Row(f"order:{name}", 0.0, "no order came: see `--child`")
         for name, times in samples.items()
@@ -762,7 +780,8 @@ def bench_journal(*, short: bool) -> list[Row]:
         return statistics.median(times)
 
     soon, each = run("soon", count), run("each", count // 10)
-    return [Row("journal", soon, "µs per intent, synced within 100 ms", "synced each time", each / soon)]
+    told = "µs per intent, synced within 100 ms"
+    return [Row("journal", soon, told, "synced each time", each / soon)]
 
 
 # -- memory and start -------------------------------------------------------------------
@@ -775,11 +794,12 @@ def rss_mb(pid: int) -> float:
 
 
 @contextlib.contextmanager
-def whole_house(folder: Path) -> Iterator[tuple[int, int, float]]:
-    """sim_exchange.py and trader.py with its 10 markets; (pid and port of the trader, its start)."""
+def whole_house(folder: Path, form: tuple[str, ...]) -> Iterator[tuple[int, int, float]]:
+    """sim_exchange.py and the trader with its 10 markets: pid and port of the trader, its start."""
     exchange = subprocess.Popen(
-        [sys.executable, str(HERE / "sim_exchange.py"), "--port", str(free_port()), "--markets", "12",
-         "--key-type", "ed25519"], stdout=subprocess.PIPE, stderr=subprocess.DEVNULL,
+        [sys.executable, str(HERE / "sim_exchange.py"), "--port", str(free_port()),
+         "--markets", "12", "--key-type", "ed25519"],
+        stdout=subprocess.PIPE, stderr=subprocess.DEVNULL,
     )
     try:
         assert exchange.stdout is not None, "asked for a pipe"
@@ -790,9 +810,10 @@ def whole_house(folder: Path) -> Iterator[tuple[int, int, float]]:
         }
         port, begun_s = free_port(), time.perf_counter()
         process = subprocess.Popen(
-            [sys.executable, str(HERE / "trader.py"), "--env", "sim", "--data-dir",
-             str(folder / "data"), "--log-level", "WARNING", "--port", str(port)],
-            env={**os.environ, **env}, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL,
+            [sys.executable, *form, "--env", "sim", "--data-dir", str(folder / "data"),
+             "--log-level", "WARNING", "--port", str(port)],
+            cwd=HERE, env={**os.environ, **env},
+            stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL,
         )
         try:
             yield process.pid, port, begun_s
@@ -803,18 +824,28 @@ def whole_house(folder: Path) -> Iterator[tuple[int, int, float]]:
 
 
 def bench_memory_10(*, short: bool) -> list[Row]:
-    """The whole trader with 10 markets against a separate exchange, and its start."""
-    starts_ms, residents_mb = [], []
-    for _ in range(1 if short else 3):
-        with tempfile.TemporaryDirectory() as name, whole_house(Path(name)) as (pid, port, begun_s):
-            starts_ms.append(wait_for_snapshot(port, begun_s))
-            time.sleep(2 if short else 20)
-            residents_mb.append(rss_mb(pid))
-    return [
-        Row("memory_10", statistics.median(residents_mb), "MB resident, whole trader, 10 markets"),
-        Row("start", statistics.median(starts_ms),
-            "ms from the start of the process to the first snapshot"),
-    ]
+    """The whole trader with 10 markets against a separate exchange, and its start.
+
+    As a script Python compiles the file at every start and keeps the syntax tree for life; as a
+    module (-m trader) the kept bytecode is loaded.
+    """
+    rows = []
+    for label, form in (("", ("trader.py",)), (":module", ("-m", "trader"))):
+        starts_ms, residents_mb = [], []
+        for _ in range(1 if short else 3):
+            with contextlib.ExitStack() as stack:
+                folder = Path(stack.enter_context(tempfile.TemporaryDirectory()))
+                pid, port, begun_s = stack.enter_context(whole_house(folder, form))
+                starts_ms.append(wait_for_snapshot(port, begun_s))
+                time.sleep(1 if short else 10)
+                residents_mb.append(rss_mb(pid))
+        word = " ".join(form)
+        resident_mb, start_ms = statistics.median(residents_mb), statistics.median(starts_ms)
+        rows += [
+            Row(f"memory_10{label}", resident_mb, f"MB resident, python {word}, 10 markets"),
+            Row(f"start{label}", start_ms, f"ms from python {word} to the first snapshot"),
+        ]
+    return rows
 
 
 def wait_for_snapshot(port: int, begun: float) -> float:
@@ -839,6 +870,7 @@ def wait_for_snapshot(port: int, begun: float) -> float:
 
 def child_memory(count: int) -> None:
     """Follow `count` markets with 100 levels a side each; tell what is resident."""
+    t.settle_memory()
     tickers = [f"KXBENCH-26DEC31-T{number}" for number in range(count)]
     feed = Feed(tickers)
     feed.open()
@@ -851,7 +883,7 @@ def child_memory(count: int) -> None:
         frame = {"type": "orderbook_snapshot", "sid": 1, "seq": number + 1, "msg": msg}
         feed.stream.take(orjson.dumps(frame))
     assert feed.data.snapshots == count, (feed.data.snapshots, count)
-    gc.collect()
+    t.settle_memory()  # what the import left free must not hide what the books take
     print(rss_mb(os.getpid()))
 
 
@@ -886,8 +918,8 @@ BENCHES: dict[str, Callable[..., list[Row]]] = {
 def show(row: Row) -> str:
     """One line of the table."""
     value = f"{row.value:,.0f}" if row.value >= 100 else f"{row.value:.2f}"
-    ratio = f"   × {row.ratio:.2f} against {row.peer}" if row.ratio is not None else ""
-    return f"{row.name:12} {value:>12} {row.unit}{ratio}"
+    ratio = f"   ours × {row.ratio:.2f} as fast as {row.peer}" if row.ratio is not None else ""
+    return f"{row.name:20} {value:>12} {row.unit}{ratio}"
 
 
 def play(part: str, *words: str) -> int:
