@@ -1712,8 +1712,12 @@ def _(world: World) -> None:
     for _ in range(30):
         world.run(world.rng.uniform(0.0, 9.0))
         before = world.trader.execution.digest()
-        world.restart()
-        assert before
+        life = world.restart(wait=False)
+        while life.coordinator.machine.state.value in ("startup", "initializing"):
+            world.run(0.001)
+        assert life.coordinator.execution.digest() == before, "I15: another state after the replay"
+        assert life.coordinator.journal.verify_chain(), "I16: the chain is broken"
+        world.until(lambda: world.is_ready, 60.0, "ready after the kill")
         world.oracle.verdict()
 
 
