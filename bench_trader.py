@@ -677,6 +677,8 @@ def bench_order(*, short: bool) -> list[Row]:
                 samples[name] += stub.latencies_us
                 missed[name] += ticks - len(stub.latencies_us)
                 extra[name] += stub.extra
+    if not samples["trader"]:
+        raise TimeoutError("no order of the trader came")
     return order_rows(samples, missed, extra)
 
 
@@ -946,16 +948,21 @@ def main() -> int:
     if unknown:
         print(f"error: no bench {unknown[0]!r}; there are {', '.join(BENCHES)}", file=sys.stderr)
         return 2
-    rows: list[Row] = []
+    rows, code = list[Row](), 0
     for name in names:
-        found = BENCHES[name](short=args.short)
+        try:
+            found = BENCHES[name](short=args.short)
+        except (TimeoutError, OSError, ValueError, subprocess.SubprocessError) as error:
+            print(f"error: {name} was not measured: {error}", file=sys.stderr)
+            code = 1
+            continue
         rows += found
         if not args.json:
             print("\n".join(map(show, found)), flush=True)
     if args.json:
         keys = ("name", "value", "unit", "peer", "ratio")
         print(json.dumps([{key: getattr(row, key) for key in keys} for row in rows], indent=1))
-    return 0
+    return code
 
 
 if __name__ == "__main__":
