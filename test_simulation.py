@@ -1797,7 +1797,7 @@ def _(world: World) -> None:
         database.close()
         assert not wal.exists() or not wal.stat().st_size
         data = bytearray(base.read_bytes())
-        at = data.index(b'"client_order_id":')
+        at = data.index(b'"unbooked_h":')  # stands in intents only, which are chained
         data[at + 3] ^= 1
         base.write_bytes(data)
 
