@@ -57,4 +57,4 @@ if [ -z "$environment" ] && [ "${rest#*--env}" = "$rest" ] && ! has ENVIRONMENT 
     say "$why"
 fi
 set -- ${mode:+--mode "$mode"} ${limit:+--markets "$limit"} "$@"
-exec "$python" trader.py ${environment:+--env "$environment"} "$@"
+exec "$python" -m trader ${environment:+--env "$environment"} "$@"

@@ -3013,6 +3013,14 @@ def _turned_ud(orders: list[tuple[int, int]], *, held_h: int, cost_ud: int) -> i
     return lost_ud
 
 
+def _spend_ud(orders: Iterable[tuple[Side, int, int]]) -> int:
+    """Most cash the orders of one market can take: one leg's, since a pair pays a dollar back."""
+    spent_ud = {Side.YES: 0, Side.NO: 0}
+    for side, price_cc, count_h in orders:
+        spent_ud[side] += price_cc * count_h
+    return max(spent_ud.values())
+
+
 class ExposureBook:
     """Worst cases by market, kept up to date market by market. One owner: ExecutionService.
 
@@ -3026,7 +3034,9 @@ class ExposureBook:
         self._event_ud: Counter[str] = Counter()
         self._event_of: dict[str, str] = {}
         self._live: set[str] = set()
+        self._spend_ud: dict[str, int] = {}
         self.total_ud = 0
+        self.spend_ud = 0  # cash that all open orders may take
 
     def put_order(self, order: Order) -> None:
         """Note an order's open part at its worst; an ended order is taken out."""
@@ -3064,7 +3074,10 @@ class ExposureBook:
 
     def _recount(self, ticker: str, event_ticker: str) -> None:
         self.attribute(ticker, event_ticker)
-        worst_ud = worst_loss_ud(self._positions.get(ticker), self.orders_of(ticker).values())
+        rows = self.orders_of(ticker).values()
+        worst_ud, spend_ud = worst_loss_ud(self._positions.get(ticker), rows), _spend_ud(rows)
+        self.spend_ud += spend_ud - self._spend_ud.get(ticker, 0)
+        self._spend_ud[ticker] = spend_ud
         change_ud = worst_ud - self._worst_ud.get(ticker, 0)
         self._worst_ud[ticker] = worst_ud
         self._event_ud[event_ticker] += change_ud
@@ -3084,6 +3097,11 @@ class ExposureBook:
         if extra is not None:
             orders.append(extra)
         return worst_loss_ud(self._positions.get(ticker), orders)
+
+    def spend_with_ud(self, ticker: str, *, without: str, extra: tuple[Side, int, int]) -> int:
+        """Cash that all open orders may take, with one left out and one put in."""
+        rows = [row for key, row in self.orders_of(ticker).items() if key != without]
+        return self.spend_ud - self._spend_ud.get(ticker, 0) + _spend_ud([*rows, extra])
 
     def event_ud(self, event_ticker: str) -> int:
         """Worst loss of all markets of an event together."""
@@ -3194,19 +3212,31 @@ def _check_losses(view: RiskView, limits: RiskLimits) -> Verdict | None:
     )
 
 
-def _check_cash(intent: Intent, view: RiskView, limits: RiskLimits) -> Verdict | None:
+def _check_cash(
+    intent: Intent, view: RiskView, book: ExposureBook, limits: RiskLimits
+) -> Verdict | None:
     if view.cash_ud is None:
         return refusal(Reason.BALANCE_STALE, "cash unknown", "known")
-    left_ud = view.cash_ud - intent.notional_ud - view.fee_ud
+    extra = (intent.side, intent.price_cc, intent.count_h)
+    spend_ud = book.spend_with_ud(intent.ticker, without=intent.client_order_id, extra=extra)
+    left_ud = view.cash_ud - spend_ud - view.fee_ud
     if left_ud < limits.min_cash_ud:
         return refusal(
             Reason.LIMIT_CASH,
             f"{show_dollars(left_ud)} dollars left",
             f">= {show_dollars(limits.min_cash_ud)} dollars",
         )
-    notional_ud = view.notional_last_minute_ud
-    if intent.kind is CommandKind.CREATE:
-        notional_ud += intent.notional_ud
+    return None
+
+
+def _check_notional(
+    intent: Intent, view: RiskView, book: ExposureBook, limits: RiskLimits
+) -> Verdict | None:
+    """Every create but one that only closes a position adds to the minute's notional."""
+    closable_h = intent.side.other.signed(book.held_h(intent.ticker))
+    if intent.kind is not CommandKind.CREATE or intent.count_h <= closable_h:
+        return None
+    notional_ud = view.notional_last_minute_ud + intent.notional_ud
     return _over_ud(Reason.LIMIT_NOTIONAL_RATE, notional_ud, limits.max_notional_per_minute_ud)
 
 
@@ -3278,9 +3308,11 @@ def check_intent(intent: Intent, view: RiskView, book: ExposureBook, limits: Ris
     if refused is None and not intent.is_refresh:
         refused = _check_rates(intent, view, book, limits)
     if refused is None and opening:
-        refused = _check_losses(view, limits) or _check_cash(intent, view, limits)
+        refused = _check_losses(view, limits) or _check_cash(intent, view, book, limits)
     if refused is None:
-        refused = _check_price(intent, view, book, limits)
+        refused = _check_notional(intent, view, book, limits) or _check_price(
+            intent, view, book, limits
+        )
     if refused is None and not view.grid.is_valid(intent.side, intent.price_cc):
         refused = refusal(Reason.OFF_GRID, f"{intent.price_cc} cc", "the market's price ranges")
     if refused is None and (view.gate is Gate.REDUCE_ONLY or intent.is_reduce_only):
@@ -5964,8 +5996,9 @@ DISK_FREE_MIN: Final = 1024**3  # bytes that must stay free for recorder and res
 DATA_FOLDERS: Final = ("logs", "tapes", "policies", "reports", "exports", "backups")
 
 
-# macOS has no fdatasync; its fsync does more than is needed, never less.
-sync_data: Final[Callable[[int], None]] = getattr(os, "fdatasync", os.fsync)
+def sync_data(fd: int) -> None:
+    """Put what was written on the disk. macOS has no fdatasync; its fsync does more, never less."""
+    getattr(os, "fdatasync", os.fsync)(fd)
 
 
 def _sync_dir(path: Path) -> None:
@@ -6338,7 +6371,7 @@ def _chain_link(chain: bytes, seq: int, at_ms: int, kind: str, key: str, body: s
 
 
 def _view_sql(kind: str, key_name: str, fields: str) -> str:
-    columns = "".join(f", json_extract(body, '$.{name}') AS {name}" for name in fields.split())
+    columns = "".join(f", json_extract(body, '$.{name}') AS \"{name}\"" for name in fields.split())
     return (
         f"CREATE VIEW {kind}s AS SELECT seq, datetime(at_ms / 1000, 'unixepoch') AS at, at_ms,"
         f" key AS {key_name}{columns} FROM facts WHERE kind = '{kind}'"
@@ -10964,7 +10997,7 @@ class ExecutionService:
             value, limit = "order group triggered", "a new order group"
             return refusal(Reason.RATE_BUDGET, value, limit)
         for other in self.store.live(ticker=intent.ticker):
-            if other.status is OrderStatus.UNKNOWN and other.side is intent.side:
+            if other.side is intent.side and self.is_unproven(other):
                 limit = "no unknown order on this side"
                 return refusal(Reason.ORDER_UNKNOWN, other.client_order_id, limit)
         return None
@@ -11179,7 +11212,8 @@ class ExecutionService:
         """No proof either way: reserve it, block its side, start the resolver."""
         unknown = self._keep(replace(order, status=OrderStatus.UNKNOWN, why=why), "unknown")
         log_execution.warning("order unknown id=%s why=%s", order.client_order_id, why)
-        self._tell_unknown()
+        if self.tell_unknown() > self.config.max_unknown:
+            self._trip("max_unknown", "too many orders of unknown outcome at once")
         self.on_unknown(unknown)
 
     def _after_change(
@@ -11219,7 +11253,9 @@ class ExecutionService:
             acked_at_ms=now_ms,
             updated_at_ms=max(order.updated_at_ms, outcome.at_ms),
         )
-        if kind is CommandKind.CANCEL:
+        if kind is CommandKind.CANCEL and 0 < outcome.reduced_h < order.remaining_h:
+            self.on_unknown(order)  # fills we have not heard of: at full risk until proven
+        elif kind is CommandKind.CANCEL:
             ended = OrderStatus.EXECUTED if filled_h >= order.count_h else OrderStatus.CANCELED
             self._keep(replace(base, status=ended, why="cancelled by us"), "cancelled")
         elif kind is CommandKind.DECREASE and want is not None:
@@ -11266,14 +11302,23 @@ class ExecutionService:
     def _trip(self, kind: str, text: str) -> None:
         self._bus.publish(BreakerTripped(at_ms=self._clock.now_ms(), kind=kind, text=text))
 
-    def _tell_unknown(self) -> None:
-        unknown = [o for o in self.store.live() if o.status is OrderStatus.UNKNOWN]
+    def is_unproven(self, order: Order) -> bool:
+        """Whether nobody knows what became of the create: unknown, or sent by a run that died."""
+        is_past = not order.client_order_id.startswith(f"{self.ids.root}{self.ids.run}-")
+        return order.status is OrderStatus.UNKNOWN or (order.status is OrderStatus.SENT and is_past)
+
+    def unproven(self) -> list[Order]:
+        """Own orders of unknown outcome."""
+        return [order for order in self.store.live() if self.is_unproven(order)]
+
+    def tell_unknown(self) -> int:
+        """Publish which markets have orders of unknown outcome; returns how many."""
+        unknown = self.unproven()
         tickers = tuple(sorted({order.ticker for order in unknown}))
         self._bus.publish(
             UnknownOrdersChanged(at_ms=self._clock.now_ms(), count=len(unknown), markets=tickers)
         )
-        if len(unknown) > self.config.max_unknown:
-            self._trip("max_unknown", f"{len(unknown)} orders of unknown outcome at once")
+        return len(unknown)
 
     # -- keeping ------------------------------------------------------------------------
 
@@ -11304,8 +11349,8 @@ class ExecutionService:
         """Journal a bound picture and tell whoever asked for it."""
         self.write_fact("order", order.client_order_id, row_of(order))
         self._bus.publish(OrderChanged(at_ms=self._clock.now_ms(), order=order, why=why))
-        if before is not None and before.status is OrderStatus.UNKNOWN is not order.status:
-            self._tell_unknown()
+        if before is not None and self.is_unproven(before) and not self.is_unproven(order):
+            self.tell_unknown()
         if order.filled_h > order.booked_h and not order.is_foreign:
             self.on_gap_in_fills(order)
 
@@ -11730,6 +11775,7 @@ log_sync = logging.getLogger("trader.sync")
 _FILL_MARGIN_S: Final = 600  # fills are read again from this far before the newest one known
 _QUIET_MS: Final = 10_000  # a baseline is read twice when the account traded this recently
 _ADJUST_WINDOW_MS: Final = 3_600_000
+_CANCEL_PAUSE_MAX_S: Final = 1.0  # between two rounds of cancels: a refusal is not hammered
 RECONCILE_RETRY_MAX_S: Final = 10.0  # longest jittered wait after a pass that could not be read
 
 
@@ -11761,6 +11807,7 @@ class TradingClientIntegration:
         self._container, self._config = container, config
         self.generation = 0
         self.passes = Counter[str]()
+        self.failures_in_row = 0  # passes of run() that could not be finished
         self.last: Reconciled | None = None
         self.is_connected = False
         self.resolved: Counter[str] = Counter()
@@ -11809,6 +11856,7 @@ class TradingClientIntegration:
                 backoff.worked()
             except (ExchangeError, WireError) as error:
                 self.passes["failed"] += 1
+                self.failures_in_row += 1
                 log_sync.warning("reconcile failed error=%s", error)
                 await self._clock.sleep(UNKNOWN_SCAN_S + backoff.next_s())
                 self.ask()
@@ -11865,7 +11913,7 @@ class TradingClientIntegration:
         return result
 
     def _finish(self, result: Reconciled) -> None:
-        self.last = result
+        self.last, self.failures_in_row = result, 0
         self.passes["clean" if result.is_clean else "different"] += 1
         self._container.update(
             reconciled_at_ms=result.at_ms,
@@ -12155,7 +12203,7 @@ class TradingClientIntegration:
         """Cancel own orders and prove them gone by the exchange's list, within `limit_s` real s."""
         targets = {order.client_order_id for order in self.own_live(ticker, key, strategy)}
         asked = len(targets)
-        deadline_s = self._clock.real_s() + limit_s
+        deadline_s, pause_s = self._clock.real_s() + limit_s, 0.2
         while True:
             try:
                 async with asyncio.timeout(max(0.05, deadline_s - self._clock.real_s())):
@@ -12165,7 +12213,8 @@ class TradingClientIntegration:
             left = tuple(o.client_order_id for o in self.own_live(ticker, key, strategy))
             if not left or self._clock.real_s() >= deadline_s:
                 return CancelReport(sent=asked, confirmed=len(targets - set(left)), remaining=left)
-            await asyncio.sleep(0.2)
+            await asyncio.sleep(pause_s)
+            pause_s = min(2 * pause_s, _CANCEL_PAUSE_MAX_S)
 
     async def _cancel_round(
         self, ticker: str | None, key: str | None, strategy: str | None
@@ -12344,7 +12393,7 @@ class EquityKeeper:
             equity_ud=equity_ud,
             positions=len(held),
             open_orders=len(live),
-            unknown_orders=sum(o.status is OrderStatus.UNKNOWN for o in live),
+            unknown_orders=len(self._execution.unproven()),
         )
         if equity_ud is not None:
             self._judge(equity_ud)
@@ -15341,7 +15390,7 @@ def _write_orders(page: MetricsPage, reporter: StatusReporter) -> None:
         outcomes = [({"outcome": name}, float(n)) for name, n in execution.outcomes.items()]
         page.add("order_outcomes_total", "counter", outcomes)
         page.counter("fee_mismatches_total", sum(execution.fee_mismatches.values()))
-        unknown = [o for o in execution.store.live() if o.status is OrderStatus.UNKNOWN]
+        unknown = execution.unproven()
         oldest_ms = min((order.sent_at_ms for order in unknown), default=None)
         now_ms = services.clock.now_ms()
         age_s = 0.0 if oldest_ms is None else (now_ms - oldest_ms) / 1000
@@ -17183,6 +17232,7 @@ class Guard:
         self.is_latch_durable = True
         self.is_gate_durable = True
         self.is_stopping = False
+        self.kills_while_halted = 0  # new causes heard while the latch was set already
 
     # -- latch and gate -----------------------------------------------------------------
 
@@ -17225,6 +17275,8 @@ class Guard:
         """Latch: in memory at once, then on the disk, before anything else happens. Idempotent."""
         known = self._container.now.halt
         if known is not None:
+            # A breaker repeats itself while its cause lasts; everything else is a new wish to stop.
+            self.kills_while_halted += by != "limit" or why.partition(":")[0] not in known.why
             return known
         halt = Halt(why=why, by=by, since_at_ms=self._clock.now_ms())
         self._container.update(
@@ -17616,7 +17668,7 @@ class Operator:
             raise ControlRefused(412, "state_changed", "the state has changed; look again")
         if not now.is_reconciled:
             raise ControlRefused(409, "not_reconciled", "the last reconcile was not clean")
-        unknown = sum(o.status is OrderStatus.UNKNOWN for o in self._execution.store.live())
+        unknown = len(self._execution.unproven())
         if unknown:
             raise ControlRefused(409, "order_unknown", f"{unknown} orders are unknown")
 
@@ -17644,6 +17696,7 @@ class Operator:
         if is_loss and not ask.override:
             self._need_new_day(halt)
         self._audit(ask, is_risky=True)
+        kills = self._guard.kills_while_halted
         if self._trading is not None and self._config.is_armed:
             try:
                 await self._trading.renew_group()
@@ -17652,6 +17705,8 @@ class Operator:
                     409, "no_order_group", f"no new order group: {error}"
                 ) from error
             self._need_clean(ask)  # the world may have moved while the group was made
+            if self._guard.kills_while_halted != kills:
+                raise ControlRefused(412, "state_changed", "a kill came meanwhile; look again")
         gate = Gate.OPEN if ask.to == "open" else Gate.REDUCE_ONLY
         with self._disk_must_know():
             self._guard.rearm(gate, ask.reason, ask.by)
@@ -17891,6 +17946,7 @@ class Coordinator:
         self._recover = asyncio.Event()
         self._keepers: dict[str, Callable[[], Coroutine[Any, Any, None]]] = {}
         self._acting_told_s = -math.inf
+        self._owed_pass: float = 0  # a pass up to this number clears no degraded `reconcile`
         self._last_connect_error = ""
         self._build_core(session)
         self._build_services(strategies)
@@ -18068,7 +18124,9 @@ class Coordinator:
         if self.trading is not None:
             for channel in PRIVATE_CHANNELS:
                 stream.want(channel, None)
-            stream.on_private_lost = lambda _: self.trading.ask() if self.trading else None
+            stream.on_private_lost = lambda _: self._owe_reconcile(
+                "frames of our own orders were lost"
+            )
         bus.subscribe(StreamLost, self._on_stream_lost)
         bus.subscribe(StreamRestored, self._on_stream_restored)
         bus.subscribe(BookProofChanged, lambda _: self._judge_books())
@@ -18140,6 +18198,7 @@ class Coordinator:
 
     def _on_stream_lost(self, event: StreamLost) -> None:
         self._judge_books()
+        self._owed_pass = math.inf  # no pass made without the stream can clear it
         if self.trading is not None:
             self.guard.degrade(Degraded.RECONCILE, "a clean reconcile after the reconnect")
         self._note("connection", f"stream lost: {event.why}", "warning")
@@ -18147,7 +18206,13 @@ class Coordinator:
     def _on_stream_restored(self, event: StreamRestored) -> None:
         self._judge_books()
         self._note("connection", f"stream up, connection {event.connects}", "success")
+        self._owe_reconcile("the stream is back")
+
+    def _owe_reconcile(self, why: str) -> None:
+        """Nothing new leaves before a clean pass that begins after this moment."""
         if self.trading is not None:
+            self._owed_pass = self.trading.generation
+            self.guard.degrade(Degraded.RECONCILE, f"a clean reconcile: {why}")
             self.trading.ask()
 
     def _judge_books(self) -> None:
@@ -18179,9 +18244,9 @@ class Coordinator:
         self._judge_books()
 
     def _on_reconciled(self, event: Reconciled) -> None:
-        if event.is_clean:
+        if event.is_clean and event.generation > self._owed_pass:
             self.guard.clear(Degraded.RECONCILE)
-        else:
+        elif not event.is_clean:
             self.guard.degrade(Degraded.RECONCILE, "the next clean reconcile")
         text = f"reconciled: {event.orders} orders, {event.positions} positions, " + (
             "difference 0"
@@ -18418,6 +18483,7 @@ class Coordinator:
         self.execution.replay()
         self.journal.fact("run", self.facts.run_id, body, durable=True)
         self.guard.load()
+        self.execution.tell_unknown()
         self.equity.load()
         self.decisions.load()
         self.reporter.load()
@@ -18587,6 +18653,8 @@ class Coordinator:
             self.guard.retry_latch()
             self.execution.flush_facts()
             self._check_acting()
+            if self.trading is not None and self.trading.failures_in_row > 1:
+                self.guard.degrade(Degraded.RECONCILE, "a reconcile that can be finished")
             limit_s = self.config.duration_s
             if limit_s is not None and self.clock.real_s() - begun_s >= limit_s:
                 self.stop(f"--duration-s {limit_s:g} is over")
