@@ -2332,6 +2332,31 @@ def test_an_amend_takes_no_further_place_and_adds_no_notional():
     assert ask_08(amend, view=view, book=book_08(resting), limits=limits) == t.ALLOWED
 
 
+def test_the_second_side_of_a_quote_adds_to_the_notional_of_the_minute():
+    bid = order_08("bid", price_cc=4000, count_h=1000)
+    ask = intent_08(side=t.Side.NO, price_cc=4000, count_h=1000)  # worsens no outcome
+    limits = limits_08(max_notional_per_minute_ud=100_000_000)
+    view = view_08(notional_last_minute_ud=99_000_000)
+    refused = ask_08(ask, view=view, book=book_08(bid), limits=limits)
+    assert refused.reason is t.Reason.LIMIT_NOTIONAL_RATE
+
+
+def test_an_order_that_only_closes_adds_no_notional():
+    held = book_08(position_h=1000, cost_ud=4_000_000)
+    leave = intent_08(side=t.Side.NO, price_cc=4000, count_h=1000)
+    limits = limits_08(max_notional_per_minute_ud=1)
+    assert ask_08(leave, view=view_08(), book=held, limits=limits) == t.ALLOWED
+
+
+def test_open_orders_count_against_the_least_cash():
+    resting = order_08("mine", price_cc=4000, count_h=20_000)  # 80 dollars
+    view = view_08(cash_ud=95_000_000)
+    more = intent_08(price_cc=4000, count_h=2_000)  # 8 dollars: 7 would be left
+    refused = ask_08(more, view=view, book=book_08(resting), limits=limits_08())
+    assert refused.reason is t.Reason.LIMIT_CASH
+    assert ask_08(more, view=view, book=book_08(), limits=limits_08()) == t.ALLOWED
+
+
 def test_an_amend_is_judged_at_the_worst_of_both_forms():
     resting = order_08("mine", price_cc=4000, count_h=1000)
     smaller_but_dearer = intent_08(kind=AMEND8, client_order_id="mine", count_h=500)
@@ -15346,6 +15371,15 @@ async def test_rearming_looks_again_after_its_wait(desk_23):
     with refused_23("not_reconciled"):
         await desk_23.operator.rearm(desk_23.ask("rearm"))
     assert desk_23.now.gate is G23.HALTED
+
+
+async def test_a_kill_during_the_wait_of_a_rearm_holds(desk_23):
+    desk_23.guard.halt("enough", "page")
+    desk_23.trading.on_group = lambda: desk_23.operator.kill_now("again", "signal")
+    with refused_23("state_changed"):
+        await desk_23.operator.rearm(desk_23.ask("rearm"))
+    assert desk_23.now.gate is G23.HALTED
+    assert desk_23.guard.is_latch_durable
 
 
 @pytest.mark.parametrize("kind", ["daily_loss", "drawdown"])
