@@ -133,7 +133,7 @@ class Life:
 
 
 class World:
-    """Everything of one run. Use as a context manager; `trader` is the coordinator alive now."""
+    """Everything of one run. Use as a context manager; `trader` is the house alive now."""
 
     def __init__(self, seed: int, *, pace: float = 4.0, switches: dict[str, str] | None = None,
                  skew_s: float = 0.0, maker_fees: bool = True, strategies: list[Any] | None = None,
@@ -225,8 +225,8 @@ class World:
 
     @property
     def trader(self) -> Any:
-        """The coordinator of the life that runs now."""
-        return self.lives[-1].coordinator
+        """The house of the life that runs now: every service of the trader."""
+        return self.lives[-1].coordinator.house
 
     @property
     def is_ready(self) -> bool:
@@ -497,7 +497,7 @@ class Oracle:
     def on_stop(self, life: Life) -> None:
         """I21: exit code 0 means no own live order."""
         left = self.world.own_open()
-        if life.exit_code == 0 and left and life.coordinator.config.on_stop == "cancel":
+        if life.exit_code == 0 and left and life.coordinator.house.config.on_stop == "cancel":
             self.blame("I21", f"exit 0 with {len(left)} own orders resting")
         self.close()
         self._eye = None
@@ -580,8 +580,8 @@ class Oracle:
             self.blame("I5", f"{path} left without an intent in the journal")
 
     def _check_gates(self, path: str, ticker: str) -> None:
-        coordinator = self.world.trader
-        now = coordinator.container.now
+        house = self.world.trader
+        now = house.container.now
         if self.is_killed or now.halt is not None:
             self.blame("I8", f"{path} left while halted")
         if now.state.value not in ("ready", "acting"):
@@ -589,7 +589,7 @@ class Oracle:
         for row in now.degraded:
             if row.reason.value in RISKY_REASONS and (not row.markets or ticker in row.markets):
                 self.blame("I7", f"{path} left while degraded: {row.reason}")
-        book = coordinator.market_data.books.get(ticker)
+        book = house.market_data.books.get(ticker)
         if book is None or book.proof.value != "proven":
             self.blame("I9", f"{path} left without a proven book of {ticker}")
 
@@ -1713,10 +1713,11 @@ def _(world: World) -> None:
         world.run(world.rng.uniform(0.0, 9.0))
         before = world.trader.execution.digest()
         life = world.restart(wait=False)
-        while life.coordinator.machine.state.value in ("startup", "initializing"):
+        while life.coordinator.house.machine.state.value in ("startup", "initializing"):
             world.run(0.001)
-        assert life.coordinator.execution.digest() == before, "I15: another state after the replay"
-        assert life.coordinator.journal.verify_chain(), "I16: the chain is broken"
+        house = life.coordinator.house
+        assert house.execution.digest() == before, "I15: another state after the replay"
+        assert house.journal.verify_chain(), "I16: the chain is broken"
         world.until(lambda: world.is_ready, 60.0, "ready after the kill")
         world.oracle.verdict()
 
@@ -1814,7 +1815,7 @@ def _(world: World) -> None:
 
 def creates_of(world: World, life: Life) -> int:
     """Creates that left in one life."""
-    run = life.coordinator.facts.run_id
+    run = life.coordinator.house.facts.run_id
     return sum(f"-{run}-" in key for key in world.oracle.sent_creates)
 
 
@@ -2321,9 +2322,10 @@ BUGS = (
         "        if channel is None or seq <= channel.seq:\n"
         "            is_reply = kind in _REPLY_KINDS\n", ("P17",)),
     Bug("a dead stream leaves the gate open",
-        "        if not self.stream.is_ready:\n            self.guard.degrade(Degraded.ORDERBOOK,",
-        "        if not self.stream.is_ready:\n            return\n"
-        "            self.guard.degrade(Degraded.ORDERBOOK,", ("P15",)),
+        "        if not self._house.stream.is_ready:\n"
+        "            self._guard.degrade(Degraded.ORDERBOOK,",
+        "        if not self._house.stream.is_ready:\n            return\n"
+        "            self._guard.degrade(Degraded.ORDERBOOK,", ("P15",)),
     Bug("orders rest without an expiry",
         "        body[\"expiration_time\"] = intent.expires_at_ms // 1000\n    if group_id",
         "        body[\"expiration_time\"] = 10 * intent.expires_at_ms // 1000\n    if group_id",
@@ -2364,11 +2366,11 @@ BUGS = (
         "        code = 7 if remaining else self._exit_code or 0\n", "        code = 0\n",
         ("P34",)),
     Bug("the stop leaves the orders",
-        "                await self.trading.cancel_all("
+        "                await self.house.trading.cancel_all("
         "limit_s=STOP_LIMIT_S - SHUTDOWN_MARGIN_S)\n",
         "                pass\n", ("P32",)),
     Bug("trading goes on after a reconnect without a reconcile",
-        '            self.guard.degrade(Degraded.RECONCILE, '
+        '            self._guard.degrade(Degraded.RECONCILE, '
         '"a clean reconcile after the reconnect")\n',
         "            pass\n", ("P15 nothing",)),
     Bug("fills heard on the stream alone are booked",

@@ -17872,22 +17872,11 @@ class Operator:
 
 
 # ======================================================================================
-# §23c COORDINATOR
-# Purpose:   Build every service, wire them, walk the states, recover, stop.
-# Position:  Uses every room above. Started by §24; nobody calls it from below.
-# Principle: Only this room knows everyone; every failure leads back to READY by the same road.
+# §23c HOUSE
+# Purpose:   Build every service once and hand each what it needs.
+# Position:  Uses every room above. Built by §23g; §23d to §23f work on what it holds.
+# Principle: Only this room knows everyone; it builds and decides nothing.
 # ======================================================================================
-
-log_coordinator = logging.getLogger("trader.coordinator")
-
-BOOKS_WAIT_S: Final = 30.0  # then the trader goes on without books, degraded
-CONNECT_RETRY_S: Final = 1.0
-GROUP_WINDOW_S: Final = 15.0  # the exchange's fill limiter looks back over so long
-STATUS_POLL_S: Final = 10.0  # also keeps a connection warm for the next order
-RESPAWN_S: Final = 1.0
-ACTING_NEWS_S: Final = 1.0  # READY ⇄ ACTING is told at most this often
-LOOP_LAG_MAX_S: Final = 1.0
-SHUTDOWN_MARGIN_S: Final = 2.0  # kept of STOP_LIMIT_S for the journal and the sockets
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -17913,8 +17902,42 @@ class StartFacts:
     origins: Mapping[str, str]
 
 
-class Coordinator:
-    """The trader as a whole. `run()` returns the exit code."""
+class Crier:
+    """Tells people: alerts and lines of the activity, stamped with time and state."""
+
+    def __init__(self, clock: Clock, bus: EventBus, machine: StateMachine) -> None:
+        self._clock, self._bus, self._machine = clock, bus, machine
+
+    def alert(self, severity: str, kind: str, text: str, ticker: str = "") -> None:
+        """A line for the page and the webhook; kinds are those of OPERATIONS §9."""
+        self._bus.publish(
+            AlertRaised(
+                at_ms=self._clock.now_ms(), severity=severity, kind=kind, text=text, ticker=ticker
+            )
+        )
+
+    def note(
+        self,
+        kind: str,
+        message: str,
+        severity: str = "info",
+        metadata: Mapping[str, JsonValue] = EMPTY,
+    ) -> None:
+        """A line of the activity."""
+        self._bus.publish(
+            ActivityNoted(
+                at_ms=self._clock.now_ms(),
+                activity_type=kind,
+                message=message,
+                severity=severity,
+                state=self._machine.state.value,
+                metadata=metadata,
+            )
+        )
+
+
+class House:
+    """Every service of the trader, built in order from the core to the page."""
 
     def __init__(
         self,
@@ -17927,33 +17950,19 @@ class Coordinator:
         strategies: Sequence[Strategy],
         session: aiohttp.ClientSession,
         static: Mapping[str, StaticFile],
-        is_virtual: bool = False,
+        is_virtual: bool,
+        on_task_death: Callable[[str, BaseException], None],
     ) -> None:
         self.config, self.clock, self.data_dir = config, clock, data_dir
-        self.venue, self.facts = venue, facts
-        self._is_virtual = is_virtual
-        self.supervisor = Supervisor(self._on_task_death)
+        self.venue, self.facts, self.is_virtual = venue, facts, is_virtual
+        self.supervisor = Supervisor(on_task_death)
         self.bus = EventBus(clock, self.supervisor)
         self.container = StateContainer(clock)
         self.machine = StateMachine(now_s=clock.real_s())
-        self._is_begun = False  # initializing is done: errors lead back to the books only
-        self._is_settled = (
-            is_virtual  # the start's garbage is gone; a simulation shares its process
-        )
-        self._stop_why: str | None = None
-        self._stop_asked = asyncio.Event()
-        self._exit_code: int | None = None
-        self._recover = asyncio.Event()
-        self._keepers: dict[str, Callable[[], Coroutine[Any, Any, None]]] = {}
-        self._acting_told_s = -math.inf
-        self._owed_pass: float = 0  # a pass up to this number clears no degraded `reconcile`
-        self._last_connect_error = ""
+        self.say = Crier(clock, self.bus, self.machine)
         self._build_core(session)
         self._build_services(strategies)
         self._build_people(static)
-        self._listen()
-
-    # -- building -----------------------------------------------------------------------
 
     def _build_core(self, session: aiohttp.ClientSession) -> None:
         config, clock = self.config, self.clock
@@ -17964,7 +17973,7 @@ class Coordinator:
             self.venue.account_tag,
             config.journal_sync,
             backups=self.data_dir.path / "backups",
-            worker=not self._is_virtual,
+            worker=not self.is_virtual,
         )
         self.guard = Guard(
             clock=clock,
@@ -17982,8 +17991,8 @@ class Coordinator:
             request_timeout_s=config.request_timeout_s,
             rate_share=config.rate_share,
             may_open=lambda: self.container.now.halt is None and not self.guard.is_stopping,
-            permits=lambda ticker: self._permit(ticker).is_ok,
-            threads=not self._is_virtual,
+            permits=lambda ticker: self.permit(ticker).is_ok,
+            threads=not self.is_virtual,
         )
         self.stream = KalshiStream(
             session=session,
@@ -18017,8 +18026,8 @@ class Coordinator:
             rest=self.rest if config.trading else None,
             config=config,
             ids=ids,
-            quote=self._quote,
-            permit=self._permit,
+            quote=self.quote,
+            permit=self.permit,
             container=self.container,
         )
         self.trading = (
@@ -18051,9 +18060,9 @@ class Coordinator:
             execution=self.execution,
             container=self.container,
             strategies=strategies,
-            permit=self._permit,
+            permit=self.permit,
             run_seed=config.sim_seed,
-            has_time_limit=not self._is_virtual,
+            has_time_limit=not self.is_virtual,
         )
         self.orchestrator = TradingFlowOrchestrator(
             clock=clock,
@@ -18073,7 +18082,7 @@ class Coordinator:
             self.clock,
             max_bytes=self.config.record_max_mb * 1024 * 1024,
             ask_snapshot=self._ask_snapshot,
-            threads=not self._is_virtual,
+            threads=not self.is_virtual,
         )
         self.stream.on_public = recorder.record
         return recorder
@@ -18112,560 +18121,6 @@ class Coordinator:
             static=static,
             extra_hosts=self.config.allowed_hosts if self.config.allow_remote else (),
         )
-        self._add_probes()
-
-    def _listen(self) -> None:
-        bus, stream, execution = self.bus, self.stream, self.execution
-        stream.handle_decoded("user_order", decode_order, execution.on_report)
-        stream.handle_decoded("fill", decode_fill, execution.on_fill)
-        stream.handle_decoded("market_position", decode_position, self._on_position)
-        stream.handle("order_group_updates", self._on_group)
-        execution.on_group_closed = self._on_group_closed
-        if self.trading is not None:
-            for channel in PRIVATE_CHANNELS:
-                stream.want(channel, None)
-            stream.on_private_lost = lambda _: self._owe_reconcile(
-                "frames of our own orders were lost"
-            )
-        bus.subscribe(StreamLost, self._on_stream_lost)
-        bus.subscribe(StreamRestored, self._on_stream_restored)
-        bus.subscribe(BookProofChanged, lambda _: self._judge_books())
-        bus.subscribe(MarketsChanged, self._on_markets)
-        bus.subscribe(MarketChanged, self._on_market)
-        bus.subscribe(Reconciled, self._on_reconciled)
-        bus.subscribe(UnknownOrdersChanged, self._on_unknown)
-        bus.subscribe(CommandsInFlight, self._on_flight)
-        bus.subscribe(BreakerTripped, self._on_breaker)
-        bus.subscribe(AssertionBroke, self._on_assertion)
-        bus.subscribe(HealthReported, lambda _: self._act_on_health())
-        bus.subscribe(OrderChanged, self._on_order)
-
-    def _hear_time(self, at_ms: int) -> None:
-        """A fresh frame tells the exchange's time: one more sample of the clock's offset."""
-        self.rest.clock_samples.add_ms(at_ms, self.clock.monotonic())
-
-    # -- what the order path asks -------------------------------------------------------
-
-    def _quote(self, ticker: str) -> Quote:
-        book = self.market_data.books.get(ticker)
-        return Quote(
-            market=self.market_data.markets.get(ticker),
-            bid_cc=book.bid_cc if book is not None else None,
-            ask_cc=book.ask_cc if book is not None else None,
-            last_cc=self.decisions.last_print_cc(ticker),
-            fees=self.fees.of(ticker),
-        )
-
-    def _permit(self, ticker: str) -> Verdict:
-        is_fee_known = self.fees.of(ticker).is_known and self.execution.is_fee_trusted(ticker)
-        return self.guard.permit(
-            self.market_data.markets.get(ticker),
-            proof=self.market_data.proof(ticker),
-            is_fee_known=is_fee_known,
-        )
-
-    # -- what the bus tells -------------------------------------------------------------
-
-    def _on_position(self, report: PositionReport) -> None:
-        """The exchange's own sum after a fill; a reconcile follows when it differs from ours."""
-        if self.execution.ledger.position_h(report.ticker) != report.position_h and self.trading:
-            self.trading.ask()
-
-    def _on_group(self, frame: Json) -> None:
-        msg = frame["msg"]
-        is_ours = msg.get("order_group_id") == self.execution.group_id
-        if msg.get("event_type") == "triggered" and is_ours:
-            self.execution.close_group()
-
-    def _on_group_closed(self) -> None:
-        """The fill limiter cancelled our orders: look what is left, then go on in a new group."""
-        if self.trading is None or self.container.now.halt is not None:
-            return
-        self._alert("warning", "limit_near", "the exchange's fill limiter cancelled our orders")
-        self.trading.ask()
-        self.supervisor.spawn(self._renew_group(), name="renew_group")
-
-    async def _renew_group(self) -> None:
-        """A new group once the rolling window of the old one has passed; again until it works."""
-        assert self.trading is not None, "a group without a trading client"
-        await self.clock.sleep(GROUP_WINDOW_S)
-        while self.container.now.halt is None and not self.execution.is_group_open:
-            try:
-                await self.trading.renew_group()
-            except (ExchangeError, WireError) as error:
-                log_coordinator.warning("no new order group yet error=%s", error)
-                await self.clock.sleep(CONNECT_RETRY_S)
-
-    def _on_stream_lost(self, event: StreamLost) -> None:
-        self._judge_books()
-        self._owed_pass = math.inf  # no pass made without the stream can clear it
-        if self.trading is not None:
-            self.guard.degrade(Degraded.RECONCILE, "a clean reconcile after the reconnect")
-        self._note("connection", f"stream lost: {event.why}", "warning")
-
-    def _on_stream_restored(self, event: StreamRestored) -> None:
-        self._judge_books()
-        self._note("connection", f"stream up, connection {event.connects}", "success")
-        self._owe_reconcile("the stream is back")
-
-    def _owe_reconcile(self, why: str) -> None:
-        """Nothing new leaves before a clean pass that begins after this moment."""
-        if self.trading is not None:
-            self._owed_pass = self.trading.generation
-            self.guard.degrade(Degraded.RECONCILE, f"a clean reconcile: {why}")
-            self.trading.ask()
-
-    def _judge_books(self) -> None:
-        """Degraded `orderbook`: all markets without a feed, else those without a proven book."""
-        books = self.market_data.books
-        open_tickers = [t for t, m in self.market_data.markets.items() if m.status == "active"]
-        if not self.stream.is_ready:
-            self.guard.degrade(Degraded.ORDERBOOK, "the feed is back and the books are proven")
-            return
-        bad = [t for t in open_tickers if t in books and books[t].proof is not Proof.PROVEN]
-        if bad:
-            self.guard.degrade(Degraded.ORDERBOOK, "their books are proven again", markets=bad)
-        else:
-            self.guard.clear(Degraded.ORDERBOOK)
-
-    def _on_markets(self, event: MarketsChanged) -> None:
-        gone = set(self.container.now.markets) - set(event.tickers)
-        self.container.update(markets=event.tickers)
-        for ticker in gone:
-            self.decisions.forget(ticker)
-        self.fees.want(self.market_data.markets.values())
-
-    def _on_market(self, event: MarketChanged) -> None:
-        market = event.market
-        if market.status == "finalized" and market.settlement_cc is not None:
-            self.execution.on_settled(market.ticker, market.result, market.settlement_cc)
-        if event.what == "fees":
-            self.fees.forget(market.ticker)
-        self._judge_books()
-
-    def _on_reconciled(self, event: Reconciled) -> None:
-        if event.is_clean and event.generation > self._owed_pass:
-            self.guard.clear(Degraded.RECONCILE)
-        elif not event.is_clean:
-            self.guard.degrade(Degraded.RECONCILE, "the next clean reconcile")
-        text = f"reconciled: {event.orders} orders, {event.positions} positions, " + (
-            "difference 0"
-            if event.is_clean
-            else f"difference {'; '.join(event.differences) or 'cash'}"
-        )
-        severity = "success" if event.is_clean else "error"
-        self._note("sync", text, severity, {"duration_ms": event.duration_ms})
-
-    def _on_unknown(self, event: UnknownOrdersChanged) -> None:
-        if event.count:
-            self.guard.degrade(
-                Degraded.UNKNOWN_ORDER, "their outcome is proven", markets=event.markets
-            )
-        else:
-            self.guard.clear(Degraded.UNKNOWN_ORDER)
-
-    def _on_flight(self, event: CommandsInFlight) -> None:
-        signal_ = Signal.ORDERS_SENT if event.count else Signal.ORDERS_DONE
-        now_s = self.clock.real_s()
-        step = self.machine.fire(
-            signal_,
-            why="orders in flight" if event.count else "all answered",
-            now_s=now_s,
-            at_ms=self.clock.now_ms(),
-        )
-        if step is None:
-            return
-        is_news = now_s - self._acting_told_s >= ACTING_NEWS_S
-        self._bind_state(step, is_news=is_news)
-        if is_news:
-            self._acting_told_s = now_s
-
-    def _on_breaker(self, event: BreakerTripped) -> None:
-        self.operator.kill_now(f"{event.kind}: {event.text}", "limit")
-        if self.config.exit_on_halt:
-            self.stop("halted", code=5 if event.kind == "position_difference" else 4)
-
-    def _on_assertion(self, event: AssertionBroke) -> None:
-        """STYLE §8.5: stop new orders, cancel resting ones, go to ERROR, say so."""
-        log_coordinator.error("assertion broke where=%s what=%s", event.where, event.what)
-        self._alert("error", "invariant_failed", f"{event.where}: {event.what}")
-        self._fail(f"impossible state in {event.where}: {event.what}")
-
-    def _on_order(self, event: OrderChanged) -> None:
-        if event.order.status is OrderStatus.REJECTED and "paused" in event.why:
-            self.guard.degrade(Degraded.PAUSE, "the exchange trades again")
-
-    def _alert(self, severity: str, kind: str, text: str, ticker: str = "") -> None:
-        self.bus.publish(
-            AlertRaised(
-                at_ms=self.clock.now_ms(), severity=severity, kind=kind, text=text, ticker=ticker
-            )
-        )
-
-    def _note(
-        self,
-        kind: str,
-        message: str,
-        severity: str = "info",
-        metadata: Mapping[str, JsonValue] = EMPTY,
-    ) -> None:
-        self.bus.publish(
-            ActivityNoted(
-                at_ms=self.clock.now_ms(),
-                activity_type=kind,
-                message=message,
-                severity=severity,
-                state=self.machine.state.value,
-                metadata=metadata,
-            )
-        )
-
-    # -- tasks --------------------------------------------------------------------------
-
-    def _keep(self, name: str, make: Callable[[], Coroutine[Any, Any, None]]) -> None:
-        """Start a task that must never end; its death is degraded until it runs again."""
-        self._keepers[name] = make
-        self.supervisor.spawn(make(), name=name)
-
-    def _on_task_death(self, name: str, error: BaseException) -> None:
-        self.guard.degrade(Degraded.TASK, f"task {name} runs again")
-        self._alert("error", "task_died", f"{name}: {error!r:.200}")
-        if isinstance(error, AssertionError):
-            self._on_assertion(
-                AssertionBroke(at_ms=self.clock.now_ms(), where=name, what=str(error))
-            )
-        elif name == "live":
-            self._fail(f"{name} died: {error!r:.200}")
-        self.supervisor.spawn(self._respawn(name), name=f"respawn:{name}")
-
-    async def _respawn(self, name: str) -> None:
-        await asyncio.sleep(RESPAWN_S)
-        make = self._keepers.get(name)
-        if make is not None and not self.guard.is_stopping:
-            self.supervisor.spawn(make(), name=name)
-        self.guard.clear(Degraded.TASK)
-
-    # -- states -------------------------------------------------------------------------
-
-    def _fire(self, signal_: Signal, why: str, **metadata: JsonValue) -> bool:
-        step = self.machine.fire(
-            signal_,
-            why=why,
-            now_s=self.clock.real_s(),
-            at_ms=self.clock.now_ms(),
-            metadata=metadata,
-        )
-        if step is None:
-            log_coordinator.debug("signal refused signal=%s state=%s", signal_, self.machine.state)
-            return False
-        self._bind_state(step, is_news=True)
-        return True
-
-    def _bind_state(self, step: Transition, *, is_news: bool) -> None:
-        self.container.update(state=step.to_state, state_since_ms=step.at_ms, state_why=step.why)
-        if step.to_state is TraderState.READY and step.from_state is not TraderState.ACTING:
-            self.health.check()  # what the way up found missing is there now
-        level = (
-            logging.INFO if {step.from_state, step.to_state} != TRADING_STATES else logging.DEBUG
-        )
-        log_coordinator.log(
-            level, "state from=%s to=%s why=%s", step.from_state, step.to_state, step.why
-        )
-        if not is_news:
-            return
-        if self.journal.is_writable:
-            body: dict[str, JsonValue] = {
-                "from_state": step.from_state,
-                "to_state": step.to_state,
-                "why": step.why,
-                **step.metadata,
-            }
-            self.execution.write_fact("transition", step.to_state, body)
-        self.bus.publish(
-            StateChanged(
-                at_ms=step.at_ms,
-                from_state=step.from_state,
-                to_state=step.to_state,
-                why=step.why,
-                metadata=step.metadata,
-            )
-        )
-
-    def _fail(self, why: str) -> None:
-        """Go to ERROR; the road back begins in `_live`."""
-        if self._fire(Signal.FAILED, why):
-            self._recover.set()
-
-    async def run(self) -> int:
-        """Serve, climb to READY, stay there until asked to stop; returns the exit code."""
-        port = await self.api.start(self.config.host, self.config.port)
-        self.data_dir.note_lock(self._lock_facts(port))
-        self._keep("loop_watch", self.health.watch_loop)
-        self._keep("hub", self.hub.run)
-        self.reporter.begin()
-        self._keep("status", self.reporter.run)
-        self._keep("status:books", self.reporter.run_books)
-        if self.recorder is not None:
-            self._keep("recorder", self.recorder.run)
-        self._keep("watch", self._watch)
-        self._fire(Signal.BEGIN, f"serving on port {port}")
-        self._keep("live", self._live)
-        await self._stop_asked.wait()
-        return await self._shut_down()
-
-    def _lock_facts(self, port: int) -> dict[str, JsonValue]:
-        return {
-            "pid": os.getpid(),
-            "host": self.config.host,
-            "port": port,
-            "run_id": self.facts.run_id,
-            "started_at_ms": self.facts.started_at_ms,
-            "file_sha256": self.facts.file_sha256,
-        }
-
-    async def _live(self) -> None:
-        """Climb, wait for a failure, go back to the start of the road; for ever."""
-        backoff = Backoff(self.clock)
-        while await self._stay(backoff):
-            if self.trading is not None and self.execution.store.live():
-                await self.trading.cancel_all()
-            await self.clock.sleep(backoff.next_s())
-            self._fire(Signal.RECOVER if self._is_begun else Signal.RESTART, "trying again")
-
-    async def _stay(self, backoff: Backoff) -> bool:
-        """Climb to READY and stay until something fails; False when trying again cannot help."""
-        if self.machine.state is TraderState.ERROR:  # the task that climbed before died of a bug
-            return True
-        self._recover.clear()
-        try:
-            await self._climb()
-            backoff.worked()
-            await self._recover.wait()
-        except (ExchangeError, WireError, JournalError, TimeoutError) as error:
-            if isinstance(error, TimeoutError):
-                error = TimeoutError(f"{self.machine.state} ran out of time")
-            self._fail(str(error) or repr(error))
-        except ConfigError as error:
-            log_coordinator.error("cannot go on: %s", error)
-            print(f"error: {error}", file=sys.stderr)
-            self.stop(str(error), code=2)
-            return False
-        return True
-
-    async def _climb(self) -> None:
-        """From the present state to READY, each step within its limit."""
-        while self.machine.state not in TRADING_STATES:
-            state = self.machine.state
-            async with asyncio.timeout(STATE_LIMITS_S[state]):
-                match state:
-                    case TraderState.INITIALIZING:
-                        self._initialize()
-                    case TraderState.ORDERBOOK_CONNECT:
-                        await self._connect_books()
-                    case TraderState.TRADING_CLIENT_CONNECT:
-                        await self._or_late(self._connect_client, Signal.CLIENT_READY)
-                    case TraderState.KALSHI_DATA_SYNC:
-                        await self._or_late(self._first_sync, Signal.SYNCED)
-                    case _:
-                        return
-
-    def _initialize(self) -> None:
-        """Journal opened and replayed, latch and gate read, people's numbers restored."""
-        if "journal" not in self._keepers:
-            self.journal.open()
-            self._keep("journal", self.journal.run)
-        body: dict[str, JsonValue] = {
-            "version": VERSION,
-            "environment": self.config.environment.value,
-            "file_sha256": self.facts.file_sha256,
-            "config_sha256": self.facts.config_sha256,
-        }
-        self.execution.replay()
-        self.journal.fact("run", self.facts.run_id, body, durable=True)
-        self.guard.load()
-        self.execution.tell_unknown()
-        self.equity.load()
-        self.decisions.load()
-        self.reporter.load()
-        if self.container.now.halt is not None:
-            self._note("control", f"still halted: {self.container.now.halt.why}", "error")
-        self._is_begun = True
-        self._fire(Signal.INITIALIZED, "journal replayed", facts=self.journal.last_seq)
-
-    async def _connect_books(self) -> None:
-        if not self.market_data.books:
-            await self._choose_markets(is_first=True)
-        if "stream" not in self._keepers:
-            self._judge_clock()  # the handshake's signature needs the exchange's time
-            self._keep("stream", self.stream.run)
-            self._keep("market_data", self.market_data.run)
-            self._keep("book_checks", self.market_data.run_checks)
-            self._keep("fees", self.fees.run)
-            self._keep("discovery", self._rediscover)
-            self._keep("orchestrator", self.orchestrator.run)
-            self._keep("money", self._count_money)
-            self._keep("exchange_status", self._poll_exchange)
-            self._keep("health", self.health.run)
-        deadline_s = self.clock.real_s() + BOOKS_WAIT_S
-        while self.market_data.proven < len(self.market_data.books):
-            if self.clock.real_s() >= deadline_s:
-                break
-            await asyncio.sleep(0.02)
-        proven, total = self.market_data.proven, len(self.market_data.books)
-        self._judge_books()
-        if not self._is_settled:
-            self._is_settled = True
-            settle_memory()
-        why = f"{proven} of {total} books proven"
-        self._fire(Signal.BOOKS_READY if self.trading is not None else Signal.WATCH_ONLY, why)
-
-    async def _choose_markets(self, *, is_first: bool = False) -> None:
-        """One scan; at the first start repeated until one succeeds or the state's time is up."""
-        while True:
-            try:
-                found = await self.selection.select(
-                    self.rest, self.config, self.clock.now_ms(), self._kept_markets()
-                )
-            except (ExchangeError, WireError, TimeoutError) as error:
-                self._note("operation", f"discovery failed: {error}", "warning")
-                if not is_first:
-                    return
-                await asyncio.sleep(CONNECT_RETRY_S)
-                continue
-            if found.unknown and is_first:
-                raise ConfigError(f"tickers: the exchange does not know {', '.join(found.unknown)}")
-            self.market_data.follow(found.followed)
-            self._note("operation", found.funnel)
-            return
-
-    def _kept_markets(self) -> set[str]:
-        held = {t for t, p in self.execution.ledger.positions.items() if p.position_h}
-        return held | {order.ticker for order in self.execution.store.live()}
-
-    async def _rediscover(self) -> None:
-        while True:
-            await self.clock.sleep(self.config.discovery_refresh_s)
-            if self.config.mode == "discovery":
-                await self._choose_markets()
-
-    async def _or_late(self, act: Callable[[], Awaitable[None]], then: Signal) -> None:
-        """Do it, again until it works; READY without a trading client when its time runs out."""
-        deadline_s = self.clock.real_s() + (STATE_LIMITS_S[self.machine.state] or 0.0) - 1.0
-        while True:
-            try:
-                await act()
-            except (ExchangeError, WireError) as error:
-                self._say_connect_error(str(error))
-                self.guard.degrade(Degraded.TRADING, "the trading client answers")
-                if self.clock.real_s() >= deadline_s:
-                    self.supervisor.spawn(self._catch_up(), name="catch_up")
-                    self._fire(Signal.CLIENT_LATE, f"no trading client: {error}")
-                    return
-                await asyncio.sleep(CONNECT_RETRY_S)
-                continue
-            self.guard.clear(Degraded.TRADING)
-            self._fire(then, "ok")
-            return
-
-    def _say_connect_error(self, text: str) -> None:
-        if text != self._last_connect_error:
-            self._last_connect_error = text
-            if self.rest.is_key_refused:
-                cure = "compare KALSHI_API_KEY_ID with the key file, the environment and the clock"
-                self._alert(
-                    "error", "key_refused", f"the exchange refuses the key ({text}); {cure}"
-                )
-            else:
-                self._alert("error", "degraded", f"trading client: {text}")
-
-    async def _catch_up(self) -> None:
-        """The trading client did not come in time: go on trying, degraded, until it does."""
-        while True:
-            try:
-                await self._connect_client()
-                await self._first_sync()
-            except (ExchangeError, WireError) as error:
-                self._say_connect_error(str(error))
-                await self.clock.sleep(CONNECT_RETRY_S)
-                continue
-            self.guard.clear(Degraded.TRADING)
-            return
-
-    async def _connect_client(self) -> None:
-        assert self.trading is not None, "no trading client to connect"
-        await self.trading.connect()
-
-    async def _first_sync(self) -> None:
-        """Unknown outcomes of the last run asked about, then a clean pass; no READY before it."""
-        assert self.trading is not None, "no trading client to sync"
-        await self.fees.learn()
-        result = await self.trading.reconcile()
-        while result is None or not result.is_clean:
-            await asyncio.sleep(CONNECT_RETRY_S)
-            result = await self.trading.reconcile()
-        self.equity.tick()
-        if "reconcile" not in self._keepers:
-            self._keep("reconcile", self.trading.run)
-
-    # -- slow watches -------------------------------------------------------------------
-
-    async def _count_money(self) -> None:
-        while True:
-            self.equity.tick()
-            await asyncio.sleep(1.0)
-
-    async def _poll_exchange(self) -> None:
-        """Pauses come without an event; each answer is also a sample of the exchange's clock."""
-        while True:
-            try:
-                exchange_active, trading_active = await self.rest.exchange_status()
-                was_paused = self.guard.is_degraded(Degraded.PAUSE)
-                if exchange_active and trading_active:
-                    self.guard.clear(Degraded.PAUSE)
-                    if was_paused and self.trading is not None:
-                        self.trading.ask()
-                else:
-                    self.guard.degrade(Degraded.PAUSE, "the exchange trades again")
-                self._judge_clock()
-            except (ExchangeError, WireError) as error:
-                log_coordinator.info("exchange status unknown error=%s", error)
-            is_paused = self.guard.is_degraded(Degraded.PAUSE)
-            await self.clock.sleep(5.0 if is_paused else STATUS_POLL_S)
-
-    def _judge_clock(self) -> None:
-        offset_s = self.rest.apply_clock()
-        if offset_s is None:
-            return
-        if abs(offset_s) > self.config.clock_skew_max_s:
-            self.guard.degrade(Degraded.CLOCK, f"offset below {self.config.clock_skew_max_s:g} s")
-        else:
-            self.guard.clear(Degraded.CLOCK)
-        if abs(offset_s) > 1.0:
-            self._alert("warning", "clock_skew", f"our clock is off by {offset_s:+.1f} s")
-
-    async def _watch(self) -> None:
-        """Twice a second: KILL file, latch on disk, late commands, --duration-s."""
-        begun_s = self.clock.real_s()
-        while True:
-            await asyncio.sleep(KILL_FILE_POLL_S)
-            if self.container.now.halt is None and self.data_dir.read_kill() is not None:
-                self.operator.kill_now("kill file", "file")
-            self.guard.retry_latch()
-            self.execution.flush_facts()
-            self._check_acting()
-            if self.trading is not None and self.trading.failures_in_row > 1:
-                self.guard.degrade(Degraded.RECONCILE, "a reconcile that can be finished")
-            limit_s = self.config.duration_s
-            if limit_s is not None and self.clock.real_s() - begun_s >= limit_s:
-                self.stop(f"--duration-s {limit_s:g} is over")
-
-    def _check_acting(self) -> None:
-        oldest_s = min(self.execution.in_flight.values(), default=None)
-        limit_s = STATE_LIMITS_S[TraderState.ACTING]
-        if oldest_s is None or limit_s is None:
-            return
-        if self.clock.monotonic() - oldest_s > limit_s * max(1.0, self.clock.rate):
-            self._fail(f"an order command had no answer for {limit_s:g} s")
 
     def _make_reporter(self) -> StatusReporter:
         services = Services(
@@ -18698,111 +18153,300 @@ class Coordinator:
         )
         return StatusReporter(services, self.hub)
 
-    # -- reload and dump ----------------------------------------------------------------
+    def _hear_time(self, at_ms: int) -> None:
+        """A fresh frame tells the exchange's time: one more sample of the clock's offset."""
+        self.rest.clock_samples.add_ms(at_ms, self.clock.monotonic())
 
-    def reload(self, config: Config) -> None:
-        """Take over the settings marked live; name those that wait for a restart."""
-        changed = [
-            s
-            for s in SETTINGS
-            if s.kind is not Kind.SECRET
-            and getattr(config, s.field) != getattr(self.config, s.field)
-        ]
-        live = [s.name for s in changed if s.is_live]
-        self.config = replace(
-            self.config, **{s.field: getattr(config, s.field) for s in SETTINGS if s.is_live}
+    def quote(self, ticker: str) -> Quote:
+        """What §18 must know of a market to price an order."""
+        book = self.market_data.books.get(ticker)
+        return Quote(
+            market=self.market_data.markets.get(ticker),
+            bid_cc=book.bid_cc if book is not None else None,
+            ask_cc=book.ask_cc if book is not None else None,
+            last_cc=self.decisions.last_print_cc(ticker),
+            fees=self.fees.of(ticker),
         )
-        self.execution.config = self.reporter.services.config = self.config
-        self.reporter.alerts.config = self.config
-        self.execution.limits = RiskLimits.of(self.config)
-        self.orchestrator.config = self.config
-        text = f"settings reloaded: {', '.join(live) or 'nothing new'}"
-        waiting = [s.name for s in changed if not s.is_live]
-        if waiting:
-            text += f"; waiting for a restart: {', '.join(waiting)}"
-        log_coordinator.info("%s", text)
-        self._note("control", text, "info")
 
-    def replace_signer(self, signer: KalshiSigner) -> None:
-        """Use another key from now on; open orders keep their identity."""
-        self.rest.replace_signer(signer)
-        self.stream.replace_signer(signer)
-        self._note("control", "key replaced", "info")
+    def permit(self, ticker: str) -> Verdict:
+        """May a create or amend leave for this market now? Asked on the order path."""
+        is_fee_known = self.fees.of(ticker).is_known and self.execution.is_fee_trusted(ticker)
+        return self.guard.permit(
+            self.market_data.markets.get(ticker),
+            proof=self.market_data.proof(ticker),
+            is_fee_known=is_fee_known,
+        )
 
-    def _add_probes(self) -> None:
-        def unless(is_ok: bool, why: str) -> str | None:
-            return None if is_ok else why
 
-        for name, ask, is_critical in (
-            (
-                "state_machine",
-                lambda: unless(self.machine.state is not TraderState.ERROR, "state error"),
-                True,
-            ),
-            ("event_bus", lambda: None, True),
-            (
-                "websocket_manager",
-                lambda: unless("hub" in self.supervisor.names, "task ended"),
-                True,
-            ),
-            ("trading_service", self._probe_decisions, False),
-            ("trading_orchestrator", self._probe_orchestrator, True),
-            (
-                "event_loop",
-                lambda: unless(
-                    self.health.worst_lag_s < LAG_CRITICAL_S, f"lag {self.health.worst_lag_s:.1f} s"
-                ),
-                True,
-            ),
-            ("orderbook_integration", self._probe_books, False),
-            ("trading_client", self._probe_client, False),
-            ("clock", lambda: unless(not self.guard.is_degraded(Degraded.CLOCK), "skewed"), False),
-            (
-                "journal",
-                lambda: unless(
-                    self.journal.is_writable or self.journal.probe(),
-                    self.journal.last_error or "not writable",
-                ),
-                False,
-            ),
-            (
-                "recorder",
-                lambda: unless(self.recorder is None or self.recorder.is_healthy, "behind"),
-                False,
-            ),
-            (
-                "alerts",
-                lambda: unless(self.reporter.alerts.is_healthy, "webhook does not answer"),
-                False,
-            ),
-        ):
-            self.health.add(Probe(name=name, ask=ask, is_critical=is_critical))
+# ======================================================================================
+# §23d STATES
+# Purpose:   Move the state machine, tell each step, keep the long tasks alive.
+# Position:  Uses §10, §11, §23c. Used by §23e to §23g.
+# Principle: Every failure leads to ERROR by one door, and each step is journaled before it is told.
+# ======================================================================================
 
-    def _probe_decisions(self) -> str | None:
-        off = [name for name, bench in self.decisions.benches.items() if not bench.is_on]
-        return f"switched off: {', '.join(off)}" if off else None
+log_coordinator = logging.getLogger("trader.coordinator")
 
-    def _probe_orchestrator(self) -> str | None:
-        late_s = self.clock.real_s() - self.orchestrator.beat_s
-        is_running = "orchestrator" in self._keepers
-        return f"no cycle for {late_s:.1f} s" if is_running and late_s > 5.0 else None
+RESPAWN_S: Final = 1.0
+ACTING_NEWS_S: Final = 1.0  # READY ⇄ ACTING is told at most this often
 
-    def _probe_books(self) -> str | None:
-        if not self.stream.is_ready:
-            return self.stream.last_error or "no feed"
-        rows = [r for r in self.container.now.degraded if r.reason is Degraded.ORDERBOOK]
-        return f"{len(rows[0].markets)} books not proven" if rows else None
 
-    def _probe_client(self) -> str | None:
-        if self.trading is None:
-            return None
-        if self.rest.is_key_refused:
-            return f"key refused: {self.rest.auth_error}"
-        return None if self.trading.is_connected and self.rest.is_healthy else "not connected"
+class States:
+    """One writer of the trader's state; owner of the tasks that must never end."""
 
-    def _act_on_health(self) -> None:
+    def __init__(self, house: House) -> None:
+        self._house = house
+        self.failed = asyncio.Event()  # ERROR is entered; §23f clears it on its way up
+        self._keepers: dict[str, Callable[[], Coroutine[Any, Any, None]]] = {}
+        self._acting_told_s = -math.inf
+
+    def fire(self, signal_: Signal, why: str, **metadata: JsonValue) -> bool:
+        """Take the step the table allows; False when it allows none."""
+        step = self._house.machine.fire(
+            signal_,
+            why=why,
+            now_s=self._house.clock.real_s(),
+            at_ms=self._house.clock.now_ms(),
+            metadata=metadata,
+        )
+        if step is None:
+            log_coordinator.debug(
+                "signal refused signal=%s state=%s", signal_, self._house.machine.state
+            )
+            return False
+        self._bind_state(step, is_news=True)
+        return True
+
+    def _bind_state(self, step: Transition, *, is_news: bool) -> None:
+        self._house.container.update(
+            state=step.to_state, state_since_ms=step.at_ms, state_why=step.why
+        )
+        if step.to_state is TraderState.READY and step.from_state is not TraderState.ACTING:
+            self._house.health.check()  # what the way up found missing is there now
+        level = (
+            logging.INFO if {step.from_state, step.to_state} != TRADING_STATES else logging.DEBUG
+        )
+        log_coordinator.log(
+            level, "state from=%s to=%s why=%s", step.from_state, step.to_state, step.why
+        )
+        if not is_news:
+            return
+        if self._house.journal.is_writable:
+            body: dict[str, JsonValue] = {
+                "from_state": step.from_state,
+                "to_state": step.to_state,
+                "why": step.why,
+                **step.metadata,
+            }
+            self._house.execution.write_fact("transition", step.to_state, body)
+        self._house.bus.publish(
+            StateChanged(
+                at_ms=step.at_ms,
+                from_state=step.from_state,
+                to_state=step.to_state,
+                why=step.why,
+                metadata=step.metadata,
+            )
+        )
+
+    def fail(self, why: str) -> None:
+        """Go to ERROR; the road back begins in `Climb.live`."""
+        if self.fire(Signal.FAILED, why):
+            self.failed.set()
+
+    def on_flight(self, event: CommandsInFlight) -> None:
+        """READY ⇄ ACTING: whether an order command waits for its answer."""
+        signal_ = Signal.ORDERS_SENT if event.count else Signal.ORDERS_DONE
+        now_s = self._house.clock.real_s()
+        step = self._house.machine.fire(
+            signal_,
+            why="orders in flight" if event.count else "all answered",
+            now_s=now_s,
+            at_ms=self._house.clock.now_ms(),
+        )
+        if step is None:
+            return
+        is_news = now_s - self._acting_told_s >= ACTING_NEWS_S
+        self._bind_state(step, is_news=is_news)
+        if is_news:
+            self._acting_told_s = now_s
+
+    def on_assertion(self, event: AssertionBroke) -> None:
+        """STYLE §8.5: stop new orders, cancel resting ones, go to ERROR, say so."""
+        log_coordinator.error("assertion broke where=%s what=%s", event.where, event.what)
+        self._house.say.alert("error", "invariant_failed", f"{event.where}: {event.what}")
+        self.fail(f"impossible state in {event.where}: {event.what}")
+
+    def check_acting(self) -> None:
+        """An order command without an answer for too long is a failure."""
+        oldest_s = min(self._house.execution.in_flight.values(), default=None)
+        limit_s = STATE_LIMITS_S[TraderState.ACTING]
+        if oldest_s is None or limit_s is None:
+            return
+        if self._house.clock.monotonic() - oldest_s > limit_s * max(1.0, self._house.clock.rate):
+            self.fail(f"an order command had no answer for {limit_s:g} s")
+
+    def keep(self, name: str, make: Callable[[], Coroutine[Any, Any, None]]) -> None:
+        """Start a task that must never end; its death is degraded until it runs again."""
+        self._keepers[name] = make
+        self._house.supervisor.spawn(make(), name=name)
+
+    def on_task_death(self, name: str, error: BaseException) -> None:
+        """Degraded until the task runs again; a broken assertion is more than that."""
+        self._house.guard.degrade(Degraded.TASK, f"task {name} runs again")
+        self._house.say.alert("error", "task_died", f"{name}: {error!r:.200}")
+        if isinstance(error, AssertionError):
+            self.on_assertion(
+                AssertionBroke(at_ms=self._house.clock.now_ms(), where=name, what=str(error))
+            )
+        elif name == "live":
+            self.fail(f"{name} died: {error!r:.200}")
+        self._house.supervisor.spawn(self._respawn(name), name=f"respawn:{name}")
+
+    def is_kept(self, name: str) -> bool:
+        """Whether the task of this name was started; it then runs, or is about to run again."""
+        return name in self._keepers
+
+    async def _respawn(self, name: str) -> None:
+        await asyncio.sleep(RESPAWN_S)
+        make = self._keepers.get(name)
+        if make is not None and not self._house.guard.is_stopping:
+            self._house.supervisor.spawn(make(), name=name)
+        self._house.guard.clear(Degraded.TASK)
+
+
+# ======================================================================================
+# §23e TROUBLES
+# Purpose:   What is wrong now: each degraded reason is set and cleared here, with its cure.
+# Position:  Uses §12, §20, §23a, §23c, §23d. The bus tells it (§23g); §23f asks it on the way up.
+# Principle: A trouble has a start and a cure; when the cause is gone the reason clears by itself.
+# ======================================================================================
+
+STATUS_POLL_S: Final = 10.0  # also keeps a connection warm for the next order
+LOOP_LAG_MAX_S: Final = 1.0
+
+
+class Troubles:
+    """One judge of the degraded reasons; health reports, and here a finding becomes an act."""
+
+    def __init__(self, house: House, states: States) -> None:
+        self._house, self._states = house, states
+        self._guard, self._trading, self._say = house.guard, house.trading, house.say
+        self._owed_pass: float = 0  # a pass up to this number clears no degraded `reconcile`
+        self._last_connect_error = ""
+        self._add_probes()
+
+    def on_stream_lost(self, event: StreamLost) -> None:
+        """No feed: books unproven, and a reconcile is owed."""
+        self.judge_books()
+        self._owed_pass = math.inf  # no pass made without the stream can clear it
+        if self._trading is not None:
+            self._guard.degrade(Degraded.RECONCILE, "a clean reconcile after the reconnect")
+        self._say.note("connection", f"stream lost: {event.why}", "warning")
+
+    def on_stream_restored(self, event: StreamRestored) -> None:
+        """The feed is back; what happened meanwhile is asked for."""
+        self.judge_books()
+        self._say.note("connection", f"stream up, connection {event.connects}", "success")
+        self.owe_reconcile("the stream is back")
+
+    def owe_reconcile(self, why: str) -> None:
+        """Nothing new leaves before a clean pass that begins after this moment."""
+        if self._trading is not None:
+            self._owed_pass = self._trading.generation
+            self._guard.degrade(Degraded.RECONCILE, f"a clean reconcile: {why}")
+            self._trading.ask()
+
+    def judge_books(self) -> None:
+        """Degraded `orderbook`: all markets without a feed, else those without a proven book."""
+        books = self._house.market_data.books
+        open_tickers = [
+            t for t, m in self._house.market_data.markets.items() if m.status == "active"
+        ]
+        if not self._house.stream.is_ready:
+            self._guard.degrade(Degraded.ORDERBOOK, "the feed is back and the books are proven")
+            return
+        bad = [t for t in open_tickers if t in books and books[t].proof is not Proof.PROVEN]
+        if bad:
+            self._guard.degrade(Degraded.ORDERBOOK, "their books are proven again", markets=bad)
+        else:
+            self._guard.clear(Degraded.ORDERBOOK)
+
+    def on_reconciled(self, event: Reconciled) -> None:
+        """Only a clean pass that began after the trouble clears it."""
+        if event.is_clean and event.generation > self._owed_pass:
+            self._guard.clear(Degraded.RECONCILE)
+        elif not event.is_clean:
+            self._guard.degrade(Degraded.RECONCILE, "the next clean reconcile")
+        text = f"reconciled: {event.orders} orders, {event.positions} positions, " + (
+            "difference 0"
+            if event.is_clean
+            else f"difference {'; '.join(event.differences) or 'cash'}"
+        )
+        severity = "success" if event.is_clean else "error"
+        self._say.note("sync", text, severity, {"duration_ms": event.duration_ms})
+
+    def on_unknown(self, event: UnknownOrdersChanged) -> None:
+        """Markets with an order of unknown outcome."""
+        if event.count:
+            self._guard.degrade(
+                Degraded.UNKNOWN_ORDER, "their outcome is proven", markets=event.markets
+            )
+        else:
+            self._guard.clear(Degraded.UNKNOWN_ORDER)
+
+    def on_order(self, event: OrderChanged) -> None:
+        """A refusal may be the first news of a pause."""
+        if event.order.status is OrderStatus.REJECTED and "paused" in event.why:
+            self._guard.degrade(Degraded.PAUSE, "the exchange trades again")
+
+    async def poll_exchange(self) -> None:
+        """Pauses come without an event; each answer is also a sample of the exchange's clock."""
+        while True:
+            try:
+                exchange_active, trading_active = await self._house.rest.exchange_status()
+                was_paused = self._guard.is_degraded(Degraded.PAUSE)
+                if exchange_active and trading_active:
+                    self._guard.clear(Degraded.PAUSE)
+                    if was_paused and self._trading is not None:
+                        self._trading.ask()
+                else:
+                    self._guard.degrade(Degraded.PAUSE, "the exchange trades again")
+                self.judge_clock()
+            except (ExchangeError, WireError) as error:
+                log_coordinator.info("exchange status unknown error=%s", error)
+            is_paused = self._guard.is_degraded(Degraded.PAUSE)
+            await self._house.clock.sleep(5.0 if is_paused else STATUS_POLL_S)
+
+    def judge_clock(self) -> None:
+        """Correct our clock by the samples so far, and say when it is far off."""
+        offset_s = self._house.rest.apply_clock()
+        if offset_s is None:
+            return
+        if abs(offset_s) > self._house.config.clock_skew_max_s:
+            self._guard.degrade(
+                Degraded.CLOCK, f"offset below {self._house.config.clock_skew_max_s:g} s"
+            )
+        else:
+            self._guard.clear(Degraded.CLOCK)
+        if abs(offset_s) > 1.0:
+            self._say.alert("warning", "clock_skew", f"our clock is off by {offset_s:+.1f} s")
+
+    def say_connect_error(self, text: str) -> None:
+        """Each new reason why the trading client does not come, once."""
+        if text != self._last_connect_error:
+            self._last_connect_error = text
+            if self._house.rest.is_key_refused:
+                cure = "compare KALSHI_API_KEY_ID with the key file, the environment and the clock"
+                self._say.alert(
+                    "error", "key_refused", f"the exchange refuses the key ({text}); {cure}"
+                )
+            else:
+                self._say.alert("error", "degraded", f"trading client: {text}")
+
+    def act_on_health(self) -> None:
         """The only place where a finding becomes an act."""
-        sick = {finding.name: finding.why or "" for finding in self.health.sick}
+        sick = {finding.name: finding.why or "" for finding in self._house.health.sick}
         pairs = (
             (Degraded.JOURNAL, "journal", "the journal can be written"),
             (Degraded.STRATEGY, "trading_service", "the strategy is resumed"),
@@ -18811,24 +18455,518 @@ class Coordinator:
         )
         for reason, name, cure in pairs:
             if name in sick:
-                self.guard.degrade(reason, cure)
+                self._guard.degrade(reason, cure)
             else:
-                self.guard.clear(reason)
-        if self.health.worst_lag_s > LOOP_LAG_MAX_S:
-            self.guard.degrade(Degraded.LOOP, f"ten seconds below {LOOP_LAG_MAX_S:g} s")
+                self._guard.clear(reason)
+        if self._house.health.worst_lag_s > LOOP_LAG_MAX_S:
+            self._guard.degrade(Degraded.LOOP, f"ten seconds below {LOOP_LAG_MAX_S:g} s")
         else:
-            self.guard.clear(Degraded.LOOP)
-        is_lost = "trading_client" in sick and self.machine.has_been_ready
+            self._guard.clear(Degraded.LOOP)
+        is_lost = "trading_client" in sick and self._house.machine.has_been_ready
         if is_lost:
-            self.guard.degrade(Degraded.TRADING, "the trading client answers")
+            self._guard.degrade(Degraded.TRADING, "the trading client answers")
         elif (
-            self.trading is not None
-            and self.trading.is_connected
-            and self.container.now.is_reconciled
+            self._trading is not None
+            and self._trading.is_connected
+            and self._house.container.now.is_reconciled
         ):
-            self.guard.clear(Degraded.TRADING)
+            self._guard.clear(Degraded.TRADING)
 
-    # -- the end ------------------------------------------------------------------------
+    def _add_probes(self) -> None:
+        def unless(is_ok: bool, why: str) -> str | None:
+            return None if is_ok else why
+
+        for name, ask, is_critical in (
+            (
+                "state_machine",
+                lambda: unless(self._house.machine.state is not TraderState.ERROR, "state error"),
+                True,
+            ),
+            ("event_bus", lambda: None, True),
+            (
+                "websocket_manager",
+                lambda: unless("hub" in self._house.supervisor.names, "task ended"),
+                True,
+            ),
+            ("trading_service", self._probe_decisions, False),
+            ("trading_orchestrator", self._probe_orchestrator, True),
+            (
+                "event_loop",
+                lambda: unless(
+                    self._house.health.worst_lag_s < LAG_CRITICAL_S,
+                    f"lag {self._house.health.worst_lag_s:.1f} s",
+                ),
+                True,
+            ),
+            ("orderbook_integration", self._probe_books, False),
+            ("trading_client", self._probe_client, False),
+            (
+                "clock",
+                lambda: unless(not self._guard.is_degraded(Degraded.CLOCK), "skewed"),
+                False,
+            ),
+            (
+                "journal",
+                lambda: unless(
+                    self._house.journal.is_writable or self._house.journal.probe(),
+                    self._house.journal.last_error or "not writable",
+                ),
+                False,
+            ),
+            (
+                "recorder",
+                lambda: unless(
+                    self._house.recorder is None or self._house.recorder.is_healthy, "behind"
+                ),
+                False,
+            ),
+            (
+                "alerts",
+                lambda: unless(self._house.reporter.alerts.is_healthy, "webhook does not answer"),
+                False,
+            ),
+        ):
+            self._house.health.add(Probe(name=name, ask=ask, is_critical=is_critical))
+
+    def _probe_decisions(self) -> str | None:
+        off = [name for name, bench in self._house.decisions.benches.items() if not bench.is_on]
+        return f"switched off: {', '.join(off)}" if off else None
+
+    def _probe_orchestrator(self) -> str | None:
+        late_s = self._house.clock.real_s() - self._house.orchestrator.beat_s
+        is_running = self._states.is_kept("orchestrator")
+        return f"no cycle for {late_s:.1f} s" if is_running and late_s > 5.0 else None
+
+    def _probe_books(self) -> str | None:
+        if not self._house.stream.is_ready:
+            return self._house.stream.last_error or "no feed"
+        rows = [r for r in self._house.container.now.degraded if r.reason is Degraded.ORDERBOOK]
+        return f"{len(rows[0].markets)} books not proven" if rows else None
+
+    def _probe_client(self) -> str | None:
+        if self._trading is None:
+            return None
+        if self._house.rest.is_key_refused:
+            return f"key refused: {self._house.rest.auth_error}"
+        return (
+            None if self._trading.is_connected and self._house.rest.is_healthy else "not connected"
+        )
+
+
+# ======================================================================================
+# §23f CLIMB
+# Purpose:   The road from STARTUP to READY, and back to it from ERROR.
+# Position:  Uses §17, §18, §23c to §23e. Its one task, `live`, is started by §23g.
+# Principle: Every failure leads back to READY by the same road, each step within its limit.
+# ======================================================================================
+
+BOOKS_WAIT_S: Final = 30.0  # then the trader goes on without books, degraded
+CONNECT_RETRY_S: Final = 1.0
+
+
+class Climb:
+    """Walks the states upwards; never gives up, save for a mistake of the operator."""
+
+    def __init__(
+        self, house: House, states: States, troubles: Troubles, give_up: Callable[[str], None]
+    ) -> None:
+        self._house, self._states, self._troubles = house, states, troubles
+        self._guard, self._trading, self._say = house.guard, house.trading, house.say
+        self._give_up = give_up
+        self._is_begun = False  # initializing is done: errors lead back to the books only
+        # The start's garbage is gone; a simulation shares its process.
+        self._is_settled = house.is_virtual
+
+    async def live(self) -> None:
+        """Climb, wait for a failure, go back to the start of the road; for ever."""
+        backoff = Backoff(self._house.clock)
+        while await self._stay(backoff):
+            if self._trading is not None and self._house.execution.store.live():
+                await self._trading.cancel_all()
+            await self._house.clock.sleep(backoff.next_s())
+            self._states.fire(Signal.RECOVER if self._is_begun else Signal.RESTART, "trying again")
+
+    async def _stay(self, backoff: Backoff) -> bool:
+        """Climb to READY and stay until something fails; False when trying again cannot help."""
+        if self._house.machine.state is TraderState.ERROR:  # the last climb died of a bug
+            return True
+        self._states.failed.clear()
+        try:
+            await self._climb()
+            backoff.worked()
+            await self._states.failed.wait()
+        except (ExchangeError, WireError, JournalError, TimeoutError) as error:
+            if isinstance(error, TimeoutError):
+                error = TimeoutError(f"{self._house.machine.state} ran out of time")
+            self._states.fail(str(error) or repr(error))
+        except ConfigError as error:
+            log_coordinator.error("cannot go on: %s", error)
+            print(f"error: {error}", file=sys.stderr)
+            self._give_up(str(error))
+            return False
+        return True
+
+    async def _climb(self) -> None:
+        """From the present state to READY, each step within its limit."""
+        while self._house.machine.state not in TRADING_STATES:
+            state = self._house.machine.state
+            async with asyncio.timeout(STATE_LIMITS_S[state]):
+                match state:
+                    case TraderState.INITIALIZING:
+                        self._initialize()
+                    case TraderState.ORDERBOOK_CONNECT:
+                        await self._connect_books()
+                    case TraderState.TRADING_CLIENT_CONNECT:
+                        await self._or_late(self._connect_client, Signal.CLIENT_READY)
+                    case TraderState.KALSHI_DATA_SYNC:
+                        await self._or_late(self._first_sync, Signal.SYNCED)
+                    case _:
+                        return
+
+    def _initialize(self) -> None:
+        """Journal opened and replayed, latch and gate read, people's numbers restored."""
+        if not self._states.is_kept("journal"):
+            self._house.journal.open()
+            self._states.keep("journal", self._house.journal.run)
+        body: dict[str, JsonValue] = {
+            "version": VERSION,
+            "environment": self._house.config.environment.value,
+            "file_sha256": self._house.facts.file_sha256,
+            "config_sha256": self._house.facts.config_sha256,
+        }
+        self._house.execution.replay()
+        self._house.journal.fact("run", self._house.facts.run_id, body, durable=True)
+        self._guard.load()
+        self._house.execution.tell_unknown()
+        self._house.equity.load()
+        self._house.decisions.load()
+        self._house.reporter.load()
+        if self._house.container.now.halt is not None:
+            self._say.note(
+                "control", f"still halted: {self._house.container.now.halt.why}", "error"
+            )
+        self._is_begun = True
+        self._states.fire(
+            Signal.INITIALIZED, "journal replayed", facts=self._house.journal.last_seq
+        )
+
+    async def _connect_books(self) -> None:
+        if not self._house.market_data.books:
+            await self._choose_markets(is_first=True)
+        if not self._states.is_kept("stream"):
+            self._troubles.judge_clock()  # the handshake's signature needs the exchange's time
+            self._states.keep("stream", self._house.stream.run)
+            self._states.keep("market_data", self._house.market_data.run)
+            self._states.keep("book_checks", self._house.market_data.run_checks)
+            self._states.keep("fees", self._house.fees.run)
+            self._states.keep("discovery", self._rediscover)
+            self._states.keep("orchestrator", self._house.orchestrator.run)
+            self._states.keep("money", self._count_money)
+            self._states.keep("exchange_status", self._troubles.poll_exchange)
+            self._states.keep("health", self._house.health.run)
+        deadline_s = self._house.clock.real_s() + BOOKS_WAIT_S
+        while self._house.market_data.proven < len(self._house.market_data.books):
+            if self._house.clock.real_s() >= deadline_s:
+                break
+            await asyncio.sleep(0.02)
+        proven, total = self._house.market_data.proven, len(self._house.market_data.books)
+        self._troubles.judge_books()
+        if not self._is_settled:
+            self._is_settled = True
+            settle_memory()
+        why = f"{proven} of {total} books proven"
+        self._states.fire(
+            Signal.BOOKS_READY if self._trading is not None else Signal.WATCH_ONLY, why
+        )
+
+    async def _choose_markets(self, *, is_first: bool = False) -> None:
+        """One scan; at the first start repeated until one succeeds or the state's time is up."""
+        while True:
+            try:
+                found = await self._house.selection.select(
+                    self._house.rest,
+                    self._house.config,
+                    self._house.clock.now_ms(),
+                    self._kept_markets(),
+                )
+            except (ExchangeError, WireError, TimeoutError) as error:
+                self._say.note("operation", f"discovery failed: {error}", "warning")
+                if not is_first:
+                    return
+                await asyncio.sleep(CONNECT_RETRY_S)
+                continue
+            if found.unknown and is_first:
+                raise ConfigError(f"tickers: the exchange does not know {', '.join(found.unknown)}")
+            self._house.market_data.follow(found.followed)
+            self._say.note("operation", found.funnel)
+            return
+
+    def _kept_markets(self) -> set[str]:
+        held = {t for t, p in self._house.execution.ledger.positions.items() if p.position_h}
+        return held | {order.ticker for order in self._house.execution.store.live()}
+
+    async def _rediscover(self) -> None:
+        while True:
+            await self._house.clock.sleep(self._house.config.discovery_refresh_s)
+            if self._house.config.mode == "discovery":
+                await self._choose_markets()
+
+    async def _or_late(self, act: Callable[[], Awaitable[None]], then: Signal) -> None:
+        """Do it, again until it works; READY without a trading client when its time runs out."""
+        deadline_s = (
+            self._house.clock.real_s() + (STATE_LIMITS_S[self._house.machine.state] or 0.0) - 1.0
+        )
+        while True:
+            try:
+                await act()
+            except (ExchangeError, WireError) as error:
+                self._troubles.say_connect_error(str(error))
+                self._guard.degrade(Degraded.TRADING, "the trading client answers")
+                if self._house.clock.real_s() >= deadline_s:
+                    self._house.supervisor.spawn(self._catch_up(), name="catch_up")
+                    self._states.fire(Signal.CLIENT_LATE, f"no trading client: {error}")
+                    return
+                await asyncio.sleep(CONNECT_RETRY_S)
+                continue
+            self._guard.clear(Degraded.TRADING)
+            self._states.fire(then, "ok")
+            return
+
+    async def _catch_up(self) -> None:
+        """The trading client did not come in time: go on trying, degraded, until it does."""
+        while True:
+            try:
+                await self._connect_client()
+                await self._first_sync()
+            except (ExchangeError, WireError) as error:
+                self._troubles.say_connect_error(str(error))
+                await self._house.clock.sleep(CONNECT_RETRY_S)
+                continue
+            self._guard.clear(Degraded.TRADING)
+            return
+
+    async def _connect_client(self) -> None:
+        assert self._trading is not None, "no trading client to connect"
+        await self._trading.connect()
+
+    async def _first_sync(self) -> None:
+        """Unknown outcomes of the last run asked about, then a clean pass; no READY before it."""
+        assert self._trading is not None, "no trading client to sync"
+        await self._house.fees.learn()
+        result = await self._trading.reconcile()
+        while result is None or not result.is_clean:
+            await asyncio.sleep(CONNECT_RETRY_S)
+            result = await self._trading.reconcile()
+        self._house.equity.tick()
+        if not self._states.is_kept("reconcile"):
+            self._states.keep("reconcile", self._trading.run)
+
+    async def _count_money(self) -> None:
+        while True:
+            self._house.equity.tick()
+            await asyncio.sleep(1.0)
+
+
+# ======================================================================================
+# §23g COORDINATOR
+# Purpose:   Start the house, wire it, watch it, end it.
+# Position:  Uses §23a to §23f. Started by §24; nobody calls it from below.
+# Principle: At the end own orders are proven gone, or the exit code says that they may not be.
+# ======================================================================================
+
+GROUP_WINDOW_S: Final = 15.0  # the exchange's fill limiter looks back over so long
+SHUTDOWN_MARGIN_S: Final = 2.0  # kept of STOP_LIMIT_S for the journal and the sockets
+
+
+class Coordinator:
+    """The trader as a whole. `run()` returns the exit code."""
+
+    def __init__(
+        self,
+        *,
+        config: Config,
+        clock: Clock,
+        data_dir: DataDir,
+        venue: Venue,
+        facts: StartFacts,
+        strategies: Sequence[Strategy],
+        session: aiohttp.ClientSession,
+        static: Mapping[str, StaticFile],
+        is_virtual: bool = False,
+    ) -> None:
+        self.house = House(
+            config=config,
+            clock=clock,
+            data_dir=data_dir,
+            venue=venue,
+            facts=facts,
+            strategies=strategies,
+            session=session,
+            static=static,
+            is_virtual=is_virtual,
+            on_task_death=lambda name, error: self._states.on_task_death(name, error),
+        )
+        self._states = States(self.house)
+        self._troubles = Troubles(self.house, self._states)
+        self._climb = Climb(
+            self.house, self._states, self._troubles, lambda why: self.stop(why, code=2)
+        )
+        self._stop_why: str | None = None
+        self._stop_asked = asyncio.Event()
+        self._exit_code: int | None = None
+        self._listen()
+
+    def _listen(self) -> None:
+        bus, stream, execution = self.house.bus, self.house.stream, self.house.execution
+        stream.handle_decoded("user_order", decode_order, execution.on_report)
+        stream.handle_decoded("fill", decode_fill, execution.on_fill)
+        stream.handle_decoded("market_position", decode_position, self._on_position)
+        stream.handle("order_group_updates", self._on_group)
+        execution.on_group_closed = self._on_group_closed
+        if self.house.trading is not None:
+            for channel in PRIVATE_CHANNELS:
+                stream.want(channel, None)
+            stream.on_private_lost = lambda _: self._troubles.owe_reconcile(
+                "frames of our own orders were lost"
+            )
+        bus.subscribe(StreamLost, self._troubles.on_stream_lost)
+        bus.subscribe(StreamRestored, self._troubles.on_stream_restored)
+        bus.subscribe(BookProofChanged, lambda _: self._troubles.judge_books())
+        bus.subscribe(MarketsChanged, self._on_markets)
+        bus.subscribe(MarketChanged, self._on_market)
+        bus.subscribe(Reconciled, self._troubles.on_reconciled)
+        bus.subscribe(UnknownOrdersChanged, self._troubles.on_unknown)
+        bus.subscribe(CommandsInFlight, self._states.on_flight)
+        bus.subscribe(BreakerTripped, self._on_breaker)
+        bus.subscribe(AssertionBroke, self._states.on_assertion)
+        bus.subscribe(HealthReported, lambda _: self._troubles.act_on_health())
+        bus.subscribe(OrderChanged, self._troubles.on_order)
+
+    def _on_position(self, report: PositionReport) -> None:
+        """The exchange's own sum after a fill; a reconcile follows when it differs from ours."""
+        known_h = self.house.execution.ledger.position_h(report.ticker)
+        if known_h != report.position_h and self.house.trading is not None:
+            self.house.trading.ask()
+
+    def _on_group(self, frame: Json) -> None:
+        msg = frame["msg"]
+        is_ours = msg.get("order_group_id") == self.house.execution.group_id
+        if msg.get("event_type") == "triggered" and is_ours:
+            self.house.execution.close_group()
+
+    def _on_group_closed(self) -> None:
+        """The fill limiter cancelled our orders: look what is left, then go on in a new group."""
+        if self.house.trading is None or self.house.container.now.halt is not None:
+            return
+        self.house.say.alert(
+            "warning", "limit_near", "the exchange's fill limiter cancelled our orders"
+        )
+        self.house.trading.ask()
+        self.house.supervisor.spawn(self._renew_group(), name="renew_group")
+
+    async def _renew_group(self) -> None:
+        """A new group once the rolling window of the old one has passed; again until it works."""
+        assert self.house.trading is not None, "a group without a trading client"
+        await self.house.clock.sleep(GROUP_WINDOW_S)
+        while self.house.container.now.halt is None and not self.house.execution.is_group_open:
+            try:
+                await self.house.trading.renew_group()
+            except (ExchangeError, WireError) as error:
+                log_coordinator.warning("no new order group yet error=%s", error)
+                await self.house.clock.sleep(CONNECT_RETRY_S)
+
+    def _on_markets(self, event: MarketsChanged) -> None:
+        gone = set(self.house.container.now.markets) - set(event.tickers)
+        self.house.container.update(markets=event.tickers)
+        for ticker in gone:
+            self.house.decisions.forget(ticker)
+        self.house.fees.want(self.house.market_data.markets.values())
+
+    def _on_market(self, event: MarketChanged) -> None:
+        market = event.market
+        if market.status == "finalized" and market.settlement_cc is not None:
+            self.house.execution.on_settled(market.ticker, market.result, market.settlement_cc)
+        if event.what == "fees":
+            self.house.fees.forget(market.ticker)
+        self._troubles.judge_books()
+
+    def _on_breaker(self, event: BreakerTripped) -> None:
+        self.house.operator.kill_now(f"{event.kind}: {event.text}", "limit")
+        if self.house.config.exit_on_halt:
+            self.stop("halted", code=5 if event.kind == "position_difference" else 4)
+
+    async def run(self) -> int:
+        """Serve, climb to READY, stay there until asked to stop; returns the exit code."""
+        port = await self.house.api.start(self.house.config.host, self.house.config.port)
+        self.house.data_dir.note_lock(self._lock_facts(port))
+        self._states.keep("loop_watch", self.house.health.watch_loop)
+        self._states.keep("hub", self.house.hub.run)
+        self.house.reporter.begin()
+        self._states.keep("status", self.house.reporter.run)
+        self._states.keep("status:books", self.house.reporter.run_books)
+        if self.house.recorder is not None:
+            self._states.keep("recorder", self.house.recorder.run)
+        self._states.keep("watch", self._watch)
+        self._states.fire(Signal.BEGIN, f"serving on port {port}")
+        self._states.keep("live", self._climb.live)
+        await self._stop_asked.wait()
+        return await self._shut_down()
+
+    def _lock_facts(self, port: int) -> dict[str, JsonValue]:
+        return {
+            "pid": os.getpid(),
+            "host": self.house.config.host,
+            "port": port,
+            "run_id": self.house.facts.run_id,
+            "started_at_ms": self.house.facts.started_at_ms,
+            "file_sha256": self.house.facts.file_sha256,
+        }
+
+    async def _watch(self) -> None:
+        """Twice a second: KILL file, latch on disk, late commands, --duration-s."""
+        begun_s = self.house.clock.real_s()
+        while True:
+            await asyncio.sleep(KILL_FILE_POLL_S)
+            is_free = self.house.container.now.halt is None
+            if is_free and self.house.data_dir.read_kill() is not None:
+                self.house.operator.kill_now("kill file", "file")
+            self.house.guard.retry_latch()
+            self.house.execution.flush_facts()
+            self._states.check_acting()
+            if self.house.trading is not None and self.house.trading.failures_in_row > 1:
+                self.house.guard.degrade(Degraded.RECONCILE, "a reconcile that can be finished")
+            limit_s = self.house.config.duration_s
+            if limit_s is not None and self.house.clock.real_s() - begun_s >= limit_s:
+                self.stop(f"--duration-s {limit_s:g} is over")
+
+    def reload(self, config: Config) -> None:
+        """Take over the settings marked live; name those that wait for a restart."""
+        changed = [
+            s
+            for s in SETTINGS
+            if s.kind is not Kind.SECRET
+            and getattr(config, s.field) != getattr(self.house.config, s.field)
+        ]
+        live = [s.name for s in changed if s.is_live]
+        self.house.config = replace(
+            self.house.config, **{s.field: getattr(config, s.field) for s in SETTINGS if s.is_live}
+        )
+        self.house.execution.config = self.house.reporter.services.config = self.house.config
+        self.house.reporter.alerts.config = self.house.config
+        self.house.execution.limits = RiskLimits.of(self.house.config)
+        self.house.orchestrator.config = self.house.config
+        text = f"settings reloaded: {', '.join(live) or 'nothing new'}"
+        waiting = [s.name for s in changed if not s.is_live]
+        if waiting:
+            text += f"; waiting for a restart: {', '.join(waiting)}"
+        log_coordinator.info("%s", text)
+        self.house.say.note("control", text, "info")
+
+    def replace_signer(self, signer: KalshiSigner) -> None:
+        """Use another key from now on; open orders keep their identity."""
+        self.house.rest.replace_signer(signer)
+        self.house.stream.replace_signer(signer)
+        self.house.say.note("control", "key replaced", "info")
 
     def stop(self, why: str, *, code: int | None = None) -> None:
         """Ask for a clean end; the first reason and code count."""
@@ -18838,14 +18976,14 @@ class Coordinator:
 
     async def _shut_down(self) -> int:
         """Strategies stop, own orders go and are proven gone, journal synced, sockets closed."""
-        self.guard.is_stopping = True
+        self.house.guard.is_stopping = True
         log_coordinator.info("stopping why=%s", self._stop_why)
-        self._fire(Signal.STOP, self._stop_why or "asked")
+        self._states.fire(Signal.STOP, self._stop_why or "asked")
         remaining: tuple[Order, ...] = ()
-        if self.trading is not None and self.execution.store.live():
-            if self.config.on_stop == "cancel":
-                await self.trading.cancel_all(limit_s=STOP_LIMIT_S - SHUTDOWN_MARGIN_S)
-            remaining = tuple(self.execution.store.live())
+        if self.house.trading is not None and self.house.execution.store.live():
+            if self.house.config.on_stop == "cancel":
+                await self.house.trading.cancel_all(limit_s=STOP_LIMIT_S - SHUTDOWN_MARGIN_S)
+            remaining = tuple(self.house.execution.store.live())
         code = 7 if remaining else self._exit_code or 0
         await self._close()
         log_coordinator.info("stopped code=%s", code)
@@ -18854,20 +18992,20 @@ class Coordinator:
         return code
 
     async def _close(self) -> None:
-        await self.supervisor.stop(timeout_s=1.0)
-        await self.api.stop()
-        if self.webhook is not None:
-            await self.webhook.close()
-        if self.recorder is not None:
-            self.recorder.close()
-        self.rest.close()
-        if self.venue.close is not None:
-            await self.venue.close()
-        self.execution.flush_facts()
-        if self.journal.is_writable:
-            self.journal.flush()
-            self.journal.sync()
-        self.journal.close()
+        await self.house.supervisor.stop(timeout_s=1.0)
+        await self.house.api.stop()
+        if self.house.webhook is not None:
+            await self.house.webhook.close()
+        if self.house.recorder is not None:
+            self.house.recorder.close()
+        self.house.rest.close()
+        if self.house.venue.close is not None:
+            await self.house.venue.close()
+        self.house.execution.flush_facts()
+        if self.house.journal.is_writable:
+            self.house.journal.flush()
+            self.house.journal.sync()
+        self.house.journal.close()
 
 
 def _leftover(order: Order) -> str:
@@ -19339,7 +19477,7 @@ async def replay_pass(
             static={},
             is_virtual=True,
         )
-        trace = _Trace(coordinator.bus)
+        trace = _Trace(coordinator.house.bus)
         run = asyncio.ensure_future(coordinator.run())
         await _until_settled(coordinator, exchange, clock)
         if run.done():
@@ -19355,24 +19493,24 @@ async def _until_settled(coordinator: Coordinator, exchange: Any, clock: Clock) 
     while True:
         await clock.sleep(REPLAY_STEP_S)
         over_ms = clock.now_ms() - exchange.replay_status()["to_at_ms"]
-        held = any(p.position_h for p in coordinator.execution.ledger.positions.values())
+        held = any(p.position_h for p in coordinator.house.execution.ledger.positions.values())
         if over_ms > REPLAY_TAIL_S * 1000 or (over_ms > REPLAY_STEP_S * 1000 and not held):
             break
-    if coordinator.trading is not None:
-        coordinator.trading.ask()
+    if coordinator.house.trading is not None:
+        coordinator.house.trading.ask()
         await clock.sleep(REPLAY_STEP_S)
 
 
 def _report(
     config: Config, coordinator: Coordinator, exchange: Any, trace: _Trace, clock: Clock
 ) -> ReplayReport:
-    execution = coordinator.execution
+    execution = coordinator.house.execution
     ledger = execution.ledger
     held = {t: p.position_h for t, p in ledger.positions.items() if p.position_h}
     theirs = {t: h for t, h in exchange.account.positions.items() if h}
-    fills = [fact.body for fact in coordinator.journal.facts("fill")]
+    fills = [fact.body for fact in coordinator.house.journal.facts("fill")]
     reasons: Counter[str] = Counter()
-    for (_, reason), count in coordinator.decisions.funnel.items():
+    for (_, reason), count in coordinator.house.decisions.funnel.items():
         reasons[str(reason)] += count
     cash_ud = ledger.cash_ud if ledger.cash_ud is not None else config.sim_balance_ud
     return ReplayReport(
@@ -19383,7 +19521,7 @@ def _report(
         fees_ud=ledger.fees_ud,
         net_ud=cash_ud - config.sim_balance_ud,
         unresolved=tuple(sorted(held)),
-        unresolved_value_ud=coordinator.equity.positions_value_ud() if held else 0,
+        unresolved_value_ud=coordinator.house.equity.positions_value_ud() if held else 0,
         decisions=dict(reasons),
         decision_sha256=trace.digest,
         equals_exchange=held == theirs and cash_ud == exchange.account.cash_ud,
@@ -19833,12 +19971,12 @@ def hear_signals(coordinator: Coordinator, reload: Callable[[], Config]) -> None
         if len(heard) == 1:
             coordinator.stop(f"signal {signal.Signals(number).name}")
         else:
-            coordinator.supervisor.spawn(end_now(coordinator, number), name="end_now")
+            coordinator.house.supervisor.spawn(end_now(coordinator, number), name="end_now")
 
     for number in (signal.SIGINT, signal.SIGTERM):
         loop.add_signal_handler(number, end, number)
     loop.add_signal_handler(
-        signal.SIGUSR2, coordinator.operator.kill_now, "signal SIGUSR2", "signal"
+        signal.SIGUSR2, coordinator.house.operator.kill_now, "signal SIGUSR2", "signal"
     )
     loop.add_signal_handler(signal.SIGUSR1, dump_state, coordinator)
     loop.add_signal_handler(signal.SIGHUP, reload_settings, coordinator, reload)
@@ -19846,9 +19984,9 @@ def hear_signals(coordinator: Coordinator, reload: Callable[[], Config]) -> None
 
 def dump_state(coordinator: Coordinator) -> None:
     """SIGUSR1: the whole status, redacted, as a file in the reports folder."""
-    name = f"state-{coordinator.clock.now_ms()}.json"
-    path = coordinator.data_dir.folder("reports") / name
-    text = json.dumps(coordinator.reporter.status(), indent=2, default=str)
+    name = f"state-{coordinator.house.clock.now_ms()}.json"
+    path = coordinator.house.data_dir.folder("reports") / name
+    text = json.dumps(coordinator.house.reporter.status(), indent=2, default=str)
     path.write_text(REDACTOR.clean(text))
     log_cli.info("state written file=%s", name)
 
@@ -19861,22 +19999,24 @@ def reload_settings(coordinator: Coordinator, reload: Callable[[], Config]) -> N
         if config.key_file is not None and config.key_content is None:
             signer = load_signer(read_key_pem(config), config.key_id or "")
         strategies: tuple[Strategy, ...] = ()
-        if config.strategy_params != coordinator.config.strategy_params:
-            strategies = build_strategies(replace(config, strategy=coordinator.config.strategy))
+        if config.strategy_params != coordinator.house.config.strategy_params:
+            strategies = build_strategies(
+                replace(config, strategy=coordinator.house.config.strategy)
+            )
         set_log_level(config.log_level)
     except ConfigError as error:
         log_cli.error("reload refused, nothing changed: %s", error)
         return
     coordinator.reload(config)
-    coordinator.decisions.exchange(strategies)
+    coordinator.house.decisions.exchange(strategies)
     if signer is not None:
         coordinator.replace_signer(signer)
 
 
 async def end_now(coordinator: Coordinator, number: int) -> None:
     """Second signal: one cancel-all is tried for a second, then the process is gone."""
-    if coordinator.trading is not None:
-        await coordinator.trading.cancel_all(limit_s=LAST_CANCEL_S)
+    if coordinator.house.trading is not None:
+        await coordinator.house.trading.cancel_all(limit_s=LAST_CANCEL_S)
     os._exit(128 + number)
 
 
@@ -19885,7 +20025,7 @@ def say_start(config: Config, facts: StartFacts, coordinator: Coordinator) -> No
     orders = "orders can be sent" if config.is_armed and config.trading else "no orders can be sent"
     if config.environment is Environment.PRODUCTION and config.is_armed:
         orders += " WITH REAL MONEY"
-    halt = coordinator.data_dir.read_kill()
+    halt = coordinator.house.data_dir.read_kill()
     print(f"{ENVIRONMENT_WORDS[config.environment]}: {orders}")
     print(f"strategy {', '.join(config.strategy)}; gate {'halted' if halt else 'as kept on disk'}")
     print(
@@ -19897,7 +20037,7 @@ def say_start(config: Config, facts: StartFacts, coordinator: Coordinator) -> No
     print(f"file {facts.file_sha256[:12]} settings {facts.config_sha256[:12]} run {facts.run_id}")
     print(f"page http://localhost:{config.port}/", flush=True)
     if sys.stdout.isatty():
-        link = coordinator.api.door.new_code()
+        link = coordinator.house.api.door.new_code()
         print(f"unlock its controls within 60 s: http://localhost:{config.port}/#unlock={link}")
 
 
