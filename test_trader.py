@@ -9910,6 +9910,10 @@ async def test_an_unproven_change_stays_at_risk_until_the_order_list_tells(
     }
     house.rest.listed = [report_18(key, **forms[truth])]
     await asyncio.sleep(5)
+    if truth == "undone" and kind != "cancel":
+        assert house.order(key).pending is C18(kind), "it can still arrive"
+        assert house.service.exposure.total_ud >= 4_000_000
+        await asyncio.sleep(32)
     order = house.order(key)
     if truth == "executed":
         assert (order.status, order.filled_h) == (S18.EXECUTED, 1000)
@@ -9923,6 +9927,120 @@ async def test_an_unproven_change_stays_at_risk_until_the_order_list_tells(
             forms[truth].get("remaining_h", 1000),
         )
         assert order.pending is None
+
+
+@pytest.mark.parametrize("kind", ["amend", "decrease"])
+@virtual_18
+async def test_a_change_that_arrives_after_the_first_scans_was_at_risk_all_the_time(
+    folder_18, kind
+):
+    house = House18(folder_18)
+    key = await moved_18(house, kind)
+    worst_ud = house.service.exposure.total_ud
+    await house.answer(kind, key, outcome_18(K18.UNKNOWN))
+    house.rest.listed = [report_18(key)]
+    await asyncio.sleep(28)
+    assert house.service.exposure.total_ud == worst_ud
+    assert house.converge(want_18(4600)).order_ids == (), "no command that assumes the outcome"
+    done = {"price_cc": 4500} if kind == "amend" else {}
+    house.rest.listed = [report_18(key, remaining_h=500, **done)]
+    await asyncio.sleep(6)
+    order = house.order(key)
+    assert order.pending is None
+    assert (order.price_cc, order.remaining_h) == ANSWERED_18[kind][1:]
+
+
+@virtual_18
+async def test_an_old_list_is_no_proof_that_a_change_arrived(folder_18):
+    house = House18(folder_18)
+    key = await moved_18(house, "amend")
+    sent_ms = house.clock.now_ms()
+    await house.answer("amend", key, outcome_18(K18.UNKNOWN))
+    house.rest.listed = [report_18(key, price_cc=3900)]
+    house.rest.as_of_ms = lambda: sent_ms
+    await asyncio.sleep(60)
+    assert house.order(key).pending is C18.AMEND
+
+
+@virtual_18
+async def test_a_renewed_expiry_is_proof_that_the_amend_arrived(folder_18):
+    house = House18(folder_18)
+    key = await house.rest_order()
+    await asyncio.sleep(41)
+    house.converge(want_18())
+    expires_ms = house.clock.now_ms() + 60_000
+    await house.answer("amend", key, outcome_18(K18.UNKNOWN))
+    house.rest.listed = [report_18(key, expires_at_ms=expires_ms)]
+    await asyncio.sleep(4)
+    order = house.order(key)
+    assert (order.pending, order.expires_at_ms) == (None, expires_ms)
+
+
+@pytest.mark.parametrize("kind", ["amend", "decrease"])
+@pytest.mark.parametrize("answer", ["accepted", "refused", "unknown"])
+@virtual_18
+async def test_an_order_with_an_open_change_can_be_ended_and_a_vain_cancel_frees_no_risk(
+    folder_18, kind, answer
+):
+    house = House18(folder_18)
+    key = await moved_18(house, kind)
+    worst_ud = house.service.exposure.total_ud
+    assert house.converge().order_ids == (), "one command at a time while it is in flight"
+    await house.answer(kind, key, outcome_18(K18.UNKNOWN))
+    house.rest.listed = [report_18(key)]
+    assert house.converge().reason is t.Reason.ACTED
+    assert house.rest.calls[-1] == ("cancel", key)
+    told = {
+        "accepted": accepted_18(key, reduced_h=1000),
+        "refused": outcome_18(K18.REFUSED, status=409, code="exchange_is_paused"),
+        "unknown": outcome_18(K18.UNKNOWN),
+    }
+    await house.answer("cancel", key, told[answer])
+    if answer == "accepted":
+        assert house.order(key).status is S18.CANCELED
+        return
+    await asyncio.sleep(5)
+    assert house.order(key).pending is C18(kind)
+    assert house.service.exposure.total_ud == worst_ud
+
+
+@virtual_18
+async def test_a_quote_that_could_not_be_moved_away_is_cancelled(folder_18):
+    house = House18(folder_18)
+    key = await house.rest_order(price_cc=4500)
+    await asyncio.sleep(4)
+    house.converge(want_18(4000))
+    await house.answer("amend", key, outcome_18(K18.UNKNOWN))
+    house.converge(want_18(4000))
+    assert house.rest.calls[-1] == ("cancel", key)
+
+
+@virtual_18
+async def test_a_cancel_answered_after_the_change_was_settled_still_ends_the_order(folder_18):
+    house = House18(folder_18)
+    key = await moved_18(house, "amend")
+    await house.answer("amend", key, outcome_18(K18.UNKNOWN))
+    house.rest.listed = [report_18(key, price_cc=4500, remaining_h=500)]
+    house.converge()
+    await asyncio.sleep(5)
+    assert house.order(key).pending is None
+    await house.answer("cancel", key, accepted_18(key, reduced_h=500))
+    assert house.order(key).status is S18.CANCELED
+
+
+@virtual_18
+async def test_an_amend_that_died_between_journal_and_order_row_is_at_risk_after_the_restart(
+    folder_18,
+):
+    house = House18(folder_18)
+    await house.rest_order()
+    await asyncio.sleep(4)
+    house.service.write_fact = lambda *row: None  # the process dies before the order's row
+    house.converge(want_18(4500, 500))
+    again = house.reborn(folder_18, run="run2")
+    (order,) = again.service.store.live()
+    assert (order.pending, order.worst_cc, order.worst_h) == (C18.AMEND, 4500, 1000)
+    assert again.service.exposure.total_ud == 4_500_000
 
 
 @virtual_18

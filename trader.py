@@ -10581,6 +10581,12 @@ def is_settled(order: Order) -> bool:
     return order.status is OrderStatus.RESTING and order.pending is None
 
 
+def is_change_open(order: Order) -> bool:
+    """Whether an amend or a decrease of a resting order has no proven outcome."""
+    is_change = order.pending in (CommandKind.AMEND, CommandKind.DECREASE)
+    return is_change and order.status is OrderStatus.RESTING
+
+
 def plan_slot(
     live: Order | None, want: Want | None, *, now_ms: int, ttl_ms: int, is_forced: bool = False
 ) -> Command | None:
@@ -10590,9 +10596,15 @@ def plan_slot(
     """
     if live is None:
         return Command(kind=CommandKind.CREATE, want=want) if want is not None else None
+    is_other = want is None or want.side is not live.side or want.take
+    if is_change_open(live):
+        # Nothing may build on a change that can still arrive, but the order can be ended.
+        may_rest_cc = max(live.price_cc, live.worst_cc)
+        is_escape = is_other or (want is not None and want.price_cc < may_rest_cc)
+        return Command(kind=CommandKind.CANCEL, order=live) if is_escape else None
     if not is_settled(live):
         return None
-    if want is None or want.side is not live.side or want.take:
+    if want is None or is_other:
         return Command(kind=CommandKind.CANCEL, order=live)
     if want.price_cc != live.price_cc or want.count_h > live.remaining_h:
         is_flight = want.urgent and want.price_cc < live.price_cc
@@ -11061,13 +11073,7 @@ class ExecutionService:
                 expires_at_ms=intent.expires_at_ms,
             )
             return self._bind(fresh, None, "sent")
-        changed = replace(
-            order,
-            pending=CommandKind.AMEND,
-            pending_since_ms=intent.at_ms,
-            worst_h=max(order.remaining_h, intent.count_h),
-            worst_cc=max(order.price_cc, intent.price_cc),
-        )
+        changed = _amending(order, intent.price_cc, intent.count_h, intent.at_ms)
         return self._bind(changed, order, "amend sent")
 
     # -- cancel and decrease ------------------------------------------------------------
@@ -11077,14 +11083,8 @@ class ExecutionService:
         if self._rest is None or order.order_id is None:
             return refusal(Reason.ORDER_UNKNOWN, "no order id yet", "known id")
         self._rest.try_budget(CommandKind.CANCEL)
-        pending = replace(
-            order,
-            pending=CommandKind.CANCEL,
-            pending_since_ms=self._clock.now_ms(),
-            worst_h=max(order.worst_h, order.remaining_h),
-            worst_cc=max(order.worst_cc, order.price_cc),
-        )
-        self._send(CommandKind.CANCEL, self._keep(pending, "cancel sent"), self._rest.cancel(order))
+        pending = self._keep(_cancelling(order, self._clock.now_ms()), "cancel sent")
+        self._send(CommandKind.CANCEL, pending, self._rest.cancel(order))
         return ALLOWED
 
     def _decrease(self, order: Order, want: Want) -> Verdict:
@@ -11224,13 +11224,17 @@ class ExecutionService:
         intent: Intent | None,
         want: Want | None,
     ) -> None:
-        if order.pending is not kind:
+        if not order.status.is_live or (order.pending is not kind and kind is not CommandKind.CANCEL):
             return  # the stream settled it already
+        if order.pending is None:
+            order = _cancelling(order, self._clock.now_ms())
+            self.store.put(order)
         match outcome.kind:
             case OutcomeKind.ACCEPTED:
                 self._changed(kind, order, outcome, intent, want)
             case OutcomeKind.REFUSED | OutcomeKind.RATE_LIMITED | OutcomeKind.NEVER_SENT:
-                self._keep(_at_rest(order), f"{kind} refused: {_why(outcome)}")
+                if order.pending is kind:  # it proves nothing about a change without an answer
+                    self._keep(_at_rest(order), f"{kind} refused: {_why(outcome)}")
             case OutcomeKind.GONE | OutcomeKind.UNKNOWN | OutcomeKind.DUPLICATE:
                 # 404 does not tell cancelled from filled: the order list decides, at full risk.
                 self.on_unknown(order)
@@ -11428,16 +11432,10 @@ class ExecutionService:
     def after_batch_cancel(self, order: Order, outcome: OrderOutcome) -> None:
         """One entry of a batch cancel, judged like a cancel of its own."""
         fresh = self.store.orders.get(order.client_order_id)
-        if fresh is None or not fresh.status.is_live:
-            return
         is_open = outcome.kind in (OutcomeKind.ACCEPTED, OutcomeKind.GONE, OutcomeKind.UNKNOWN)
         # A refused cancel proves nothing about another command that has no answer yet.
-        if is_open or fresh.pending is None:
-            pending = replace(
-                fresh, pending=CommandKind.CANCEL, pending_since_ms=self._clock.now_ms()
-            )
-            self.store.put(pending)
-            self._after_change(CommandKind.CANCEL, pending, outcome, None, None)
+        if fresh is not None and (is_open or fresh.pending is None):
+            self._after_change(CommandKind.CANCEL, fresh, outcome, None, None)
 
     def settle_pending(self, order: Order, report: OrderReport) -> Order:
         """A re-read proves what became of an amend, decrease or cancel without an answer."""
@@ -11675,7 +11673,10 @@ class ExecutionService:
 
     def _replay_intent(self, row: Mapping[str, Any]) -> None:
         """An intent without a later order row died between the journal and the wire: unknown."""
-        if row["kind"] != CommandKind.CREATE or row["client_order_id"] in self.store.orders:
+        known = self.store.orders.get(row["client_order_id"])
+        if row["kind"] == CommandKind.AMEND and known is not None:
+            self._replay_order(_amending(known, row["price_cc"], row["count_h"], row["at_ms"]))
+        if row["kind"] != CommandKind.CREATE or known is not None:
             return
         self._replay_order(
             Order(
@@ -11735,6 +11736,30 @@ def _at_rest(order: Order) -> Order:
     return replace(order, pending=None, worst_h=0, worst_cc=0)
 
 
+def _amending(order: Order, price_cc: int, count_h: int, at_ms: int) -> Order:
+    """With an amend under way: both forms may fill, so the worst of both counts."""
+    return replace(
+        order,
+        pending=CommandKind.AMEND,
+        pending_since_ms=at_ms,
+        worst_h=max(order.remaining_h, count_h),
+        worst_cc=max(order.price_cc, price_cc),
+    )
+
+
+def _cancelling(order: Order, now_ms: int) -> Order:
+    """With a cancel under way; a change without an answer stays, for it may still arrive."""
+    if is_change_open(order):
+        return order
+    return replace(
+        order,
+        pending=CommandKind.CANCEL,
+        pending_since_ms=now_ms,
+        worst_h=max(order.worst_h, order.remaining_h),
+        worst_cc=max(order.worst_cc, order.price_cc),
+    )
+
+
 def _is_same_order(order: Order, report: OrderReport) -> bool:
     if report.ticker != order.ticker or report.side is not order.side:
         return False
@@ -11776,7 +11801,17 @@ _FILL_MARGIN_S: Final = 600  # fills are read again from this far before the new
 _QUIET_MS: Final = 10_000  # a baseline is read twice when the account traded this recently
 _ADJUST_WINDOW_MS: Final = 3_600_000
 _CANCEL_PAUSE_MAX_S: Final = 1.0  # between two rounds of cancels: a refusal is not hammered
+CHANGE_LIFE_MS: Final = int((SIGNATURE_LIFE_S + ABSENCE_MARGIN_S) * 1000)  # of an amend, a decrease
+CHANGE_SCAN_S: Final = 3.0  # between two scans for a change that has not shown at once
 RECONCILE_RETRY_MAX_S: Final = 10.0  # longest jittered wait after a pass that could not be read
+
+
+def _is_moved(order: Order, report: OrderReport) -> bool:
+    """Whether a report shows price, size or expiry changed: only a command of ours does that."""
+    ours_s, theirs_s = ((each.expires_at_ms or 0) // 1000 for each in (order, report))
+    is_renewed = report.expires_at_ms is not None and ours_s != theirs_s
+    theirs_h = report.filled_h + report.remaining_h
+    return is_renewed or (order.price_cc, order.count_h) != (report.price_cc, theirs_h)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -12069,7 +12104,7 @@ class TradingClientIntegration:
             is_of_this_run = order.client_order_id.startswith(
                 f"{self._execution.ids.root}{self._execution.ids.run}-"
             )
-            if not is_of_this_run and is_settled(order):
+            if not is_of_this_run and (is_settled(order) or is_change_open(order)):
                 self._execution.cancel(order)
 
     # -- unknown outcomes ---------------------------------------------------------------
@@ -12091,11 +12126,17 @@ class TradingClientIntegration:
                 except (ExchangeError, WireError) as error:
                     self.scan_errors += 1  # an error is never an absence
                     log_sync.info("scan failed id=%s error=%s", key, error)
-                if self._open_question(key) is not None:
-                    await self._clock.sleep(UNKNOWN_SCAN_S)
+                if (order := self._open_question(key)) is not None:
+                    await self._clock.sleep(self._scan_pause_s(order))
         finally:
             self._resolving.discard(key)
             self._missing.discard(key)
+
+    def _scan_pause_s(self, order: Order) -> float:
+        """A change that the first scans do not show is waited for with patience."""
+        age_ms = self._clock.now_ms() - order.pending_since_ms
+        is_slow = is_change_open(order) and age_ms > CHANGE_SCAN_S * 2000
+        return CHANGE_SCAN_S if is_slow else UNKNOWN_SCAN_S
 
     def _open_question(self, key: str) -> Order | None:
         order = self._execution.store.orders.get(key)
@@ -12111,7 +12152,8 @@ class TradingClientIntegration:
         since_ms = max(order.sent_at_ms, order.pending_since_ms)
         is_fresh = as_of_ms > since_ms + ABSENCE_MARGIN_S * 1000
         if found is not None:
-            self._found(order, found, is_fresh=is_fresh)
+            is_past = as_of_ms > order.pending_since_ms + CHANGE_LIFE_MS
+            self._found(order, found, is_fresh=is_fresh, is_past=is_past)
             return 0
         if not is_fresh:
             return absences
@@ -12140,7 +12182,12 @@ class TradingClientIntegration:
                     return report
         return None
 
-    def _found(self, order: Order, report: OrderReport, *, is_fresh: bool) -> None:
+    def _found(
+        self, order: Order, report: OrderReport, *, is_fresh: bool, is_past: bool
+    ) -> None:
+        """Settle what the list proves. A change without an answer is proven by its effect, or by a
+        list that is newer (`is_past`) than its request can arrive.
+        """
         self._missing.discard(order.client_order_id)
         if order.pending is None:
             self._execution.on_report(report)
@@ -12148,7 +12195,7 @@ class TradingClientIntegration:
             return
         if report.status is not OrderStatus.RESTING:
             self._execution.settle_pending(order, report)
-        elif is_fresh:
+        elif is_fresh and (not is_change_open(order) or is_past or _is_moved(order, report)):
             after = self._execution.settle_pending(order, report)
             if order.pending is CommandKind.CANCEL and after.status is OrderStatus.RESTING:
                 self._execution.cancel(after)  # cannot do harm twice
