@@ -13277,6 +13277,7 @@ class ApiControls:
 
     environment = "sim"
     has_replay = True
+    is_halted = True
 
     def __init__(self) -> None:
         self.state_version = 7
@@ -14486,6 +14487,18 @@ async def test_the_same_key_twice_is_one_action_even_at_the_same_moment(api_hous
     assert (await api_house.control("pause", body))[0] == 409
 
 
+@pytest.mark.parametrize("key", ["k", "other"])
+async def test_a_kill_is_not_answered_from_memory_once_its_latch_is_cleared(api_house, key):
+    await api_house.control("kill", {"key": "k"})
+    await api_house.control("pause", {"key": "other"})
+    asked = len(api_house.controls.asked)
+    assert (await api_house.control("kill", {"key": "k"}))[0] == 202
+    assert len(api_house.controls.asked) == asked, "while the latch is set it is one action"
+    api_house.controls.is_halted = False
+    assert (await api_house.control("kill", {"key": key}))[0] == 202
+    assert len(api_house.controls.asked) == asked + 1
+
+
 async def test_a_control_whose_asker_hangs_up_is_still_done(api_house):
     api_house.controls.gate = asyncio.Event()
     asked = asyncio.create_task(api_house.control("kill", {"key": "gone"}))
@@ -15498,6 +15511,47 @@ async def test_a_kill_during_the_wait_of_a_rearm_holds(desk_23):
         await desk_23.operator.rearm(desk_23.ask("rearm"))
     assert desk_23.now.gate is G23.HALTED
     assert desk_23.guard.is_latch_durable
+
+
+def touch_23(path) -> None:
+    """`touch` of a person; the kernel's clock is coarse, a person's hand is not that quick."""
+    path.touch()
+    later_ns = path.stat().st_mtime_ns + 1_000_000
+    os.utime(path, ns=(later_ns, later_ns))
+
+
+@pytest.mark.parametrize("was_there", [True, False])
+async def test_a_kill_file_touched_during_the_wait_of_a_rearm_holds(
+    desk_23, folder_23, was_there
+):
+    desk_23.guard.halt("enough", "page")
+    if not was_there:
+        desk_23.disk.kill_path.unlink()
+    desk_23.trading.on_group = lambda: touch_23(desk_23.disk.kill_path)
+    with refused_23("state_changed"):
+        await desk_23.operator.rearm(desk_23.ask("rearm"))
+    assert desk_23.now.gate is G23.HALTED
+    assert desk_23.disk.read_kill() is not None
+    desk_23.trading.on_group = lambda: None
+    await desk_23.operator.rearm(desk_23.ask("rearm"))
+    assert (desk_23.now.halt, desk_23.disk.read_kill()) == (None, None)
+
+
+@pytest.mark.parametrize("by", ["signal", "page", "api", "cli", "file"])
+async def test_a_kill_during_a_rearm_holds_by_whatever_road_it_came(desk_23, by):
+    desk_23.guard.halt("enough", "page")
+    desk_23.trading.on_group = lambda: desk_23.operator.kill_now("again", by)
+    with refused_23("state_changed"):
+        await desk_23.operator.rearm(desk_23.ask("rearm"))
+    assert desk_23.now.gate is G23.HALTED
+
+
+async def test_a_breaker_of_another_cause_during_a_rearm_holds(desk_23):
+    desk_23.guard.halt("reject_ratio: 60%", "limit")
+    desk_23.trading.on_group = lambda: desk_23.operator.kill_now("max_unknown: 4", "limit")
+    with refused_23("state_changed"):
+        await desk_23.operator.rearm(desk_23.ask("rearm"))
+    assert desk_23.now.gate is G23.HALTED
 
 
 @pytest.mark.parametrize("kind", ["daily_loss", "drawdown"])

@@ -6221,6 +6221,14 @@ class DataDir:
         os.close(os.open(self.kill_path, os.O_WRONLY | os.O_CREAT | os.O_CLOEXEC, FILE_MODE))
         _sync_dir(self.path)
 
+    def kill_stamp(self) -> tuple[int, int, int] | None:
+        """What changes whenever somebody writes or touches the kill file; None: there is none."""
+        try:
+            found = os.lstat(self.kill_path)
+        except OSError:
+            return None
+        return found.st_ino, found.st_size, found.st_mtime_ns
+
     def remove_kill(self) -> None:
         """Clear the latch on disk, synced; JournalError when it stays."""
         try:
@@ -11224,7 +11232,8 @@ class ExecutionService:
         intent: Intent | None,
         want: Want | None,
     ) -> None:
-        if not order.status.is_live or (order.pending is not kind and kind is not CommandKind.CANCEL):
+        is_other = order.pending is not kind and kind is not CommandKind.CANCEL
+        if not order.status.is_live or is_other:
             return  # the stream settled it already
         if order.pending is None:
             order = _cancelling(order, self._clock.now_ms())
@@ -16357,6 +16366,10 @@ class Controls(Protocol):
         """Counts changes of gate, latch and degraded reasons."""
 
     @property
+    def is_halted(self) -> bool:
+        """Whether the halt latch is set."""
+
+    @property
     def has_replay(self) -> bool:
         """Whether a tape is played here."""
 
@@ -16575,6 +16588,10 @@ class ControlDesk:
             raise ApiRefused(400, "key_missing", "send a fresh uuid as `key`")
         fingerprint = action.encode() + orjson.dumps(dict(body), option=orjson.OPT_SORT_KEYS)
         asked = self._asked.get(key)
+        if asked is not None and action == "kill" and not self.controls.is_halted:
+            # The latch was cleared since: no answer of memory may stand in for setting it again.
+            is_under_way = asked.fingerprint == fingerprint and not asked.task.done()
+            asked = asked if is_under_way else None
         if asked is None:
             version = None
             if action in RISKY_CONTROLS:
@@ -16591,6 +16608,7 @@ class ControlDesk:
     def _start(self, key: str, fingerprint: bytes, ask: ControlAsk, act: _Act) -> _Asked:
         task = self._supervisor.spawn(self._perform(ask, act), name=f"control:{ask.action}")
         asked = self._asked[key] = _Asked(fingerprint, ask.control_id, task)
+        self._asked.move_to_end(key)
         while len(self._asked) > CONTROL_KEYS_MAX:
             self._asked.popitem(last=False)
         return asked
@@ -17337,6 +17355,10 @@ class Guard:
         )
         return halt
 
+    def kills_heard(self) -> tuple[int, object]:
+        """Differs from an earlier value when a kill came since, by whatever road."""
+        return self.kills_while_halted, self._data_dir.kill_stamp()
+
     def _store_halt(self, halt: Halt) -> None:
         """Write the latch to both its places; one of them is enough to find it again."""
         body: dict[str, JsonValue] = {
@@ -17557,6 +17579,11 @@ class Operator:
         return self._container.now.guard_version
 
     @property
+    def is_halted(self) -> bool:
+        """Whether the halt latch is set."""
+        return self._container.now.halt is not None
+
+    @property
     def has_replay(self) -> bool:
         """Whether a tape is played here."""
         return self._replay is not None
@@ -17743,7 +17770,7 @@ class Operator:
         if is_loss and not ask.override:
             self._need_new_day(halt)
         self._audit(ask, is_risky=True)
-        kills = self._guard.kills_while_halted
+        kills = self._guard.kills_heard()
         if self._trading is not None and self._config.is_armed:
             try:
                 await self._trading.renew_group()
@@ -17752,8 +17779,9 @@ class Operator:
                     409, "no_order_group", f"no new order group: {error}"
                 ) from error
             self._need_clean(ask)  # the world may have moved while the group was made
-            if self._guard.kills_while_halted != kills:
-                raise ControlRefused(412, "state_changed", "a kill came meanwhile; look again")
+        # Nothing waits from here to the cleared latch, so no kill can come in between unseen.
+        if self._guard.kills_heard() != kills:
+            raise ControlRefused(412, "state_changed", "a kill came meanwhile; look again")
         gate = Gate.OPEN if ask.to == "open" else Gate.REDUCE_ONLY
         with self._disk_must_know():
             self._guard.rearm(gate, ask.reason, ask.by)
