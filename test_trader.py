@@ -12,6 +12,7 @@ import fcntl
 import functools
 import gzip
 import hashlib
+import importlib.metadata
 import inspect
 import itertools
 import json
@@ -17506,7 +17507,8 @@ def pins(name: str) -> dict[str, set[str]]:
     for line in text.splitlines():
         if line.startswith(("#", "-r ")):
             continue
-        match = re.match(r"([a-z0-9-]+)==([0-9][^ ]*) .*--hash=sha256:[0-9a-f]{64}", line)
+        pinned = r"([a-z0-9-]+)(?:\[[a-z]+\])?==([0-9][^ ]*) .*--hash=sha256:[0-9a-f]{64}"
+        match = re.match(pinned, line)
         assert match is not None, f"{name}: not pinned with a hash: {line[:60]}"
         found.setdefault(match[1], set()).add(match[2])
     return found
@@ -17533,6 +17535,21 @@ def test_development_requirements_never_contradict_the_run_time_ones() -> None:
     assert "-r requirements.txt\n" in (ROOT_24sh / "requirements-dev.txt").read_text()
     assert development["pykalshi"] == {"2.0.0"}
     assert development["kalshi-python-async"] == {"3.2.0"}
+
+
+def test_every_extra_that_a_pinned_package_asks_for_is_pinned_as_such() -> None:
+    # pip judges `coverage[toml]` apart from `coverage`, and would ask for the newest one.
+    text = "".join(
+        (ROOT_24sh / name).read_text() for name in ("requirements.txt", "requirements-dev.txt")
+    )
+    for package in pins("requirements.txt").keys() | pins("requirements-dev.txt").keys():
+        try:
+            wanted = importlib.metadata.requires(package) or []
+        except importlib.metadata.PackageNotFoundError:
+            continue  # for another system or Python
+        for need in (need for need in wanted if "extra ==" not in need):
+            named = re.match(r"[A-Za-z0-9_.-]+\[[a-z,]+\]", need)
+            assert named is None or f"\n{named[0]}==" in text, f"{package} needs {need}"
 
 
 def env_example() -> dict[str, str]:
