@@ -7,7 +7,7 @@
 
 import { clockTime } from "./format.js";
 
-const FONT = '12px ui-monospace, "SF Mono", "Liberation Mono", Menlo, Consolas, monospace';
+const FONT = '12px ui-monospace, Menlo, Consolas, monospace';
 const AXIS_PX = 18;
 const STEPS_S = [1, 2, 5, 10, 15, 30, 60, 120, 300, 600, 900, 1800, 3600, 7200, 14400, 28800,
   86400];

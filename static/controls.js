@@ -41,7 +41,7 @@ function newKey() {
   return hex.map((byte) => byte.toString(16).padStart(2, "0")).join("");
 }
 
-/** POST with the control headers. Answers {status, body}; status 0 is a lost connection. */
+/** POST with the control headers. Answers {ok, status, body}; status 0 is a lost connection. */
 async function post(path, body, { bearer = token, headers = {} } = {}) {
   try {
     const answer = await fetch(path, {
@@ -52,9 +52,10 @@ async function post(path, body, { bearer = token, headers = {} } = {}) {
       },
     });
     const text = await answer.text();
-    return { status: answer.status, body: text.startsWith("{") ? JSON.parse(text) : {} };
+    const told = text.startsWith("{") ? JSON.parse(text) : {};
+    return { ok: answer.ok, status: answer.status, body: told };
   } catch (error) {
-    return { status: 0, body: { error: { code: "no_answer", message: `no answer: ${error}` } } };
+    return { ok: false, status: 0, body: { error: { message: `no answer: ${error}` } } };
   }
 }
 
@@ -139,7 +140,7 @@ function openAsk({ title, go, tone = "", content, ready = () => true, accept }) 
   setText(problem, "");
   button.className = `go ${tone}`;
   arrange($(dialog, ".content"), content.map((c) =>
-    (typeof c === "string" ? el("p", { text: c }) : c)));
+    (typeof c === "string" ? el("p", c) : c)));
   const check = () => (button.disabled = !ready());
   form.oninput = check;
   form.onsubmit = async (event) => {
@@ -157,15 +158,15 @@ function openAsk({ title, go, tone = "", content, ready = () => true, accept }) 
 }
 
 const field = (label, input, note = "") =>
-  el("label", { class: "field" }, el("span", { text: label }), input,
-    ...(note ? [el("small", { text: note })] : []));
+  el("label.field", el("span", label), input,
+    ...(note ? [el("small", note)] : []));
 const textInput = (name, more = {}) => el("input",
   { name, type: "text", autocomplete: "off", spellcheck: "false", ...more });
 
 /** Ask a control out of a dialog: null when accepted, else what is wrong. */
 const accepted = async (action, body, headers) => {
   const answer = await control(action, body, headers);
-  return answer.status >= 200 && answer.status < 300 ? null : problemOf(answer);
+  return answer.ok ? null : problemOf(answer);
 };
 
 export function unlockDialog() {
@@ -175,16 +176,15 @@ export function unlockDialog() {
     title: "Unlock the controls", go: "Unlock",
     content: [
       "The page is view-only. In a terminal on the trader's machine:",
-      el("pre", { text: `python trader.py --env ${environment} status --link` }),
+      el("pre", `python trader.py --env ${environment} status --link`),
       `prints a link that unlocks once. Or paste the run token from data/${environment}/run_token:`,
       field("Run token", pasted, "kept in memory only, checked by the trader, never stored"),
     ],
     ready: () => pasted.value.trim().length >= 8,
     accept: async () => {
       const answer = await post("/v3/unlock/link", {}, { bearer: pasted.value.trim() });
-      if (answer.status < 200 || answer.status > 299) {
-        return answer.status === 401 ? "The trader does not know this token." : problemOf(answer);
-      }
+      if (answer.status === 401) return "The trader does not know this token.";
+      if (!answer.ok) return problemOf(answer);
       unlocked(pasted.value.trim());
       pasted.value = "";
       return null;
@@ -210,13 +210,11 @@ export function pauseDialog(strategy = null) {
     title: strategy ? `Pause ${strategy}` : "Pause trading", go: "Pause", tone: "attention",
     content: [
       consequence(strategy), "No new risk is taken until you resume. Nothing is sold.",
-      el("label", { class: "tick" }, keep, "keep the resting orders"),
+      el("label.tick", keep, "keep the resting orders"),
       field("Reason (optional)", reason),
     ],
-    accept: () => accepted("pause", {
-      ...(strategy ? { strategy } : {}), ...(keep.checked ? { keep_orders: true } : {}),
-      ...(reason.value ? { reason: reason.value } : {}),
-    }),
+    accept: () => accepted("pause", { strategy: strategy ?? undefined,
+      keep_orders: keep.checked || undefined, reason: reason.value || undefined }),
   });
 }
 
@@ -227,7 +225,7 @@ export function reduceOnlyDialog() {
     content: [consequence(),
       "From then on an order must shrink a position; the way back is Resume.",
       field("Reason (optional)", reason)],
-    accept: () => accepted("reduce-only", reason.value ? { reason: reason.value } : {}),
+    accept: () => accepted("reduce-only", { reason: reason.value || undefined }),
   });
 }
 
@@ -253,7 +251,7 @@ export function resumeDialog(strategy = null) {
     content: ["Strategies may take new risk again. Refused while a reconcile is due or an order "
       + "is unknown.", ...sure.fields],
     ready: sure.ready,
-    accept: () => accepted("resume", { ...(strategy ? { strategy } : {}), ...sure.body() },
+    accept: () => accepted("resume", { strategy: strategy ?? undefined, ...sure.body() },
       sure.match()),
   });
 }
@@ -298,10 +296,10 @@ export async function flattenDialog() {
   const held = store.rows("positions").some((p) => p.position_h);
   if (!held) return say("nothing to flatten: no open position");
   const answer = await control("flatten");
-  if (answer.status < 200 || answer.status > 299) return;
+  if (!answer.ok) return;
   const { nonce, preview = [], expires_at_ms: expires = null } = answer.body;
   const word = textInput("word");
-  const left = el("output", { class: "muted" });
+  const left = el("output.muted");
   const rest = () => (expires ?? Infinity) - (store.nowMs() ?? 0);
   const tick = setInterval(() => setText(left,
     rest() > 0 ? `valid ${duration(rest())}` : "expired: close and ask again"), 500);

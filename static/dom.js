@@ -26,21 +26,27 @@ export const byId = (id) => document.getElementById(id);
 export const $ = (root, css) => root.querySelector(css);
 
 /**
- * Make an element. `attributes` may hold `class`, `text`, `on` (event handlers) and any attribute.
- * @param {string} tag @param {Record<string, any>} [attributes] @param {...(Node|string)} children
- * @returns {any}
+ * Make an element. The first of `rest` may be attributes: `text`, `on` (event handlers) or any
+ * other; the rest are children, a string being text.
+ * @param {string} tag name and classes, as "td.num" @param {...any} rest @returns {any}
  */
-export function el(tag, attributes = {}, ...children) {
-  const node = document.createElement(tag);
-  for (const [name, value] of Object.entries(attributes)) {
-    if (name === "text") node.textContent = value;
-    else if (name === "on") for (const kind in value) node.addEventListener(kind, value[kind]);
-    else if (value !== null && value !== false) node.setAttribute(name, value === true ? ""
-      : value);
+export function el(tag, ...rest) {
+  const [name, ...classes] = tag.split(".");
+  const node = document.createElement(name);
+  if (classes.length) node.className = classes.join(" ");
+  const given = rest[0]?.constructor === Object ? rest.shift() : {};
+  for (const [key, value] of Object.entries(given)) {
+    if (key === "text") node.textContent = value;
+    else if (key === "on") for (const kind in value) node.addEventListener(kind, value[kind]);
+    else if (value !== null && value !== false) node.setAttribute(key, value === true ? "" : value);
   }
-  node.append(...children);
+  node.append(...rest);
   return node;
 }
+
+/** A button. @param {string} text @param {(event: any) => void} act @param {object} [more] */
+export const button = (text, act, more = {}) =>
+  el("button", { type: "button", class: "act", text, on: { click: act }, ...more });
 
 /** Write text only if it changed; answers whether it did. */
 export function setText(node, text) {
@@ -112,15 +118,13 @@ export function arrange(parent, nodes) {
  * @param {string} current @param {(value: string) => void} pick
  */
 export function choice(label, options, current, pick) {
-  const group = el("span", { class: "choice", role: "group", "aria-label": label });
+  const group = el("span.choice", { role: "group", "aria-label": label });
   const press = (value) => {
-    for (const button of group.children) setAttr(button, "aria-pressed",
-      String(button.dataset.value === value));
+    for (const one of group.children) setAttr(one, "aria-pressed",
+      String(one.dataset.value === value));
   };
-  for (const [value, text] of options) {
-    const act = () => (press(value), pick(value));
-    group.append(el("button", { type: "button", "data-value": value, text, on: { click: act } }));
-  }
+  for (const [value, text] of options) group.append(button(text,
+    () => (press(value), pick(value)), { "data-value": value, class: null }));
   press(current);
   return group;
 }
@@ -130,7 +134,7 @@ export function fillRows(body, rows) {
   arrange(body, rows.map((cells, i) => {
     const kept = body.children[i];
     const row = kept?.children.length === cells.length ? kept
-      : el("tr", {}, ...cells.map(() => el("td")));
+      : el("tr", ...cells.map(() => el("td")));
     cells.forEach((cell, j) => {
       const [text, name = ""] = [cell].flat();
       setText(row.children[j], text ?? "—");
@@ -145,8 +149,8 @@ export function plainTable(caption, heads, rows = []) {
   const head = (h) => el("th", { scope: "col", class: h[1] ?? "", text: h[0] });
   const body = el("tbody");
   fillRows(body, rows);
-  return el("table", { class: "data plain" }, el("caption", { class: "sr", text: caption }),
-    el("thead", {}, el("tr", {}, ...heads.map((h) => head([h].flat())))), body);
+  return el("table.data.plain", el("caption.sr", caption),
+    el("thead", el("tr", ...heads.map((h) => head([h].flat())))), body);
 }
 
 /** Values kept between visits: theme, tab and sort order, nothing else. */
@@ -238,15 +242,14 @@ export class DataTable {
   #build() {
     this.heads = this.spec.columns.map((column) => this.#head(column));
     this.body = el("tbody");
-    this.topPad = el("tr", { class: "pad", "aria-hidden": "true" }, el("td"));
-    this.endPad = el("tr", { class: "pad", "aria-hidden": "true" }, el("td"));
+    this.topPad = el("tr.pad", { "aria-hidden": "true" }, el("td"));
+    this.endPad = el("tr.pad", { "aria-hidden": "true" }, el("td"));
     this.table = el("table", { class: `data t-${this.spec.id}` },
-      el("caption", { class: "sr", text: this.spec.caption }),
-      el("thead", {}, el("tr", {}, ...this.heads)), this.body);
-    this.empty = el("p", { class: "empty", hidden: true });
-    this.more = el("button", { class: "more", type: "button", hidden: true,
-      on: { click: () => this.#release() } });
-    this.scroll = el("div", { class: "scroll", on: { scroll: () => this.#scrolled() } }, this.table,
+      el("caption.sr", { text: this.spec.caption }),
+      el("thead", el("tr", ...this.heads)), this.body);
+    this.empty = el("p.empty", { hidden: true });
+    this.more = button("", () => this.#release(), { class: "more", hidden: true });
+    this.scroll = el("div.scroll", { on: { scroll: () => this.#scrolled() } }, this.table,
       this.empty);
     this.host.classList.add("host");
     this.host.append(this.more, this.scroll);
@@ -429,7 +432,7 @@ export class DataTable {
     const cut = column.id === "ticker" ? Math.max(0, text.length - TAIL) : 0;
     const parts = cut ? [text.slice(0, cut), text.slice(cut)] : [];
     record.cells[i].textContent = cut ? "" : text;
-    record.cells[i].append(...parts.map((part) => el("span", { text: part })));
+    record.cells[i].append(...parts.map((part) => el("span", part)));
   }
 
   #scrolled() {

@@ -43,8 +43,9 @@ export function money(ud, plus = false) {
   return dollars(ud, { digits: fine ? 4 : 2, plus });
 }
 
-/** Money for table columns: four places, no unit, signed. */
-export const moneyColumn = (ud) => dollars(ud, { digits: 4, plus: true, unit: "" });
+/** Money for table columns: four places, no unit, signed; nothing is a plain 0. */
+export const moneyColumn = (ud) => (ud === 0 ? "0" : dollars(ud, { digits: 4, plus: true,
+  unit: "" }));
 
 /** All six places, for tooltips. */
 export const exactDollars = (ud) => dollars(ud, { digits: 6 });

@@ -38,7 +38,7 @@ function cancelMarket(view) {
 export function startKeys(view, kill, tabs) {
   const help = byId("help");
   $(help, "dl").append(...HELP.flatMap(([key, words]) =>
-    [el("dt", {}, el("kbd", { text: key })), el("dd", { text: words })]));
+    [el("dt", el("kbd", key)), el("dd", words)]));
   const map = {
     "?": () => help.showModal(), "/": () => byId("market-search").focus(),
     j: () => view.activeTable()?.move(1), k: () => view.activeTable()?.move(-1),

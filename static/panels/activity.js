@@ -1,7 +1,7 @@
 // @ts-check
 /** Alerts, and the activity log in the words of the log file: filter, copy a line, copy all. */
 
-import { $, NUM, choice, col, dataTable, el, setText } from "../dom.js";
+import { $, NUM, button, choice, col, dataTable, el, setText } from "../dom.js";
 import { clockTime, count, dateTime, plain, words } from "../format.js";
 
 const MARKS = { error: "✕", warning: "!", success: "✓", info: "·" };
@@ -64,15 +64,15 @@ function make(root, view) {
   const search = el("input", { type: "search", placeholder: "Filter",
     "aria-label": "Filter the log", autocomplete: "off", spellcheck: "false",
     on: { input: (e) => set("search")(e.target.value.toLowerCase()) } });
-  const all = el("button", { type: "button", class: "act", text: "Copy all",
-    on: { click: () => copy(chosen(view).map(lineOf).join("\n"), $(root, ".copied")) } });
+  const all = button("Copy all",
+    () => copy(chosen(view).map(lineOf).join("\n"), $(root, ".copied")));
   const levels = [["", "all"], ["warning", "warnings"], ["error", "errors"]];
   root.append(
-    el("div", { class: "bar-top" }, el("h3", { text: "Activity" }),
+    el("div.bar-top", el("h3", "Activity"),
       choice("Severity", levels, "", set("severity")), kind, search,
-      el("output", { class: "copied muted" }), all),
-    el("div", { class: "split wide-right" }, el("div", { class: "grid-host alerts-host" }),
-      el("div", { class: "grid-host log-host" })));
+      el("output.copied.muted"), all),
+    el("div.split.wide-right", el("div.grid-host.alerts-host"),
+      el("div.grid-host.log-host")));
 }
 
 /** Log lines that pass the filter, oldest first. */

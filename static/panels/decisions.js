@@ -1,8 +1,10 @@
 // @ts-check
 /** Decisions: the funnel by reason with the nearest miss, the live list, and the Explain drawer. */
 
-import { $, NUM, arrange, byId, col, dataTable, el, makeBar, plainTable, setAttr, setBar, setClass,
-  setText } from "../dom.js";
+import {
+  $, NUM, arrange, button, byId, col, dataTable, el, makeBar, plainTable, setAttr, setBar,
+  setClass, setText,
+} from "../dom.js";
 import {
   cents, centsDiff, clockTime, contracts, count, dateTime, percent, plain, upper, words,
 } from "../format.js";
@@ -21,9 +23,9 @@ function open(title, nodes) {
   if (!dialog.open) dialog.showModal();
 }
 
-const pairs = (rows) => el("dl", { class: "pairs" },
-  ...rows.flatMap(([name, value]) => [el("dt", { text: name }), el("dd", { text: value })]));
-const block = (title, ...children) => el("section", { class: "block" }, el("h3", { text: title }),
+const pairs = (rows) => el("dl.pairs",
+  ...rows.flatMap(([name, value]) => [el("dt", name), el("dd", value)]));
+const block = (title, ...children) => el("section.block", el("h3", title),
   ...children);
 
 /** Open the drawer with lines of name and value. */
@@ -52,13 +54,13 @@ function edgeBlock(edge) {
     const fill = el("i", { class: hue });
     fill.style.left = `${(Math.max(0, Math.min(from, from + cc)) / largest) * 100}%`;
     fill.style.width = `${Math.max(0.5, (Math.abs(cc) / largest) * 100)}%`;
-    const track = el("span", { class: "track", "aria-hidden": "true" }, fill);
-    return [el("span", { text: name }), track, el("b", { class: hue, text: centsDiff(cc) })];
+    const track = el("span.track", { "aria-hidden": "true" }, fill);
+    return [el("span", name), track, el("b", { class: hue, text: centsDiff(cc) })];
   };
   let level = 0;
   const bars = steps.flatMap(([name, cc, hue]) => bar(name, cc, (level += cc) - cc, hue));
   const sum = bar("= edge", edge.edge_cc, 0, tone);
-  return block("Edge", el("div", { class: "waterfall" }, ...bars, ...sum));
+  return block("Edge", el("div.waterfall", ...bars, ...sum));
 }
 
 const gateRow = (g) => [words(g.gate), plain(g.value), plain(g.limit),
@@ -97,7 +99,7 @@ function recordNodes(record) {
 /** Ask the trader for a record and show it. @param {string} id decision, order or fill id */
 export async function openExplain(id, view) {
   const request = ++state.request;
-  open(`Explain ${id}`, [el("p", { class: "empty", text: "Asking the trader …" })]);
+  open(`Explain ${id}`, [el("p.empty", "Asking the trader …")]);
   let nodes;
   try {
     const answer = await fetch(`/v3/explain/${encodeURIComponent(id)}`);
@@ -106,7 +108,7 @@ export async function openExplain(id, view) {
     nodes = recordNodes(body);
   } catch (error) {
     const why = error instanceof Error ? error.message : error;
-    nodes = [el("p", { class: "empty", text: `No record of ${id}: ${why}. Kept are the records of `
+    nodes = [el("p.empty", { text: `No record of ${id}: ${why}. Kept are the records of `
       + "decisions that acted, and the newest of each other reason." })];
   }
   if (request === state.request && drawer().open) open(`Explain ${id}`, nodes);
@@ -122,16 +124,16 @@ const SPEC = {
     ? `No decision with reason "${words(state.filter)}" is kept; pick another bar.`
     : "No decision yet. The first book of a market brings the first one."),
   columns: [
-    col("time", "Time", "at_ms", clockTime, { unit: "UTC", ch: 11, hint: (r) =>
+    col("time", "Time", "at_ms", clockTime, { unit: "UTC", ch: 10, hint: (r) =>
       dateTime(r.at_ms) }),
-    col("ticker", "Market", "ticker", plain, { ch: 21 }),
-    col("strategy", "Strategy", "strategy", plain, { ch: 15, tone: "muted" }),
+    col("ticker", "Market", "ticker", plain, { ch: 26 }),
     col("reason", "Reason", "reason", words, {
-      ch: 21, tone: (r) => (r.reason === "acted" ? "gain" : ""),
+      ch: 17, tone: (r) => (r.reason === "acted" ? "gain" : ""),
     }),
     col("value", "Measured", "value", plain, { hint: (r) => r.value }),
-    col("limit", "Needs", "limit", plain, { tone: "muted", hint: (r) => r.limit }),
-    col("wants", "Wants", "wants", count, { ...NUM, ch: 8 }),
+    col("limit", "Needs", "limit", plain, { tone: "muted", ch: 13, hint: (r) => r.limit }),
+    col("strategy", "Strategy", "strategy", plain, { ch: 13, tone: "muted" }),
+    col("wants", "Wants", "wants", count, { ...NUM, ch: 7 }),
     {
       id: "did", label: "Orders", ...NUM, ch: 8, text: (r) =>
         (r.order_ids?.length ? count(r.order_ids.length) : "·"),
@@ -148,9 +150,10 @@ function bar(list, key, i, view) {
     state.filter = state.filter === item.row.reason ? "" : item.row.reason;
     view.repaint();
   };
-  item.append(el("button", { type: "button", on: { click: pick } }, el("span", { class: "name" }),
-    makeBar(), el("span", { class: "share num" }), el("span", { class: "num n" }),
-    el("span", { class: "near" })));
+  item.append(button("", pick, { class: null }));
+  item.firstChild.append(el("span.name"),
+    makeBar(), el("span.share.num"), el("span.num.n"),
+    el("span.near"));
   return item;
 }
 
@@ -167,7 +170,7 @@ function funnel(root, view) {
     setClass(track, `bar ${row.reason === "acted" ? "gain" : ""}`.trim());
     setText(share, percent(row.ratio));
     setText(n, count(row.count));
-    setText(near, row.nearest?.value ? `nearest ${row.nearest.value}, needs ${row.nearest.limit}`
+    setText(near, row.nearest?.value ? `${row.nearest.value}, needs ${row.nearest.limit}`
       : row.stage ? words(row.stage) : "");
     setAttr(near, "title", row.nearest?.ticker ?? null);
     setAttr(item.firstChild, "aria-pressed", String(state.filter === row.reason));
@@ -175,15 +178,15 @@ function funnel(root, view) {
   }));
   const total = view.rows("funnel").reduce((sum, r) => sum + r.count, 0);
   setText($(root, ".funnel output"), rows.length
-    ? `${count(total)} evaluations, each ended in one reason`
+    ? `${count(total)} evaluations by reason, each with its nearest miss`
     : "No evaluation counted yet. It starts with the first proven book.");
 }
 
 export function renderDecisions(root, view) {
   if (!$(root, ".funnel")) {
-    root.append(el("div", { class: "split" }, el("div", { class: "funnel" },
-      el("h3", { text: "Why it trades or not" }), el("output"), el("ul")),
-      el("div", { class: "grid-host" })));
+    root.append(el("div.split", el("div.funnel",
+      el("h3", "Why it trades or not"), el("output"), el("ul")),
+      el("div.grid-host")));
   }
   funnel(root, view);
   const rows = view.rows("decisions");

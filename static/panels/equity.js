@@ -33,8 +33,8 @@ function make(root, view) {
   };
   $(root, "header").append(choice("What to draw", KINDS, state.kind, pick("kind")),
     choice("Equity range", RANGES, state.range, pick("range")));
-  const box = el("div", { class: "plot" });
-  root.append(box, el("p", { class: "empty over" }));
+  const box = el("div.plot");
+  root.append(box, el("p.empty.over"));
   state.chart = new Chart(box, (at) => {
     state.cross = at;
     readout(root, rowsOf(view));

@@ -7,18 +7,18 @@ import { count, gainTone, known, money, plain, words } from "../format.js";
 const VERDICT_TONE = { GO: "gain", "NO-GO": "loss" };
 
 function progress(label) {
-  return el("div", { class: "progress" }, el("span", { text: label }), makeBar("wide"),
-    el("b", { class: "num" }));
+  return el("div.progress", el("span", label), makeBar("wide"),
+    el("b.num"));
 }
 
 function make(name) {
-  return el("article", { class: "card", "data-key": name },
-    el("header", {}, el("h3", { text: name }), el("output")),
+  return el("article.card", { "data-key": name },
+    el("header", el("h3", name), el("output")),
     progress("Settled events"), progress("Hours"),
-    el("div", { class: "interval" }, el("span", { text: "Net, with its interval" }),
-      el("span", { class: "range", "aria-hidden": "true" }, el("i", { class: "zero" }),
-      el("i", { class: "span" }), el("i", { class: "dot" })), el("b", { class: "num" })),
-    el("ul", { class: "criteria" }), el("p", { class: "muted" }));
+    el("div.interval", el("span", "Net, with its interval"),
+      el("span.range", { "aria-hidden": "true" }, el("i.zero"),
+      el("i.span"), el("i.dot")), el("b.num")),
+    el("ul.criteria"), el("p.muted"));
 }
 
 function setProgress(node, have, need) {
@@ -58,7 +58,7 @@ function criteria(list, rows) {
 }
 
 export function renderEvidence(root, view) {
-  if (!$(root, ".cards")) root.append(el("p", { class: "empty" }), el("div", { class: "cards" }));
+  if (!$(root, ".cards")) root.append(el("p.empty"), el("div.cards"));
   const rows = view.rows("evidence");
   setText($(root, ".empty"),
     rows.length ? "" : "No evidence yet: it is made once a minute from the fills of a strategy.");

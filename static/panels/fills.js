@@ -1,19 +1,19 @@
 // @ts-check
 /** Fills, newest first: fee charged beside fee expected, markouts, the decision behind each. */
 
-import { CENT, DOLLAR, NUM, col, dataTable, el, setAttr, setText } from "../dom.js";
+import { CENT, DOLLAR, NUM, button, col, dataTable, setAttr, setText } from "../dom.js";
 import {
   cents, centsDiff, clockTime, contracts, dateTime, dollars, gainTone, known, plain, upper,
 } from "../format.js";
 import { lastReason } from "./orders.js";
 
 const feeOff = (row) => known(row.fee_expected_ud) && row.fee_ud !== row.fee_expected_ud;
-const fee = (ud) => dollars(ud, { digits: 4, unit: "" });
+const fee = (ud) => (ud === 0 ? "0" : dollars(ud, { digits: 4, unit: "" }));
 const markout = (id, label, field) =>
   col(id, label, field, centsDiff, { ...CENT, tone: (r) => gainTone(r[field]) });
 
 function explainCell(cell, row, view) {
-  if (!cell.firstChild) cell.append(el("button", { type: "button", class: "act small" }));
+  if (!cell.firstChild) cell.append(button("", null, { class: "act small" }));
   setText(cell.firstChild, row.decision_id ? `… ${row.decision_id.slice(-6)}` : "explain");
   setAttr(cell.firstChild, "aria-label",
     `Explain fill in ${row.ticker}, decision ${row.decision_id ?? "unknown"}`);
@@ -32,14 +32,15 @@ const SPEC = {
   columns: [
     col("time", "Time", "at_ms", clockTime, { unit: "UTC", ch: 12, hint: (r) =>
       dateTime(r.at_ms) }),
-    col("ticker", "Market", "ticker", String, { ch: 26 }),
+    col("ticker", "Market", "ticker", String, { ch: 28 }),
     col("side", "Side", "side", upper, { ch: 6, tone: (r) => r.side }),
     col("count", "Contracts", "count_h", contracts, NUM),
     col("price", "Price", "price_cc", cents, CENT),
     col("role", "Role", "is_taker", (is) => (known(is) ? (is ? "taker" : "maker") : "—"), {
       ch: 8, tone: "muted",
     }),
-    col("fee", "Fee", "fee_ud", fee, { ...DOLLAR, tone: (r) => (feeOff(r) ? "attention" : "") }),
+    col("fee", "Fee", "fee_ud", fee, { ...DOLLAR, tone: (r) =>
+      (feeOff(r) ? "attention" : r.fee_ud ? "" : "muted") }),
     col("expected", "Expected", "fee_expected_ud", fee, {
       ...DOLLAR, text: (r) => (feeOff(r) ? "! " : "") + fee(r.fee_expected_ud),
       tone: (r) => (feeOff(r) ? "attention" : "muted"),

@@ -59,21 +59,21 @@ const CELLS = [
   },
   {
     id: "drawdown", label: "Drawdown", field: "drawdown_ud", max: "drawdown_max_ud", big: true,
-    show: money, colour: "--loss", means: "highest equity so far − equity now",
+    show: money, means: "highest equity so far − equity now",
     series: (rows) => drawdowns(rows).map((r) => r.drawdown_ud),
     lines: (view) => [["limit", total("drawdown_max_ud")(view)]],
   },
 ];
 
 function make(root) {
-  const row = el("div", { class: "cells" });
+  const row = el("div.cells");
   for (const cell of CELLS) {
-    const tip = el("span", { class: "tip", role: "tooltip", id: `tip-${cell.id}` });
+    const tip = el("span.tip", { role: "tooltip", id: `tip-${cell.id}` });
     row.append(el("button", { type: "button", class: `cell${cell.big ? " big" : ""}`,
       id: `n-${cell.id}`, "aria-describedby": tip.id },
-      el("span", { class: "label", text: cell.label }), el("output"),
+      el("span.label", { text: cell.label }), el("output"),
       el("canvas", { "aria-hidden": "true" }),
-      el("span", { class: "note" }), ...(cell.max ? [makeBar("limit")] : []), tip));
+      el("span.note"), ...(cell.max ? [makeBar("limit")] : []), tip));
   }
   root.append(row);
 }
@@ -98,7 +98,8 @@ function paintCell(node, cell, view, o, rows, age) {
   if (bar) setBar(bar, ratio);
   if (bar) setClass(bar, `bar ${ratio > 0.9 ? "loss" : ratio > 0.7 ? "attention" : ""}`.trim());
   const series = cell.series ? cell.series(rows) : [...rows.map((r) => r[cell.field]), value];
-  spark($(node, "canvas"), series, tone ? `--${tone}` : cell.colour ?? "--muted");
+  spark($(node, "canvas"), series, tone ? `--${tone}`
+    : cell.colour ?? (cell.id === "drawdown" && value > 0 ? "--loss" : "--muted"));
   setText($(node, ".tip"), tipText(cell, view, o));
 }
 

@@ -68,15 +68,25 @@ function paintLevel(level, shape, view) {
   setText(node.children[own], ownShort(mine));
   const part = `${Math.round(Math.sqrt(count_h / shape.largest) * 100)}%`;
   node.children[size].style.setProperty("--part", part);
-  const marks = (mine.length ? " mine" : "") + (price_cc === shape.last ? " last" : "");
+  const isGood = known(shape.fair) && (kind === "ask" ? price_cc < shape.fair
+    : price_cc > shape.fair);
+  const marks = (mine.length ? " mine" : "") + (price_cc === shape.last ? " last" : "")
+    + (isGood ? " past-fair" : "");
   setClass(node, `level ${kind}${marks}`);
   setAttr(node, "title", mine.length ? `own ${ownWords(mine)}` : null);
   return node;
 }
 
+/** Empty rows above the asks keep the middle where it is while levels come and go. */
+function padNode(i) {
+  const key = `pad${i}`;
+  if (!nodes.has(key)) nodes.set(key, el("tr.void", el("td", { colspan: "5" })));
+  return nodes.get(key);
+}
+
 function middleNode(bid, ask, fair) {
   if (!nodes.has("middle")) {
-    nodes.set("middle", el("tr", { class: "middle" }, el("td", { colspan: "5" })));
+    nodes.set("middle", el("tr.middle", el("td", { colspan: "5" })));
   }
   const both = known(bid) && known(ask);
   const first = both ? `spread ${cents(ask - bid)} · mid ${cents(Math.round((bid + ask) / 2))}`
@@ -113,11 +123,11 @@ function make(root) {
   const own = "own size · contracts ahead of it (~ is an estimate)";
   const head = ["Own", "Bids", "¢", "Asks", "Own"].map((text) =>
     el("th", { scope: "col", text, title: text === "Own" ? own : null }));
-  root.append(el("p", { class: "subject" }, el("b"), el("span")), el("p", { class: "empty" }),
-    el("div", { class: "book" }, el("table", { class: "ladder" },
-      el("caption", { class: "sr", text: "Order book of the selected market" }),
-      el("thead", {}, el("tr", {}, ...head)), el("tbody"))),
-    el("ul", { class: "prints", "aria-label": "Last prints" }));
+  root.append(el("p.subject", el("b"), el("span")), el("p.empty"),
+    el("div.book", el("table.ladder",
+      el("caption.sr", "Order book of the selected market"),
+      el("thead", el("tr", ...head)), el("tbody"))),
+    el("ul.prints", { "aria-label": "Last prints" }));
 }
 
 function paintPrints(list, prints, axis) {
@@ -155,10 +165,12 @@ function paintBook(root, view, book) {
   const prints = [...(book.prints ?? [])].sort((a, b) => b.at_ms - a.at_ms);
   const shape = {
     largest: Math.max(1, ...[...asks, ...bids].map((l) => l.count_h)),
-    last: onAxis(view.axis, prints[0]?.price_cc),
+    last: onAxis(view.axis, prints[0]?.price_cc), fair: onAxis(view.axis, book.fair_cc),
   };
   const focused = /** @type {any} */ (document.activeElement);
+  const pads = phone.matches ? 0 : Math.max(0, rows - asks.length);
   arrange($(root, "tbody"), [
+    ...Array.from({ length: pads }, (_, i) => padNode(i)),
     ...asks.reverse().map((level) => paintLevel(level, shape, view)),
     middleNode(best(bids), best([...asks].reverse()), onAxis(view.axis, book.fair_cc)),
     ...bids.map((level) => paintLevel(level, shape, view)),

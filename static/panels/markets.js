@@ -7,7 +7,8 @@ import {
   plain, positionWords, untilClose, words,
 } from "../format.js";
 
-const FEW = 4;
+const DETAIL_PX = 190;
+const ROW_PX = 24;
 const SOON_MS = 300_000;
 const PROOF_MARK = { proven: "", resyncing: "↻ ", stale: "! ", never: "… " };
 const left = (row, view) => (known(row.close_at_ms) && view.nowMs() !== null
@@ -17,8 +18,8 @@ const spreadOf = (row) => (known(row.bid_cc) && known(row.ask_cc) ? row.ask_cc -
 
 /** A bar from the middle: NO weight left, YES weight right. */
 function imbalance(cell, row) {
-  if (!cell.firstChild) cell.append(el("span", { class: "lean", "aria-hidden": "true" }, el("i")),
-    el("span", { class: "sr" }));
+  if (!cell.firstChild) cell.append(el("span.lean", { "aria-hidden": "true" }, el("i")),
+    el("span.sr"));
   const ratio = row.imbalance_ratio;
   const fill = $(cell, "i");
   const part = Math.min(1, Math.abs(ratio ?? 0)) * 50;
@@ -46,18 +47,18 @@ const SPEC = {
     }),
     col("title", "Title", "title", plain, { hint: (r) => r.title }),
     col("close", "Closes", "close_at_ms", String, {
-      num: true, ch: 7.4, text: (r, v) => untilClose(left(r, v), brief),
+      num: true, ch: 7, text: (r, v) => untilClose(left(r, v), brief),
       tone: (r, v) => (left(r, v) !== null && left(r, v) < SOON_MS ? "attention" : ""),
     }),
-    col("bid", "Bid", "bid_cc", cents, { ...CENT, ch: 6.2, flash: true, tone: "yes" }),
-    col("ask", "Ask", "ask_cc", cents, { ...CENT, ch: 6.2, flash: true, tone: "no" }),
-    { id: "spread", label: "Spr", ...CENT, ch: 6.4, sort: spreadOf, text: (r) =>
+    col("bid", "Bid", "bid_cc", cents, { ...CENT, ch: 6, flash: true, tone: "yes" }),
+    col("ask", "Ask", "ask_cc", cents, { ...CENT, ch: 6, flash: true, tone: "no" }),
+    { id: "spread", label: "Spr", ...CENT, ch: 6, sort: spreadOf, text: (r) =>
       cents(spreadOf(r)) },
     col("imb", "Imb", "imbalance_ratio", () => "", {
-      ch: 6.6, paint: imbalance,
+      ch: 5.4, paint: imbalance,
       hint: (r) => `imbalance ${r.imbalance_ratio?.toFixed(2) ?? "unknown"} (−1 NO … +1 YES)`,
     }),
-    col("fair", "Fair", "fair_cc", (cc) => cents(cc, 2), { ...CENT, ch: 7.2 }),
+    col("fair", "Fair", "fair_cc", (cc) => cents(cc, 2), { ...CENT, ch: 6.8 }),
     col("edge", "Edge", "edge_cc", centsDiff, {
       ...CENT, ch: 7.4, tone: (r) => gainTone(r.edge_cc), hint: "after fee and margin",
     }),
@@ -65,10 +66,10 @@ const SPEC = {
       num: true, ch: 8.6, flash: true, tone: (r) => heldTone(r.position_h),
     }),
     col("pnl", "P&L", "pnl_ud", (ud) => (ud === 0 ? "·" : moneyColumn(ud)), {
-      ...DOLLAR, ch: 9.2, flash: true, tone: (r) => gainTone(r.pnl_ud) || "muted",
+      ...DOLLAR, ch: 8.8, flash: true, tone: (r) => gainTone(r.pnl_ud) || "muted",
     }),
     col("markout", "Mk5s", "markout_5s_cc", centsDiff, {
-      ...CENT, ch: 8, tone: (r) => gainTone(r.markout_5s_cc),
+      ...CENT, ch: 7.4, tone: (r) => gainTone(r.markout_5s_cc),
       hint: "mean move of the mid in our favour 5 s after our fills",
     }),
     col("reason", "Reason", "reason", words, {
@@ -95,10 +96,10 @@ function strategies(select, rows) {
   select.value = names.includes(kept) ? kept : "";
 }
 
-/** With few markets the room below the list tells more about the selected one. */
+/** Room below a short list tells more about the selected market. */
 function detail(root, view, few) {
   let box = $(root, ".detail");
-  if (!box) root.append((box = el("dl", { class: "pairs detail" })));
+  if (!box) root.append((box = el("dl.pairs.detail")));
   const m = few && view.selected ? view.get("markets", view.selected) : null;
   setHidden(box, !m);
   if (!m) return;
@@ -135,5 +136,5 @@ export function renderMarkets(root, view) {
     : `${rows.length} of ${all.length}`);
   setText($(root, ".age"), duration(view.ageMs(view.store.feedAtMs())));
   dataTable(root, SPEC).update(rows, view);
-  detail(root, view, all.length <= FEW);
+  detail(root, view, rows.length * ROW_PX + DETAIL_PX < root.clientHeight);
 }

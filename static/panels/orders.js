@@ -2,7 +2,7 @@
 /** Working orders; unknown ones on top and amber. Cancel of one order is one click. */
 
 import { control, guarded } from "../controls.js";
-import { CENT, NUM, col, dataTable, el, setAttr } from "../dom.js";
+import { CENT, NUM, button, col, dataTable, setAttr } from "../dom.js";
 import { cents, clockTime, contracts, duration, known, micros, upper, words } from "../format.js";
 
 const ORDER_OF_STATUS = ["unknown", "intent", "sent", "resting", "rejected", "never_accepted",
@@ -29,13 +29,12 @@ function ackTime(row) {
 }
 
 function cancelCell(cell, row) {
-  if (!cell.firstChild) cell.append(el("button",
-    { type: "button", class: "act small", text: "Cancel" }));
-  const button = cell.firstChild;
-  button.hidden = !LIVE.has(row.status) || row.foreign;
-  setAttr(button, "aria-label",
+  if (!cell.firstChild) cell.append(button("Cancel", null, { class: "act small" }));
+  const cancel = cell.firstChild;
+  cancel.hidden = !LIVE.has(row.status) || row.foreign;
+  setAttr(cancel, "aria-label",
     `Cancel ${row.side} ${contracts(row.remaining_h)} in ${row.ticker}`);
-  button.onclick = () => guarded(() => control("cancel-all",
+  cancel.onclick = () => guarded(() => control("cancel-all",
     { client_order_id: row.client_order_id }));
 }
 
@@ -59,10 +58,10 @@ const SPEC = {
     : `No orders. ${lastReason(view)}`),
   columns: [
     col("status", "Status", "status", words, {
-      ch: 13, sort: rank, text: (r) => (r.status === "unknown" ? "! " : "") + words(r.status),
+      ch: 11, sort: rank, text: (r) => (r.status === "unknown" ? "! " : "") + words(r.status),
       tone: (r) => TONES[r.status] ?? "", hint: (r) => r.status_why,
     }),
-    col("ticker", "Market", "ticker", String, { ch: 24 }),
+    col("ticker", "Market", "ticker", String, { ch: 28 }),
     col("side", "Side", "side", upper, { ch: 6, tone: (r) => r.side }),
     col("price", "Price", "price_cc", cents, { ...CENT, ch: 9 }),
     col("remaining", "Remaining", "remaining_h", contracts, {
@@ -81,7 +80,7 @@ const SPEC = {
     { id: "ack", label: "Ack", ...NUM, ch: 9, text: ackTime, hint: (r) =>
       `sent ${clockTime(r.sent_at_ms)}` },
     col("strategy", "Strategy", "strategy", words, {
-      ch: 24, text: (r) => (r.foreign ? "foreign" : `${r.strategy ?? "—"} ${r.slot ?? ""}`),
+      ch: 19, text: (r) => (r.foreign ? "foreign" : `${r.strategy ?? "—"} ${r.slot ?? ""}`),
       tone: (r) => (r.foreign ? "attention" : "muted"),
     }),
     { id: "why", label: "Note", text: (r) => r.status_why ?? "", tone: "muted", hint: (r) =>

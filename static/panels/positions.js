@@ -2,7 +2,7 @@
 /** Positions: what is held, what it cost, what leaving costs, the worst that can happen. */
 
 import { flattenDialog, guarded } from "../controls.js";
-import { $, CENT, DOLLAR, NUM, col, dataTable, el, setText } from "../dom.js";
+import { $, CENT, DOLLAR, NUM, button, col, dataTable, el, setText } from "../dom.js";
 import {
   arrow, cents, contracts, duration, gainTone, heldTone, known, money, moneyColumn, plain,
   positionWords, untilClose,
@@ -24,7 +24,7 @@ const left = (row, view) => (known(row.close_at_ms) && view.nowMs() !== null
 
 const cost = (ud) => moneyColumn(known(ud) ? -ud : null);
 const result = (id, label, field, format = moneyColumn) =>
-  col(id, label, field, format, { ...DOLLAR, tone: (r) => gainTone(r[field]) });
+  col(id, label, field, format, { ...DOLLAR, tone: (r) => gainTone(r[field]) || "muted" });
 
 const SPEC = {
   id: "positions", caption: "Open positions", sort: ["ticker", "asc"],
@@ -35,43 +35,44 @@ const SPEC = {
     : "No position. The first fill opens one."),
   columns: [
     col("ticker", "Market", "ticker", String, {
-      ch: 26, hint: (r, v) => v.get("markets", r.ticker)?.title ?? r.ticker,
+      ch: 28, hint: (r, v) => v.get("markets", r.ticker)?.title ?? r.ticker,
     }),
     col("position", "Position", "position_h", positionWords, {
-      ...NUM, flash: true, tone: (r) => heldTone(r.position_h),
+      ...NUM, ch: 10, flash: true, tone: (r) => heldTone(r.position_h),
     }),
-    col("average", "Average", "average_cc", (cc) => cents(cc, 2), CENT),
+    col("average", "Average", "average_cc", (cc) => cents(cc, 2), { ...CENT, ch: 11 }),
     col("mark", "Mark", "mark_cc", (cc) => cents(cc, 2), {
-      ...CENT, flash: true, hint: "the bid that could be hit now",
+      ...CENT, ch: 9, flash: true, hint: "the bid that could be hit now",
     }),
     result("unrealised", "Unrealised", "unrealised_ud", (ud) =>
       `${arrow(ud)} ${moneyColumn(ud)}`.trim()),
     result("realised", "Realised", "realised_ud"),
-    col("fees", "Fees", "fees_ud", cost, DOLLAR),
-    result("worst", "Worst case", "worst_case_ud"),
-    col("event", "Event", "event_ticker", plain, { ch: 20 }),
-    result("eventworst", "Event worst", "event_worst_ud"),
+    col("fees", "Fees", "fees_ud", cost, { ...DOLLAR, ch: 9,
+      tone: (r) => (r.fees_ud ? "" : "muted") }),
+    col("worst", "Worst case", "worst_case_ud", moneyColumn, DOLLAR),
+    col("event", "Event", "event_ticker", plain, { ch: 21, tone: "muted" }),
+    col("eventworst", "Event worst", "event_worst_ud", moneyColumn, { ...DOLLAR, ch: 13 }),
     col("close", "Closes", "close_at_ms", String, {
-      ...NUM, text: (r, v) => untilClose(left(r, v), duration),
+      ...NUM, ch: 10, text: (r, v) => untilClose(left(r, v), duration),
     }),
     col("exit", "Cost to exit", "exit_cost_ud", cost, {
-      ...DOLLAR, hint: "fee and spread at the present book",
+      ...DOLLAR, ch: 13.4, hint: "fee and spread at the present book",
     }),
     col("foreign", "Foreign", "foreign_h", (h) => (h === 0 ? "·" : contracts(h)), {
-      ...NUM, tone: (r) => (r.foreign_h ? "attention" : "muted"),
+      ...NUM, ch: 9, tone: (r) => (r.foreign_h ? "attention" : "muted"),
       hint: "contracts that this trader did not trade",
     }),
     col("verified", "Verified", "verified_at_ms", String, {
-      ...NUM, tone: "muted", text: (r, v) => duration(v.ageMs(r.verified_at_ms)),
+      ...NUM, ch: 9, tone: "muted", text: (r, v) => duration(v.ageMs(r.verified_at_ms)),
     }),
   ],
 };
 
 export function renderPositions(root, view) {
   if (!$(root, ".bar-top")) {
-    root.append(el("div", { class: "bar-top" }, el("h3", { text: "Positions" }), el("output"),
-      el("button", { type: "button", class: "act", text: "Flatten …", "aria-keyshortcuts": "f",
-        on: { click: () => guarded(flattenDialog) } })), el("div", { class: "grid-host" }));
+    root.append(el("div.bar-top", el("h3", "Positions"), el("output"),
+      button("Flatten …", () => guarded(flattenDialog), { "aria-keyshortcuts": "f" })),
+    el("div.grid-host"));
   }
   const held = view.rows("positions").filter((p) => p.position_h || p.realised_ud || p.foreign_h);
   const open = held.filter((p) => p.position_h);

@@ -54,7 +54,7 @@ export function windowOf(range, first, now) {
 }
 
 function make(root, view) {
-  const box = el("div", { class: "plot" });
+  const box = el("div.plot");
   $(root, "header").append(choice("Price range", RANGES, state.range, (value) => {
     state.range = value;
     view.repaint();

@@ -32,21 +32,21 @@ function bins(values) {
 }
 
 function make(root, view) {
-  const split = el("div", { class: "quality-split" }, el("h3", { text: "Where the P&L came from" }),
-    el("output", { class: "muted" }),
-    el("ul", {}, ...SPLIT.map(([, label]) => el("li", {}, el("span", { text: label }), makeBar(),
-      el("b", { class: "num" })))));
+  const split = el("div.quality-split", el("h3", "Where the P&L came from"),
+    el("output.muted"),
+    el("ul", ...SPLIT.map(([, label]) => el("li", el("span", label), makeBar(),
+      el("b.num")))));
   const pick = (value) => {
     state.horizon = value;
     view.repaint();
   };
-  const markouts = el("div", { class: "quality-markouts" },
-    el("h3", { text: "Markout of own fills (¢ in our favour)" }),
-    choice("Markout after", HORIZONS, state.horizon, pick), el("output", { class: "muted" }),
-    el("div", { class: "plot" }, el("canvas", { role: "img" })));
-  const facts = el("div", { class: "quality-facts" }, el("h3", { text: "Filling" }),
-    el("dl", { class: "pairs" }));
-  root.append(el("div", { class: "columns" }, split, markouts, facts));
+  const markouts = el("div.quality-markouts",
+    el("h3", "Markout of own fills (¢ in our favour)"),
+    choice("Markout after", HORIZONS, state.horizon, pick), el("output.muted"),
+    el("div.plot", el("canvas", { role: "img" })));
+  const facts = el("div.quality-facts", el("h3", "Filling"),
+    el("dl.pairs"));
+  root.append(el("div.columns", split, markouts, facts));
 }
 
 function splitBlock(root, view) {
@@ -87,7 +87,7 @@ function facts(root, view, fills) {
   ];
   const list = $(root, ".quality-facts dl");
   if (!list.children.length) {
-    list.append(...rows.flatMap(([name]) => [el("dt", { text: name }), el("dd")]));
+    list.append(...rows.flatMap(([name]) => [el("dt", name), el("dd")]));
   }
   list.querySelectorAll("dd").forEach((dd, i) => setText(dd, rows[i][1]));
 }

@@ -2,25 +2,25 @@
 /** The tape player: virtual time, progress with marks of own fills, play, pause, speed, settle. */
 
 import { guarded, replayControl } from "../controls.js";
-import { $, arrange, el, setAttr, setBar, setText } from "../dom.js";
+import { $, arrange, button, el, setAttr, setBar, setText } from "../dom.js";
 import { clockTime, count } from "../format.js";
 
 const SPEEDS = [1, 5, 10, 30, 100];
 const MARKS_MAX = 60;
 
-const button = (act, more = {}) =>
-  el("button", { type: "button", class: "act small", on: { click: () => guarded(act) }, ...more });
+const press = (text, act, title = null) =>
+  button(text, () => guarded(act), { class: "act small", title });
 
 function make(root, view) {
   const play = () => replayControl(view.one("replay")?.playing ? "pause" : "play");
   const change = (e) => guarded(() => replayControl("speed", { ratio: Number(e.target.value) }));
-  root.append(el("b", { class: "tape" }), button(play),
+  root.append(el("b.tape"), press("", play),
     el("select", { "aria-label": "Tape speed", on: { change } },
       ...SPEEDS.map((s) => el("option", { value: String(s), text: `×${s}` }))),
-    el("span", { class: "bar tape-bar", "aria-hidden": "true" }, el("i"),
-      el("span", { class: "marks" })),
+    el("span.bar.tape-bar", { "aria-hidden": "true" }, el("i"),
+      el("span.marks")),
     el("output"),
-    button(() => replayControl("settle"), { text: "Settle", title: "play to the end and settle" }));
+    press("Settle", () => replayControl("settle"), "play to the end and settle"));
 }
 
 function marks(box, fills, tape) {

@@ -2,7 +2,7 @@
 /** Every limit as used / limit with its headroom in dollars; the gate and the ways back. */
 
 import { guarded, rearmDialog, reduceOnlyDialog, resumeDialog } from "../controls.js";
-import { $, NUM, col, dataTable, el, makeBar, setBar, setClass, setText } from "../dom.js";
+import { $, NUM, button, col, dataTable, el, makeBar, setBar, setClass, setText } from "../dom.js";
 import { clockTime, known, money, percent, plain, words } from "../format.js";
 
 const danger = (row) => (row.tripped || row.used_ratio >= 1 ? "loss" : row.used_ratio >= 0.8
@@ -57,11 +57,10 @@ const SPEC = {
 };
 
 function make(root) {
-  const button = (text, act) => el("button",
-    { type: "button", class: "act", text, on: { click: () => guarded(act) } });
-  root.append(el("div", { class: "bar-top" }, el("h3", { text: "Limits" }), el("output"),
-    button("Reduce only …", reduceOnlyDialog), button("Resume …", () => resumeDialog()),
-    button("Re-arm …", rearmDialog)), el("div", { class: "grid-host" }));
+  const press = (text, act) => button(text, () => guarded(act));
+  root.append(el("div.bar-top", el("h3", "Limits"), el("output"),
+    press("Reduce only …", reduceOnlyDialog), press("Resume …", () => resumeDialog()),
+    press("Re-arm …", rearmDialog)), el("div.grid-host"));
 }
 
 export function renderRisk(root, view) {

@@ -2,9 +2,7 @@
 /** Strategies: results, experimental mark, pause and resume of one, parameters and source. */
 
 import { guarded, pauseDialog, resumeDialog } from "../controls.js";
-import {
-  $, arrange, el, fillRows, plainTable, setAttr, setClass, setText,
-} from "../dom.js";
+import { $, arrange, button, el, setAttr, setClass, setText } from "../dom.js";
 import { arrow, count, gainTone, known, micros, money, percent, plain, words } from "../format.js";
 
 /** @type {any[][]} */
@@ -19,20 +17,19 @@ const FIGURES = [
 const isPaused = (s) => s.paused ?? s.enabled === false;
 
 function make(name) {
-  const act = el("button", { type: "button", class: "act" });
-  const card = el("article", { class: "card", "data-key": name },
-    el("header", {}, el("h3", { text: name }), el("output"),
-    el("span", { class: "badge-word", hidden: true, text: "EXPERIMENTAL" }), act),
-    el("dl", { class: "figures" }, ...FIGURES.map(([label]) =>
-      el("div", {}, el("dt", { text: label }), el("dd")))),
-    plainTable(`Parameters of ${name}`, ["Parameter", ["Value", "num"], "From"]));
-  act.addEventListener("click", () => guarded(() =>
+  const act = button("", () => guarded(() =>
     (card.paused ? resumeDialog(name) : pauseDialog(name))));
+  const card = el("article.card", { "data-key": name },
+    el("header", el("h3", name), el("output"),
+    el("span.badge-word", { hidden: true, text: "EXPERIMENTAL" }), act),
+    el("dl.figures", ...FIGURES.map(([label]) =>
+      el("div", el("dt", label), el("dd")))),
+    el("dl.params", { "aria-label": `Parameters of ${name}` }));
   return card;
 }
 
 export function renderStrategies(root, view) {
-  if (!$(root, ".cards")) root.append(el("p", { class: "empty" }), el("div", { class: "cards" }));
+  if (!$(root, ".cards")) root.append(el("p.empty"), el("div.cards"));
   const list = $(root, ".cards");
   const all = view.rows("strategies");
   setText($(root, ".empty"),
@@ -50,9 +47,15 @@ export function renderStrategies(root, view) {
       setText(dd, FIGURES[i][1](s));
       setClass(dd, FIGURES[i][0] === "P&L" && known(s.pnl_ud) ? gainTone(s.pnl_ud) : "");
     });
-    const rows = (s.params ?? []).map((p) =>
-      [words(p.name), [plain(p.value), "num"], [plain(p.from), "muted"]]);
-    fillRows($(card, "tbody"), rows.length ? rows : [["none of its own", "", ""]]);
+    const params = $(card, ".params");
+    arrange(params, (s.params ?? []).map((p, i) => {
+      const item = params.children[i] ?? el("div", el("dt"), el("dd"));
+      setText(item.firstChild, words(p.name));
+      setText(item.lastChild, plain(p.value));
+      setClass(item.lastChild, p.from === "default" ? "" : "attention");
+      setAttr(item, "title", `from ${p.from}`);
+      return item;
+    }));
     return card;
   });
   arrange(list, cards);

@@ -1,7 +1,7 @@
 // @ts-check
 /** The machine: components, latency percentiles per endpoint, stream counters, memory and disk. */
 
-import { $, el, fillRows, plainTable, setText } from "../dom.js";
+import { $, button, el, fillRows, plainTable, setText } from "../dom.js";
 import {
   bytes, clockTime, count, duration, known, micros, plain, words,
 } from "../format.js";
@@ -21,18 +21,17 @@ function figure(name, value) {
 
 const right = (...texts) => texts.map((text) => [text, "num"]);
 const part = (name, title, ...rest) =>
-  el("div", { class: `s-${name}` }, el("h3", { text: title }), ...rest);
+  el("div", { class: `s-${name}` }, el("h3", title), ...rest);
 
 function make(root) {
-  const read = () => readSettings(root);
-  root.append(el("div", { class: "columns" },
+  root.append(el("div.columns",
     part("health", "Components",
       plainTable("Health by component", ["Component", "Health", ...right("Checked")])),
-    part("latency", "Latency", el("p", { class: "empty" }),
+    part("latency", "Latency", el("p.empty"),
       plainTable("Latency per endpoint", ["Endpoint", ...right("p50", "p90", "p99")])),
     part("counters", "Counters", plainTable("Counters", ["What", ...right("Value")])),
-    part("settings", "Settings in effect", el("p", { class: "muted", text: NOT_HERE }),
-      el("button", { type: "button", class: "act", text: "Read settings", on: { click: read } }),
+    part("settings", "Settings in effect", el("p.muted", NOT_HERE),
+      button("Read settings", () => readSettings(root)),
       plainTable("Settings", ["Setting", ...right("Value"), "Source"]))));
   $(root, ".s-settings table").hidden = true;
 }
