@@ -50,7 +50,6 @@ import math
 import os
 import random
 import re
-import selectors
 import shutil
 import signal
 import sys
@@ -68,7 +67,7 @@ from datetime import UTC, datetime
 from email.utils import formatdate
 from functools import lru_cache
 from heapq import heappop, heappush
-from itertools import islice
+from itertools import count, islice
 from pathlib import Path
 from typing import Any, Generic, NamedTuple, Protocol, TypeVar, assert_never
 from urllib.parse import parse_qsl, unquote
@@ -85,7 +84,6 @@ log_stream = logging.getLogger("sim_exchange.stream")
 
 T = TypeVar("T")
 U = TypeVar("U")
-H = TypeVar("H", bound=asyncio.Handle)
 
 
 # ======================================================================================
@@ -6508,52 +6506,46 @@ class Deadlock(RuntimeError):
     """Every task waits and no timer is set: in real time the program would hang for ever."""
 
 
-class _JumpingSelector(selectors.BaseSelector):
-    """Does not wait: moves the loop's clock to the next timer instead."""
+class _Soon(asyncio.Handle):
+    """A callback that waits its turn, without the debugging of asyncio's own."""
 
-    def __init__(self, loop: SimLoop, real: selectors.BaseSelector) -> None:
-        self._loop, self._real = loop, real
+    __slots__ = ()
 
-    def register(self, fileobj: Any, events: int, data: Any = None) -> selectors.SelectorKey:
-        """As the real one."""
-        return self._real.register(fileobj, events, data)
+    def __init__(self, callback: Callable[..., object], args: tuple[Any, ...],
+                 loop: asyncio.AbstractEventLoop, context: contextvars.Context) -> None:
+        self._callback, self._args, self._loop, self._context = callback, args, loop, context
+        self._cancelled, self._repr, self._source_traceback = False, None, None
 
-    def unregister(self, fileobj: Any) -> selectors.SelectorKey:
-        """As the real one."""
-        return self._real.unregister(fileobj)
 
-    def get_map(self) -> Mapping[Any, selectors.SelectorKey]:
-        """As the real one."""
-        return self._real.get_map() or {}
+class _Timer(_Soon, asyncio.TimerHandle):
+    """A callback that waits for its moment."""
 
-    def get_key(self, fileobj: Any) -> selectors.SelectorKey:
-        """As the real one."""
-        return self._real.get_key(fileobj)
+    __slots__ = ()
 
-    def close(self) -> None:
-        """As the real one."""
-        self._real.close()
-
-    def select(self, timeout: float | None = None) -> list[tuple[selectors.SelectorKey, int]]:
-        """Jump instead of waiting; there are no kernel events in a simulation."""
-        if timeout is None:
-            raise Deadlock("nothing is scheduled")
-        self._loop.now_s += max(timeout, 0.0)
-        return []
+    def __init__(self, when_s: float, callback: Callable[..., object], args: tuple[Any, ...],
+                 loop: asyncio.AbstractEventLoop, context: contextvars.Context) -> None:
+        _Soon.__init__(self, callback, args, loop, context)
+        self._when, self._scheduled = when_s, False
 
 
 class SimLoop(asyncio.SelectorEventLoop):
-    """Virtual time from 0, and processes that can be killed between two callbacks."""
+    """Virtual time from 0, and processes that can be killed between two callbacks.
+
+    Idle waits jump to the next timer; timers with equal deadlines run in the order they were set.
+    """
 
     def __init__(self) -> None:
         self.now_s = 0.0
         self._dead: set[str] = set()
         self._owner: weakref.WeakKeyDictionary[asyncio.Task[Any], str] = (
             weakref.WeakKeyDictionary())
+        self._timers: list[tuple[float, int, asyncio.TimerHandle]] = []
+        self._order = count()
         super().__init__()
-        internals: Any = self               # these three live below asyncio's typed surface
-        internals._selector = _JumpingSelector(self, internals._selector)
-        internals._clock_resolution = 1e-6              # without it, float rounding can spin
+        self._turn: deque[asyncio.Handle] = deque()
+        internals: Any = self               # these live below asyncio's typed surface
+        internals._ready = self._turn       # asyncio's own methods append to it as well
+        internals._run_once = self._run_turn
         internals.set_task_factory(SimLoop._new_task)
 
     def time(self) -> float:
@@ -6563,31 +6555,70 @@ class SimLoop(asyncio.SelectorEventLoop):
     def call_soon(self, callback: Callable[..., object], *args: Any,  # type: ignore[override]
                   context: contextvars.Context | None = None) -> asyncio.Handle:
         """As asyncio's; a dead process schedules nothing."""
-        return self._gate(super().call_soon(callback, *args, context=context))
+        where = contextvars.copy_context() if context is None else context
+        handle = _Soon(callback, args, self, where)
+        if self._dead and where.get(PROCESS, "world") in self._dead:
+            handle.cancel()
+        else:
+            self._turn.append(handle)
+        return handle
+
+    def call_later(self, delay: float,  # type: ignore[override]
+                   callback: Callable[..., object], *args: Any,
+                   context: contextvars.Context | None = None) -> asyncio.TimerHandle:
+        """As asyncio's; a dead process schedules nothing."""
+        return self.call_at(self.now_s + delay, callback, *args, context=context)
 
     def call_at(self, when: float,  # type: ignore[override]
                 callback: Callable[..., object], *args: Any,
                 context: contextvars.Context | None = None) -> asyncio.TimerHandle:
         """As asyncio's; a dead process schedules nothing."""
-        return self._gate(super().call_at(when, callback, *args, context=context))
+        where = contextvars.copy_context() if context is None else context
+        timer = _Timer(when, callback, args, self, where)
+        if self._dead and where.get(PROCESS, "world") in self._dead:
+            timer.cancel()
+        else:
+            heappush(self._timers, (when, next(self._order), timer))
+        return timer
+
+    def _run_turn(self) -> None:
+        """One round: jump to the next timer when nothing is ready, then run what is."""
+        turn, timers = self._turn, self._timers
+        while timers and timers[0][2].cancelled():
+            heappop(timers)
+        if not turn and not getattr(self, "_stopping", False):
+            if not timers:
+                raise Deadlock("nothing is scheduled")
+            self.now_s = max(self.now_s, timers[0][0])
+        while timers and timers[0][0] <= self.now_s:
+            turn.append(heappop(timers)[2])
+        for _ in range(len(turn)):
+            handle: Any = turn.popleft()
+            if not handle._cancelled:
+                handle._run()
+
+    def run_for(self, seconds: float) -> None:
+        """Let so much virtual time pass."""
+        self.call_later(seconds, self.stop)
+        self.run_forever()
 
     def kill(self, process: str) -> None:
         """SIGKILL: nothing of `process` runs again. A restart needs a new process name."""
         self._dead.add(process)
         _GRAVES.extend(task for task, owner in self._owner.items() if owner == process)
-        internals: Any = self
-        for handle in [*internals._ready, *internals._scheduled]:
-            self._gate(handle)
+        waiting: list[Any] = [*self._turn, *(timer for _, _, timer in self._timers)]
+        for handle in waiting:
+            if handle._context.get(PROCESS, "world") == process:
+                handle.cancel()
 
     def is_dead(self, process: str) -> bool:
         """True once `process` has been killed."""
         return process in self._dead
 
-    def _gate(self, handle: H) -> H:
-        context = getattr(handle, "_context", None)
-        if context is not None and context.get(PROCESS, "world") in self._dead:
-            handle.cancel()
-        return handle
+    def close(self) -> None:
+        """As asyncio's; what is scheduled is forgotten."""
+        self._timers.clear()
+        super().close()
 
     def _new_task(self, coro: Coroutine[Any, Any, Any],
                   context: contextvars.Context | None = None, **kwargs: Any) -> asyncio.Task[Any]:

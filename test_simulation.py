@@ -209,7 +209,7 @@ class World:
 
     def run(self, seconds: float) -> None:
         """Let so much virtual time pass."""
-        self.loop.run_until_complete(asyncio.sleep(seconds))
+        self.loop.run_for(seconds)
 
     def until(self, condition: Callable[[], Any], limit_s: float, what: str = "") -> float:
         """Let time pass until `condition`; answers the seconds it took, fails after `limit_s`."""
@@ -783,12 +783,12 @@ class Oracle:
         for ticker, book in self.world.trader.market_data.books.items():
             if book.proof.value != "proven" or not self._books.get(ticker):
                 continue
-            seen = hash(trader_levels(book))
-            rows = list(self._books[ticker])
-            ages = [now_s - until_s for (_, level), until_s in
-                    zip(rows, [at_s for at_s, _ in rows[1:]] + [now_s], strict=True)
-                    if level == seen]
-            if not ages or min(ages) > window_s:
+            seen, until_s = hash(trader_levels(book)), now_s
+            for at_s, levels in reversed(self._books[ticker]):
+                if levels == seen or now_s - until_s > window_s:
+                    break
+                until_s = at_s
+            if levels != seen or now_s - until_s > window_s:
                 self.blame("I14", f"{ticker} shows a book the exchange does not have")
 
     # -- the end ------------------------------------------------------------------------

@@ -12763,6 +12763,7 @@ async def test_an_ended_order_stays_a_minute_on_the_page(status_house):
     house.board.tables["orders"]["kt-1"] = {"client_order_id": "kt-1"}
     await house.publish(house.event(t.OrderChanged, order=ended, why="executed"))
     house.now_s += 59
+    house.board.active_connections = 1
     house.reporter.tick()
     assert "kt-1" in house.board.tables["orders"]
     house.now_s += 2
@@ -13022,6 +13023,28 @@ async def test_a_picture_that_fails_costs_only_itself(status_house):
     assert house.board.one("replay") == {"tape": "T", "playing": True}
 
 
+async def test_tables_wait_while_nobody_looks_and_are_fresh_for_whoever_comes(status_house):
+    house, made = status_house, []
+    house.reporter.show_tables = lambda: made.append(house.now_s)
+
+    def ticks(seconds):
+        made.clear()
+        for _ in range(4 * seconds):
+            house.now_s += 0.25
+            house.reporter.tick()
+        return len(made)
+
+    assert ticks(20) == 20 / t.UNWATCHED_S
+    house.reporter.tick()
+    house.now_s += t.TABLES_S
+    made.clear()
+    house.reporter.freshen()
+    house.reporter.freshen()
+    assert len(made) == 1, "shown at once for a newcomer, and once for many"
+    house.board.active_connections = 1
+    assert ticks(20) == 20 / t.TABLES_S
+
+
 async def test_equity_points_come_every_ten_seconds_and_survive_in_order(status_house):
     house = status_house
     for _ in range(100):
@@ -13240,6 +13263,7 @@ class ApiSource:
     def __init__(self) -> None:
         self.healthy = {"healthy": True, "status": "running", "state": "ready", "uptime": 1.5}
         self.books: dict[str, dict[str, object]] = {}
+        self.freshened = 0
         self.records: dict[str, dict[str, object]] = {}
 
     def history(self):
@@ -13253,6 +13277,9 @@ class ApiSource:
 
     def book_row(self, ticker):
         return self.books.get(ticker)
+
+    def freshen(self):
+        self.freshened += 1
 
     def health(self):
         return self.healthy

@@ -14642,6 +14642,7 @@ log_status = logging.getLogger("trader.status")
 
 STATUS_TICK_S: Final = 0.25
 TABLES_S: Final = 1.0
+UNWATCHED_S: Final = 5.0  # while no page is open: for the alerts, and for memory's sake
 TRADER_STATUS_S: Final = 10.0
 EVIDENCE_S: Final = 60.0
 BOOKS_TICK_S: Final = 0.1
@@ -14672,7 +14673,7 @@ class StatusReporter:
         self.failures: Counter[str] = Counter()  # pictures that could not be made, by name
         self._throttle = Throttle(services.clock)
         self._told_state: StatusRow = {}
-        self._next_s = {"tables": 0.0, "status": 0.0, "evidence": 0.0, "equity": -math.inf}
+        self._shown_s = dict.fromkeys(("tables", "status", "evidence", "equity"), -math.inf)
 
     # -- life ---------------------------------------------------------------------------
 
@@ -14715,16 +14716,18 @@ class StatusReporter:
     async def run_books(self) -> None:
         """Look at the books somebody watches: depth moves without an event."""
         while True:
-            for ticker in self._hub.wanted_books:
+            wanted = self._hub.wanted_books
+            for ticker in wanted:
                 self._hub.touch_book(ticker)
-            await asyncio.sleep(BOOKS_TICK_S)
+            await asyncio.sleep(BOOKS_TICK_S if wanted else STATUS_TICK_S)
 
     def tick(self) -> None:
         """One look at the clock; safe at any time. A picture that fails costs only itself."""
         now_s, now_ms = self.services.clock.real_s(), self.services.clock.now_ms()
         self.chronicle.note_markouts(self.rows.markouts.settle_all(now_ms))
         self._try("replay", self._show_replay)
-        if self._is_due("tables", now_s, TABLES_S):
+        tables_s = TABLES_S if self._hub.active_connections else UNWATCHED_S
+        if self._is_due("tables", now_s, tables_s):
             self._try("tables", self.show_tables)
             self._try("trading_state", self._show_state)
         if self._is_due("status", now_s, TRADER_STATUS_S):
@@ -14753,10 +14756,15 @@ class StatusReporter:
             self._hub.put("replay", dict(self.services.replay.replay_status()))
 
     def _is_due(self, what: str, now_s: float, every_s: float) -> bool:
-        if now_s < self._next_s[what]:
+        if now_s - self._shown_s[what] < every_s:
             return False
-        self._next_s[what] = now_s + every_s
+        self._shown_s[what] = now_s
         return True
+
+    def freshen(self) -> None:
+        """Show the tables now, unless they were shown within the last second."""
+        if self._is_due("tables", self.services.clock.real_s(), TABLES_S):
+            self._try("tables", self.show_tables)
 
     # -- showing ------------------------------------------------------------------------
 
@@ -15975,6 +15983,9 @@ class LiveSource(Protocol):
     def book_row(self, ticker: str) -> Row | None:
         """Row of the topic `books`; None for a market nobody follows."""
 
+    def freshen(self) -> None:
+        """Bring the tables up to date: somebody looks after nobody did."""
+
 
 @dataclass(frozen=True, slots=True)
 class Wanted:
@@ -16098,6 +16109,8 @@ class WebSocketManager:
     def _refresh(self, stream: _Stream) -> None:
         """Bring a stream that nobody listened to up to date."""
         if stream.listeners == 0:
+            if self._source is not None:
+                self._source.freshen()
             self._flush(stream)
 
     def _flush(self, stream: _Stream) -> None:
