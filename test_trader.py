@@ -10084,6 +10084,7 @@ async def test_an_expiry_is_renewed_without_moving_the_order(folder_18):
     await house.answer("amend", key, accepted_18(key, remaining_h=1000))
     order = house.order(key)
     assert order.moved_at_ms == moved_ms
+    assert order.acked_at_ms == moved_ms, "the first answer, not the last"
     assert order.expires_at_ms == house.clock.now_ms() + 60_000
     assert (order.price_cc, order.remaining_h) == (4000, 1000)
 
@@ -10556,6 +10557,60 @@ async def test_a_late_execution_is_alarmed_too_and_its_fills_are_booked(folder_1
     assert house.order(key).at_risk_h == 0
 
 
+@pytest.mark.parametrize("end", ["canceled", "executed"])
+@virtual_18
+async def test_an_order_that_ended_here_and_still_rests_there_is_alarmed_counted_and_cancelled(
+    folder_18, end
+):
+    house = House18(folder_18)
+    house.baseline()
+    key = await house.rest_order()
+    left = {"filled_h": 1000} if end == "executed" else {}
+    house.service.on_report(report_18(key, status=S18(end), remaining_h=0, updated_at_ms=3, **left))
+    assert house.order(key).status is S18(end)
+    house.service.ledger.mark_seen("t", order_id_18(key))
+    house.rest.listed = [report_18(key, updated_at_ms=2)]
+    await house.sync.reconcile()
+    assert house.order(key).status is S18(end), "the list may be older than the end"
+    await asyncio.sleep(5)
+    assert house.alerts() == ["invariant_failed"]
+    assert (house.order(key).status, house.rest.calls[-1]) == (S18.RESTING, ("cancel", key))
+    assert house.service.exposure.orders_of("A-1")[key][2] >= 1000
+    await house.answer("cancel", key, accepted_18(key, reduced_h=1000))
+    assert not house.order(key).status.is_live
+    assert house.journal.has("late_accept", key)
+
+
+@virtual_18
+async def test_an_order_listed_a_moment_too_long_after_its_end_is_no_alarm(folder_18):
+    house = House18(folder_18)
+    house.baseline()
+    key = await house.rest_order()
+    house.converge()
+    await house.answer("cancel", key, accepted_18(key, reduced_h=1000))
+    house.rest.listed = [report_18(key)]
+    stale_ms = house.clock.now_ms()
+    house.rest.as_of_ms = lambda: stale_ms
+    await house.sync.reconcile()
+    await asyncio.sleep(10)
+    house.rest.listed, house.rest.as_of_ms = [], house.clock.now_ms
+    await asyncio.sleep(10)
+    assert (house.order(key).status, house.alerts()) == (S18.CANCELED, [])
+    reads = house.rest.reads["orders"]
+    await asyncio.sleep(10)
+    assert house.rest.reads["orders"] == reads, "and nobody asks for ever"
+
+
+@virtual_18
+async def test_an_adopted_order_of_this_run_belongs_to_no_strategy_and_is_cancelled(folder_18):
+    house = House18(folder_18)
+    house.baseline()
+    key = "kt-sim-acc-run1-77"
+    house.rest.listed = [report_18(key)]
+    await house.sync.reconcile()
+    assert house.rest.calls == [("cancel", key)]
+
+
 @virtual_18
 async def test_a_refused_order_that_is_listed_as_cancelled_is_no_alarm(folder_18):
     house = House18(folder_18)
@@ -10574,6 +10629,17 @@ async def test_more_unknown_orders_than_allowed_trip_the_breaker(folder_18):
     assert house.trips() == []
     await unknown_18(house, side=NO18, slot="n")
     assert house.trips() == ["max_unknown"]
+
+
+@pytest.mark.parametrize("more", [0, 1])
+@virtual_18
+async def test_more_unknown_orders_than_allowed_after_a_restart_trip_the_breaker(folder_18, more):
+    house = House18(folder_18)
+    for number in range(house.config.max_unknown + more):
+        await house.send(price_cc=1000 + 100 * number, count_h=100, slot=f"s{number}")
+    again = house.reborn(folder_18, run="run2")
+    again.service.tell_unknown()
+    assert again.trips() == ["max_unknown"] * more
 
 
 @virtual_18
@@ -10769,6 +10835,43 @@ async def test_a_second_unexplained_position_within_an_hour_trips_and_cash_alone
     await asyncio.sleep(3500)
     await differ_18(house, positions=[position_18("A-1", 300)], cash_ud=RICH_18 + 4)
     assert house.trips() == ["position_difference"]
+
+
+@virtual_18
+async def test_a_second_unexplained_position_trips_although_the_trader_was_started_anew(folder_18):
+    house = House18(folder_18)
+    house.baseline()
+    await differ_18(house, positions=[position_18("A-1", 100)])
+    assert house.trips() == []
+    again = house.reborn(folder_18, run="run2")
+    await differ_18(again, positions=[position_18("A-1", 200)])
+    assert again.trips() == ["position_difference"]
+
+
+@virtual_18
+async def test_a_difference_of_cash_before_a_restart_counts_for_nothing(folder_18):
+    house = House18(folder_18)
+    house.baseline()
+    await differ_18(house, cash_ud=RICH_18 + 5)
+    again = house.reborn(folder_18, run="run2")
+    await differ_18(again, positions=[position_18("A-1", 200)], cash_ud=RICH_18 + 5)
+    assert again.trips() == []
+
+
+@virtual_18
+async def test_foreign_fills_of_a_long_absence_are_found_although_none_was_ever_booked(folder_18):
+    house = House18(folder_18)
+    await house.sync.reconcile()
+    again = house.reborn(folder_18, run="run2")
+    again.clock.offset_s = 7200.0
+    fill = fill_18("t1", "z", 100, client_order_id=None, at_ms=again.clock.now_ms() - 3_600_000)
+    again.rest.told_fills = [fill]
+    again.rest.told_positions = [position_18("A-1", 100)]
+    again.rest.cash_ud = RICH_18 - 400_000
+    found = await again.sync.reconcile()
+    assert found is not None
+    assert found.is_clean
+    assert again.service.ledger.has_fill("t1", fill.order_id)
 
 
 @virtual_18
@@ -15680,6 +15783,18 @@ async def test_a_flatten_leaves_in_chunks_no_larger_than_an_order_may_be(desk_23
     assert (moved.phase, moved.remaining) == ("confirmed", 0)
     assert desk_23.execution.ledger.position_h("A-1") == 0
     assert desk_23.trading.asked == [{}], "what rests goes first"
+
+
+async def test_a_chunk_of_a_flatten_keeps_to_the_limits_of_now(desk_23):
+    desk_23.show("A-1", {4000: 10_000}, {5000: 10_000})
+    desk_23.execution.fill("mm", "A-1", YES23, 5000)
+    config = t.build_config({"max_order_contracts": "7", "max_order_dollars": "2"})
+    desk_23.operator.config = dataclasses.replace(config, max_order_ud=3_850_000)
+    await flat_23(desk_23)
+    sizes = [call["wants"][0].count_h for call in desk_23.execution.sent]
+    price_cc = desk_23.execution.sent[0]["wants"][0].price_cc
+    assert sizes[0] == min(700, 3_850_000 // price_cc) == 592
+    assert sum(sizes) == 5000
 
 
 async def test_what_cannot_be_left_is_reported_after_three_vain_rounds(desk_23):

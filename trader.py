@@ -10854,7 +10854,7 @@ class ExecutionService:
         self.sent: Counter[str] = Counter()
         self.refusals: Counter[str] = Counter()
         self.fills_booked = 0
-        self.newest_fill_ms: int | None = None
+        self.fills_known_to_ms: int | None = None
         self.fee_mismatches: Counter[str] = Counter()
         self._fee_streak: Counter[str] = Counter()
         self._minute: deque[tuple[float, int]] = deque()  # orders: monotonic s, notional
@@ -11220,8 +11220,7 @@ class ExecutionService:
         """No proof either way: reserve it, block its side, start the resolver."""
         unknown = self._keep(replace(order, status=OrderStatus.UNKNOWN, why=why), "unknown")
         log_execution.warning("order unknown id=%s why=%s", order.client_order_id, why)
-        if self.tell_unknown() > self.config.max_unknown:
-            self._trip("max_unknown", "too many orders of unknown outcome at once")
+        self.tell_unknown()
         self.on_unknown(unknown)
 
     def _after_change(
@@ -11263,7 +11262,6 @@ class ExecutionService:
         base = replace(
             _at_rest(order),
             filled_h=filled_h,
-            acked_at_ms=now_ms,
             updated_at_ms=max(order.updated_at_ms, outcome.at_ms),
         )
         if kind is CommandKind.CANCEL and 0 < outcome.reduced_h < order.remaining_h:
@@ -11324,14 +11322,15 @@ class ExecutionService:
         """Own orders of unknown outcome."""
         return [order for order in self.store.live() if self.is_unproven(order)]
 
-    def tell_unknown(self) -> int:
-        """Publish which markets have orders of unknown outcome; returns how many."""
+    def tell_unknown(self) -> None:
+        """Publish which markets have orders of unknown outcome, halt when they are too many."""
         unknown = self.unproven()
         tickers = tuple(sorted({order.ticker for order in unknown}))
         self._bus.publish(
             UnknownOrdersChanged(at_ms=self._clock.now_ms(), count=len(unknown), markets=tickers)
         )
-        return len(unknown)
+        if len(unknown) > self.config.max_unknown:
+            self._trip("max_unknown", "too many orders of unknown outcome at once")
 
     # -- keeping ------------------------------------------------------------------------
 
@@ -11475,29 +11474,41 @@ class ExecutionService:
         is_more = report.filled_h > order.filled_h
         is_given_up = order.status in (OrderStatus.NEVER_ACCEPTED, OrderStatus.REJECTED)
         if is_given_up and (is_alive or is_more):
-            self._alarm_late(order, "rests" if is_alive else "was filled")
+            what = "rests" if is_alive else "was filled"
+            self._alarm_late(order, f"{what} although it was given up")
         if is_given_up and is_alive:
-            revived = replace(
-                order,
-                status=OrderStatus.RESTING,
-                order_id=report.order_id,
-                why="late accept",
-                filled_h=max(order.filled_h, report.filled_h),
-                updated_at_ms=report.updated_at_ms or 0,
-            )
-            self.store.put(revived)
-            self.exposure.put_order(revived)
-            self.cancel(revived)
-            return revived
+            return self._revive(order, report, "late accept")
         if is_more:
             return self._keep(
                 replace(order, filled_h=report.filled_h, order_id=report.order_id), "late fill"
             )
         return order
 
-    def _alarm_late(self, order: Order, what: str) -> None:
-        text = f"{order.client_order_id} {what} although it was given up"
-        self._alert("error", "late_accept", text, order.ticker)
+    def rests_after_all(self, order: Order, report: OrderReport) -> None:
+        """Proven: an order that has ended here still rests there. Alarm, count it, cancel it."""
+        self._alarm_late(order, f"rests although it is {order.status} here", "invariant_failed")
+        self._revive(order, report, "rests after all")
+
+    def _revive(self, order: Order, report: OrderReport, why: str) -> Order:
+        """Count an order that had ended as live again, and ask for its end at once."""
+        filled_h = max(order.filled_h, report.filled_h)
+        revived = replace(
+            order,
+            status=OrderStatus.RESTING,
+            order_id=report.order_id,
+            why=why,
+            price_cc=report.price_cc,
+            count_h=filled_h + report.remaining_h,
+            filled_h=filled_h,
+            updated_at_ms=report.updated_at_ms or 0,
+        )
+        self.store.put(revived)
+        self.exposure.put_order(revived)
+        self.cancel(revived)
+        return self.store.orders[order.client_order_id]
+
+    def _alarm_late(self, order: Order, what: str, kind: str = "late_accept") -> None:
+        self._alert("error", kind, f"{order.client_order_id} {what}", order.ticker)
         self.write_fact("late_accept", order.client_order_id, row_of(order))
 
     def _collision(self, order: Order) -> None:
@@ -11551,7 +11562,7 @@ class ExecutionService:
         is_fresh = self.ledger.apply_fill(fill)
         assert is_fresh, f"fill {fill.trade_id} was applied twice"
         self.fills_booked += 1
-        self.newest_fill_ms = max(self.newest_fill_ms or 0, fill.at_ms)
+        self.fills_known_to_ms = max(self.fills_known_to_ms or 0, fill.at_ms)
         self.exposure.put_position(self.ledger.positions[fill.ticker], self._event_of(fill.ticker))
         self._touch()
         if order is not None:
@@ -11665,6 +11676,7 @@ class ExecutionService:
                     )
                 case "adjust":
                     self.adopt_figures(fact.body)
+                    self.fills_known_to_ms = max(self.fills_known_to_ms or 0, fact.at_ms)
                 case _:
                     pass  # other facts explain; they hold no money
         for position in self.ledger.positions.values():
@@ -11709,7 +11721,7 @@ class ExecutionService:
     def _replay_fill(self, row: Mapping[str, Any]) -> None:
         fill = Fill(**{**row, "side": Side(row["side"])})
         self.ledger.apply_fill(fill)
-        self.newest_fill_ms = max(self.newest_fill_ms or 0, fill.at_ms)
+        self.fills_known_to_ms = max(self.fills_known_to_ms or 0, fill.at_ms)
 
     def adjustments(self) -> Iterator[Fact]:
         """Journaled take-overs of the exchange's figures; the first is the baseline."""
@@ -11859,6 +11871,7 @@ class TradingClientIntegration:
         self._resolving: set[str] = set()
         self._chasing: set[str] = set()
         self._missing: set[str] = set()  # resting here, not in the exchange's list
+        self._undead: dict[str, int] = {}  # ended here, listed as resting: since when seen so, ms
         self._suspects: tuple[str, ...] = ()
         self._adjusted_ms: deque[int] = deque(maxlen=2)
         self._is_passing = False
@@ -11979,8 +11992,11 @@ class TradingClientIntegration:
 
     async def _baseline(self, as_of_ms: int) -> None:
         """First pass ever for this journal: the account as it stands is where counting begins."""
-        if any(True for _ in self._execution.adjustments()):
+        for fact in self._execution.adjustments():
             self._has_baseline = True
+            if fact.body.get("differences"):
+                self._adjusted_ms.append(fact.at_ms)  # of an earlier run: it counts all the same
+        if self._has_baseline:
             return
         # Twice the margin of later reads: no fill of before may be found by them and booked again.
         since_s = as_of_ms // 1000 - 2 * _FILL_MARGIN_S
@@ -12002,6 +12018,7 @@ class TradingClientIntegration:
         held: Sequence[PositionReport],
         balance: Balance,
         seen: Sequence[FillReport] = (),
+        differences: Sequence[str] = (),
     ) -> None:
         fields = ("ticker", "position_h", "cost_ud", "realised_ud", "fees_ud")
         body: dict[str, Any] = {
@@ -12009,6 +12026,7 @@ class TradingClientIntegration:
             "cash_ud": balance.cash_ud,
             "positions": [{name: getattr(row, name) for name in fields} for row in held],
             "seen": [[fill.trade_id, fill.order_id] for fill in seen],
+            "differences": list(differences),
         }
         self._execution.write_fact("adjust", why, body)
         self._execution.adopt_figures(body)
@@ -12016,7 +12034,7 @@ class TradingClientIntegration:
             self._execution.refresh_exposure(row.ticker)
 
     async def _read_fills(self) -> None:
-        since_ms = self._execution.newest_fill_ms or self._clock.now_ms()
+        since_ms = self._execution.fills_known_to_ms or self._clock.now_ms()
         fills = await self._rest.fills(min_ts_s=since_ms // 1000 - _FILL_MARGIN_S)
         # A fill tells no client id here: whose it is must be known before it is booked.
         strange = {fill.ticker for fill in fills if not self._execution.is_known(fill)}
@@ -12030,7 +12048,10 @@ class TradingClientIntegration:
         """The list of resting orders is merged; own orders missing from it are asked about."""
         listed = {report.order_id for report in resting}
         for report in resting:
-            self._execution.on_report(report)
+            known = self._execution.on_report(report)
+            if known is not None and not (known.status.is_live or known.is_foreign):
+                self._undead.setdefault(known.client_order_id, self._clock.now_ms())
+                self.resolve(known)
         newest_ms = as_of_ms - ABSENCE_MARGIN_S * 1000
         for order in list(self._execution.store.orders.values()):
             is_old = max(order.acked_at_ms or 0, order.updated_at_ms, order.moved_at_ms) < newest_ms
@@ -12085,7 +12106,8 @@ class TradingClientIntegration:
             for t, p in self._execution.ledger.positions.items()
             if t not in ours
         ]
-        self._write_adjust(f"difference {self.generation}", [*held, *closed], balance)
+        why = f"difference {self.generation}"
+        self._write_adjust(why, [*held, *closed], balance, differences=differences)
         now_ms = self._clock.now_ms()
         self._bus.publish(
             AlertRaised(at_ms=now_ms, severity="error", kind="reconcile_difference", text=text)
@@ -12108,12 +12130,13 @@ class TradingClientIntegration:
                 self._chase(order)
 
     def _cancel_strangers(self) -> None:
-        """Own orders of earlier runs belong to no strategy of this one: cancel them."""
+        """Own orders of earlier runs, and adopted ones, belong to no strategy here: cancel them."""
         for order in self._execution.store.live():
             is_of_this_run = order.client_order_id.startswith(
                 f"{self._execution.ids.root}{self._execution.ids.run}-"
             )
-            if not is_of_this_run and (is_settled(order) or is_change_open(order)):
+            is_strange = not is_of_this_run or not order.strategy
+            if is_strange and (is_settled(order) or is_change_open(order)):
                 self._execution.cancel(order)
 
     # -- unknown outcomes ---------------------------------------------------------------
@@ -12140,6 +12163,7 @@ class TradingClientIntegration:
         finally:
             self._resolving.discard(key)
             self._missing.discard(key)
+            self._undead.pop(key, None)
 
     def _scan_pause_s(self, order: Order) -> float:
         """A change that the first scans do not show is waited for with patience."""
@@ -12150,7 +12174,7 @@ class TradingClientIntegration:
     def _open_question(self, key: str) -> Order | None:
         order = self._execution.store.orders.get(key)
         if order is None or not order.status.is_live:
-            return None
+            return order if key in self._undead else None
         is_unproven = order.status in (OrderStatus.UNKNOWN, OrderStatus.SENT)
         return order if is_unproven or order.pending or key in self._missing else None
 
@@ -12158,8 +12182,12 @@ class TradingClientIntegration:
         """Look once in all lists; returns the absences proven so far (0 when found)."""
         as_of_ms = await self._rest.user_data_timestamp_ms()
         found = await self._find(order)
-        since_ms = max(order.sent_at_ms, order.pending_since_ms)
+        seen_ms = self._undead.get(order.client_order_id, 0)
+        since_ms = max(order.sent_at_ms, order.pending_since_ms, seen_ms)
         is_fresh = as_of_ms > since_ms + ABSENCE_MARGIN_S * 1000
+        if seen_ms and not order.status.is_live:
+            self._judge_undead(order, found, is_fresh=is_fresh)
+            return 0
         if found is not None:
             is_past = as_of_ms > order.pending_since_ms + CHANGE_LIFE_MS
             self._found(order, found, is_fresh=is_fresh, is_past=is_past)
@@ -12173,6 +12201,15 @@ class TradingClientIntegration:
             self._missing.discard(order.client_order_id)
             self._execution.give_up(order, "proven absent")
         return absences
+
+    def _judge_undead(self, order: Order, found: OrderReport | None, *, is_fresh: bool) -> None:
+        """Ended here, listed as resting: an old list is no news, a fresh one an alarm."""
+        is_resting = found is not None and found.status is OrderStatus.RESTING
+        if is_resting and not is_fresh:
+            return
+        del self._undead[order.client_order_id]
+        if is_resting and found is not None:
+            self._execution.rests_after_all(order, found)
 
     def _door_ms(self, order: Order) -> float:
         """Moment after which the create can neither arrive nor be alive any more."""
@@ -17577,14 +17614,15 @@ class Operator:
         self._clock, self._supervisor, self._bus = clock, supervisor, bus
         self._journal, self._guard, self._container = journal, guard, container
         self._execution, self._trading, self._decisions = execution, trading, decisions
-        self._market_data, self._config, self._replay = market_data, config, replay
+        self._market_data, self._replay = market_data, replay
+        self.config = config
         self._nonces: dict[str, float] = {}
         self._is_clearing = False
 
     @property
     def environment(self) -> str:
         """The word a person types to confirm."""
-        return self._config.environment.value
+        return self.config.environment.value
 
     @property
     def state_version(self) -> int:
@@ -17784,7 +17822,7 @@ class Operator:
             self._need_new_day(halt)
         self._audit(ask, is_risky=True)
         kills = self._guard.kills_heard()
-        if self._trading is not None and self._config.is_armed:
+        if self._trading is not None and self.config.is_armed:
             try:
                 await self._trading.renew_group()
             except (ExchangeError, WireError) as error:
@@ -17810,7 +17848,7 @@ class Operator:
                 409, "same_day", "after a loss limit not before the next trading day in New York"
             )
         drawdown_ud = self._container.now.drawdown_ud or 0
-        if drawdown_ud > self._config.max_drawdown_ud:
+        if drawdown_ud > self.config.max_drawdown_ud:
             raise ControlRefused(
                 409, "cause_remains", f"still {show_dollars(drawdown_ud)} dollars below the peak"
             )
@@ -17887,9 +17925,10 @@ class Operator:
         limit_cc = price_at_most(
             market.grid, side, min(best_cc + FLATTEN_COLLAR_CC, CC_PER_DOLLAR - 1)
         )
-        count_h = min(abs(held_h), self._config.max_order_h)
         if limit_cc is None:
             return None
+        chunk_h = min(self.config.max_order_h, self.config.max_order_ud // limit_cc)
+        count_h = min(abs(held_h), max(1, chunk_h))
         return Want(slot="flatten", side=side, price_cc=limit_cc, count_h=count_h, take=True)
 
     def _exit_row(self, strategy: str, ticker: str, held_h: int) -> dict[str, JsonValue]:
@@ -19042,7 +19081,7 @@ class Coordinator:
         self.house.execution.config = self.house.reporter.services.config = self.house.config
         self.house.reporter.alerts.config = self.house.config
         self.house.execution.limits = RiskLimits.of(self.house.config)
-        self.house.orchestrator.config = self.house.config
+        self.house.orchestrator.config = self.house.operator.config = self.house.config
         text = f"settings reloaded: {', '.join(live) or 'nothing new'}"
         waiting = [s.name for s in changed if not s.is_live]
         if waiting:
