@@ -97,6 +97,7 @@ from datetime import UTC, datetime, timedelta
 from email.utils import parsedate_to_datetime
 from enum import Enum, StrEnum
 from functools import lru_cache, partial
+from operator import attrgetter
 from pathlib import Path
 from types import MappingProxyType, ModuleType
 from typing import Any, ClassVar, Final, NamedTuple, Protocol, TypeVar, assert_never, cast
@@ -10648,6 +10649,8 @@ def plan(
     is_forced: bool = False,
 ) -> list[Command]:
     """Commands for all slots of one strategy in one market, in the order they must be sent."""
+    if not live and len(wants) == 1:
+        return [Command(kind=CommandKind.CREATE, want=wants[0])]
     wanted = {want.slot: want for want in wants}
     steps = (
         plan_slot(
@@ -10713,11 +10716,13 @@ _ORDER_KEYS: Final = tuple(f.name for f in dataclasses.fields(Order))
 _KEYS_OF: Final = {
     kind: tuple(f.name for f in dataclasses.fields(kind)) for kind in (Order, Fill, Intent)
 }
+_VALUES_OF: Final = {kind: attrgetter(*names) for kind, names in _KEYS_OF.items()}
 
 
 def row_of(value: Order | Fill | Intent) -> dict[str, JsonValue]:
     """An order, a fill or an intent as the journal keeps it."""
-    return {name: getattr(value, name) for name in _KEYS_OF[type(value)]}
+    kind = type(value)
+    return dict(zip(_KEYS_OF[kind], _VALUES_OF[kind](value), strict=True))
 
 
 def order_of_row(row: Mapping[str, Any]) -> Order:
@@ -10938,11 +10943,22 @@ class ExecutionService:
         if command.kind is CommandKind.DECREASE and command.order is not None:
             assert command.want is not None, "a decrease needs its wanted size"
             return self._decrease(command.order, command.want), command.order.client_order_id
-        intent = self._intent_of(command, ticker, strategy, decision_id, is_exit=is_exit)
-        return self._submit(intent, command.order), intent.client_order_id
+        quote = self._quote(ticker)
+        event_ticker = quote.market.event_ticker if quote.market else self._event_of(ticker)
+        intent = self._intent_of(
+            command, ticker, event_ticker, strategy, decision_id, is_exit=is_exit
+        )
+        return self._submit(intent, command.order, quote), intent.client_order_id
 
     def _intent_of(
-        self, command: Command, ticker: str, strategy: str, decision_id: str, *, is_exit: bool
+        self,
+        command: Command,
+        ticker: str,
+        event_ticker: str,
+        strategy: str,
+        decision_id: str,
+        *,
+        is_exit: bool,
     ) -> Intent:
         want, order, now_ms = command.want, command.order, self._clock.now_ms()
         assert want is not None, f"{command.kind} without a want"
@@ -10952,7 +10968,7 @@ class ExecutionService:
             kind=command.kind,
             client_order_id=order.client_order_id if order else self.ids.next(),
             ticker=ticker,
-            event_ticker=self._event_of(ticker),
+            event_ticker=event_ticker,
             side=want.side,
             price_cc=want.price_cc,
             count_h=want.count_h,
@@ -10979,12 +10995,13 @@ class ExecutionService:
 
     # -- create and amend ---------------------------------------------------------------
 
-    def _submit(self, intent: Intent, order: Order | None) -> Verdict:
+    def _submit(self, intent: Intent, order: Order | None, quote: Quote) -> Verdict:
         """Gate, limits, budget, journal, bytes: in one go, no await between them."""
         verdict = self._refuse_early(intent)
         if verdict is None:
             self.exposure.attribute(intent.ticker, intent.event_ticker)
-            verdict = check_intent(intent, self._risk_view(intent), self.exposure, self.limits)
+            view = self._risk_view(intent, quote)
+            verdict = check_intent(intent, view, self.exposure, self.limits)
         if not verdict.is_ok:
             return verdict
         assert self._rest is not None, "an intent passed the gates without a trading client"
@@ -10997,11 +11014,15 @@ class ExecutionService:
         except JournalError as error:
             log_execution.error("intent not journaled, not sent error=%s", error)
             return refusal(Reason.JOURNAL_UNWRITABLE, str(error), "writable")
-        self._count_rates(intent)
-        reserved = self._reserve(intent, order)
-        request = (
-            self._rest.create(intent, self.group_id) if order is None else self._rest.amend(intent)
-        )
+        try:
+            request = (
+                self._rest.create(intent, self.group_id)
+                if order is None
+                else self._rest.amend(intent)
+            )
+        finally:  # the order counts from here on, even if that call broke with its bytes gone
+            self._count_rates(intent)
+            reserved = self._reserve(intent, order)
         # The bytes have left; the intent in the journal stands for the order until this row does.
         self._tell_order(reserved, order, "sent" if order is None else "amend sent")
         self._send(intent.kind, reserved, request, intent)
@@ -11022,8 +11043,8 @@ class ExecutionService:
                 return refusal(Reason.ORDER_UNKNOWN, other.client_order_id, limit)
         return None
 
-    def _risk_view(self, intent: Intent) -> RiskView:
-        quote, now = self._quote(intent.ticker), self._container.now
+    def _risk_view(self, intent: Intent, quote: Quote) -> RiskView:
+        now = self._container.now
         mid2_cc = twice_mid_cc(quote.bid_cc, quote.ask_cc)
         self._trim_minute()
         key = (intent.ticker, intent.side, intent.price_cc)
