@@ -6422,46 +6422,40 @@ PROBE_BYTES: Final = 65_536  # room that must be there before a full disk counts
 class _WalSync(threading.Thread):
     """Worker of one open journal: syncs its WAL soon after a write, and folds it into the database.
 
-    It writes no row and never takes the write lock, so the loop never waits for it.
+    It writes no row and never takes the write lock, so the loop never waits for it. It looks at a
+    counter at a steady pace: waking it would slow the order whose row was just written.
     """
 
     def __init__(self, path: Path, on_error: Callable[[Exception], None]) -> None:
         super().__init__(name="journal-sync", daemon=True)
         self._path, self._on_error = path, on_error
-        self._wake, self._is_stopping = threading.Event(), threading.Event()
-        self._written = self._folded = 0  # rows: counted by the loop, by this thread
+        self._is_stopping = threading.Event()
+        self.written = 0  # rows so far, counted by the loop
+        self._synced = self._folded = 0  # how many of them, counted by this thread
         self.syncs = 0
-
-    def written(self, rows: int) -> None:
-        """The loop wrote rows; the WAL needs a sync."""
-        self._written += rows
-        if not self._wake.is_set():
-            self._wake.set()
 
     @property
     def is_fold_due(self) -> bool:
         """Whether the WAL has grown enough to be folded."""
-        return self._written - self._folded >= WAL_FOLD_ROWS
+        return self.written - self._folded >= WAL_FOLD_ROWS
 
     def stop(self) -> None:
-        """Sync what is left and end."""
+        """End; the owner syncs what is left."""
         self._is_stopping.set()
-        self._wake.set()
         self.join(timeout=5.0)
 
     def run(self) -> None:
-        """Thread body: wait for a write, collect a moment, sync, sometimes fold."""
+        """Thread body: look for new rows at a steady pace, sync, sometimes fold."""
         wal_fd = os.open(f"{self._path}-wal", os.O_RDONLY | os.O_CLOEXEC)
         try:
-            while not self._is_stopping.is_set():
-                self._wake.wait()
-                self._is_stopping.wait(JOURNAL_SYNC_S)
-                self._wake.clear()
-                self._sync(wal_fd)
+            while not self._is_stopping.wait(JOURNAL_SYNC_S):
+                if self._synced != self.written:
+                    self._sync(wal_fd)
         finally:
             os.close(wal_fd)
 
     def _sync(self, wal_fd: int) -> None:
+        self._synced = self.written
         try:
             sync_data(wal_fd)
             self.syncs += 1
@@ -6472,7 +6466,7 @@ class _WalSync(threading.Thread):
 
     def _fold(self) -> None:
         """Checkpoint on a connection of our own; when it got everything, the WAL starts over."""
-        written = self._written
+        written = self.written
         with contextlib.closing(sqlite3.connect(self._path, timeout=0.0)) as second:
             _, in_wal, folded = second.execute("PRAGMA wal_checkpoint(PASSIVE)").fetchone()
         if in_wal == folded:
@@ -6638,16 +6632,17 @@ class JournalFile:
     # ---- writing and healing ---------------------------------------------------------
 
     def _wrote(self, rows: int) -> None:
-        """Wake the worker, and keep the read lock of the file between two writes.
+        """Tell the worker, and keep the read lock of the file between two writes.
 
         An unfinished SELECT on our own connection spares each append four of SQLite's six lock
         calls, a quarter of its time. It is let go while the WAL waits to be folded, since a held
         lock keeps the WAL from starting over.
         """
-        if self._worker is None or self._db is None:
+        worker = self._worker
+        if worker is None or self._db is None:
             return
-        self._worker.written(rows)
-        if self._worker.is_fold_due:
+        worker.written += rows
+        if worker.is_fold_due:
             self._let_go()
         elif self._held is None:
             self._held = self._db.execute("SELECT name FROM meta")
