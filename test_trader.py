@@ -2970,12 +2970,53 @@ def test_own_orders_are_taken_out_of_the_levels() -> None:
 
 def test_only_a_whole_uncrossed_book_with_others_in_it_is_shown() -> None:
     yes, no = ((4_700, 100),), ((4_800, 100),)
-    assert t.book_fault(yes, no, (yes, no)) is None
-    assert t.book_fault((), no, ((), no)) is R.BOOK_ONE_SIDED
-    assert t.book_fault(yes, ((5_300, 1),), (yes, no)) is R.BOOK_CROSSED
-    assert t.book_fault(yes, no, (t.subtract_own(yes, {4_700: 100}), no)) is R.BOOK_ONLY_OWN
+    assert t.book_fault(4_700, 5_200) is None
+    assert t.book_fault(4_700, 5_200, (yes, no)) is None
+    assert t.book_fault(None, 5_200) is R.BOOK_ONE_SIDED
+    assert t.book_fault(4_700, None) is R.BOOK_ONE_SIDED
+    assert t.book_fault(4_700, 4_700) is R.BOOK_CROSSED
+    only_own = (t.subtract_own(yes, {4_700: 100}), no)
+    assert t.book_fault(4_700, 5_200, only_own) is R.BOOK_ONLY_OWN
     with pytest.raises(AssertionError):
         make_view(((5_200, 100),), ((4_800, 100),))
+
+
+def test_a_view_measures_what_is_read_and_nothing_after_its_decision() -> None:
+    asked: list[str] = []
+
+    def ask(name: str, value: Any) -> Callable[[], Any]:
+        return lambda: asked.append(name) or value
+
+    levels = (((4_700, 300),), ((4_800, 300),))
+    parts = t.ViewParts(
+        make_market(), ask("levels", levels), ask("tape", QUIET), ask("own", t.Holding()),
+        ask("draw", 0.5),
+    )
+    rest = {"fees": Fees(), "memory": t.EMPTY, "now_ms": NOW_MS_09, "age_ms": 5, "evaluation": 7}
+    view = t.open_view(parts, bid_cc=4_700, ask_cc=5_200, **rest)
+    assert (view.bid_cc, view.ask_cc, view.mid2_cc, view.spread_cc) == (4_700, 5_200, 9_900, 500)
+    assert asked == []
+    assert (view.sigma, view.toxicity, view.position_h, view.cash_ud) == (0.31, 0, 0, 0)
+    assert asked == ["tape", "levels", "own"]
+    assert view.yes == levels[0]
+    assert view.followed_s == 3_600.0
+    assert asked == ["tape", "levels", "own"], "each is measured once"
+    with pytest.raises(dataclasses.FrozenInstanceError):
+        view.bid_cc = 1  # type: ignore[misc]
+    with pytest.raises(AttributeError, match="no colour"):
+        _ = view.colour
+    t.close_view(view)
+    assert view.sigma == 0.31
+    with pytest.raises(AssertionError, match="draw of a view whose decision is over"):
+        _ = view.draw
+
+
+def test_every_field_of_a_view_is_given_or_measured() -> None:
+    view = make_view()
+    same = dataclasses.replace(view)
+    assert same == view
+    assert hash(repr(same)) == hash(repr(view))
+    assert {f.name for f in dataclasses.fields(view)} >= set(t._GROUP_OF)
 
 
 def test_draws_are_uniform_and_the_same_on_every_machine() -> None:
@@ -11471,7 +11512,7 @@ class Player19:
         self.views: list[t.MarketView] = []
 
     def decide(self, view: t.MarketView) -> Any:
-        self.views.append(view)
+        self.views.append(dataclasses.replace(view))  # whole: it is looked at afterwards
         return self.act(view)
 
 

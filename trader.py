@@ -100,7 +100,17 @@ from functools import lru_cache, partial
 from operator import attrgetter
 from pathlib import Path
 from types import MappingProxyType, ModuleType
-from typing import Any, ClassVar, Final, NamedTuple, Protocol, TypeVar, assert_never, cast
+from typing import (
+    TYPE_CHECKING,
+    Any,
+    ClassVar,
+    Final,
+    NamedTuple,
+    Protocol,
+    TypeVar,
+    assert_never,
+    cast,
+)
 from urllib.parse import quote, unquote, urlsplit
 from zoneinfo import ZoneInfo
 
@@ -3339,6 +3349,7 @@ WHALE_TIMES: Final = 5  # a whale is so many times the median print …
 WHALE_COST_UD: Final = 100 * UD_PER_DOLLAR  # … and cost at least this
 WHALE_TOXIC_MS: Final = 30_000
 ONE_SIDED_PRINTS_MIN: Final = 5
+TAPE_MIDS_MAX: Final = 64  # mids that may wait to be measured
 _SIGMA_DECAY: Final = 0.5 ** (1.0 / SIGMA_HALF_LIFE_S)
 
 
@@ -3481,6 +3492,7 @@ class MarketTape:
     def __init__(self, now_ms: int) -> None:
         self._now_ms = self._since_ms = now_ms
         self._mid2_cc: int | None = None
+        self._mids: list[tuple[int, int | None]] = []  # heard and not measured yet
         self._meter = SigmaMeter()
         self._meter.sample(now_ms, None)
         self._high_2s, self._low_2s = WindowMax(JUMP_WINDOW_MS), WindowMax(JUMP_WINDOW_MS)
@@ -3499,16 +3511,27 @@ class MarketTape:
         self._first_print_cc: int | None = None
 
     def on_mid(self, at_ms: int, mid2_cc: int | None) -> None:
-        """Bid plus ask is `mid2_cc` from now on; None: a side is empty or the book is unproven."""
-        self._advance(at_ms)
-        if mid2_cc == self._mid2_cc:
-            return
-        self._mid2_cc = mid2_cc
-        for window, sign in self._ranges():
-            if mid2_cc is None:
-                window.end(self._now_ms)
-            else:
-                window.push(self._now_ms, sign * mid2_cc)
+        """Bid plus ask is `mid2_cc` from now on; None: a side is empty or the book is unproven.
+
+        Only noted here, on the order path; measured when somebody reads.
+        """
+        self._mids.append((at_ms, mid2_cc))
+        if len(self._mids) >= TAPE_MIDS_MAX:
+            self._measure_mids()
+
+    def _measure_mids(self) -> None:
+        for at_ms, mid2_cc in self._mids:
+            self._now_ms = max(self._now_ms, at_ms)
+            self._meter.sample(self._now_ms, self._mid2_cc)
+            if mid2_cc == self._mid2_cc:
+                continue
+            self._mid2_cc = mid2_cc
+            for window, sign in self._ranges():
+                if mid2_cc is None:
+                    window.end(self._now_ms)
+                else:
+                    window.push(self._now_ms, sign * mid2_cc)
+        self._mids.clear()
 
     def on_print(self, at_ms: int, trade: Print) -> None:
         """A public trade was heard of at `at_ms` (its own `at_ms` is the exchange's)."""
@@ -3566,6 +3589,8 @@ class MarketTape:
         )
 
     def _advance(self, now_ms: int) -> None:
+        if self._mids:
+            self._measure_mids()
         self._now_ms = max(self._now_ms, now_ms)
         self._meter.sample(self._now_ms, self._mid2_cc)
 
@@ -3671,8 +3696,39 @@ class Holding:
     day_risk_ud: int = 0
 
 
+class ViewParts(NamedTuple):
+    """What a view is made of. What costs something is a call, made when a field asks for it."""
+
+    market: Market
+    levels: Callable[[], tuple[tuple[Level, ...], tuple[Level, ...]]]  # own orders subtracted
+    tape: Callable[[], TapeReading]
+    holding: Callable[[], Holding]
+    draw: Callable[[], float]
+
+
+class _Measured:
+    """Base of MarketView: fields not bound yet are measured, a group at a time, on first use."""
+
+    __slots__ = ("_parts",)
+
+    if not TYPE_CHECKING:  # a type checker shall go on knowing every field by name
+
+        def __getattr__(self, name: str) -> Any:
+            measure = _GROUP_OF.get(name)
+            if measure is None:
+                raise AttributeError(f"a view has no {name}")
+            parts = self._parts
+            assert parts is not None, f"{name} of a view whose decision is over"
+            for key, value in measure(self, parts).items():
+                _bind_field(self, key, value)
+            return object.__getattribute__(self, name)
+
+
+_bind_field: Final = object.__setattr__  # a view is frozen for everybody else
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
-class MarketView:
+class MarketView(_Measured):
     """One market as it is now; all a strategy sees. Prices are of YES unless a side is named.
 
     `yes` and `no` are the bids of both legs (own orders subtracted, best first, never empty), so
@@ -3758,17 +3814,59 @@ def subtract_own(levels: Sequence[Level], own: Mapping[int, int]) -> tuple[Level
 
 
 def book_fault(
-    yes: Sequence[Level], no: Sequence[Level], shown: tuple[tuple[Level, ...], tuple[Level, ...]]
+    bid_cc: int | None,
+    ask_cc: int | None,
+    shown: tuple[tuple[Level, ...], tuple[Level, ...]] | None = None,
 ) -> Reason | None:
     """Why a proven book cannot be shown to a strategy; None when it can.
 
-    `yes` and `no` are the public levels, `shown` both sides after `subtract_own`.
+    The bests are public, `shown` both sides after `subtract_own`, None when nothing of ours rests.
     """
-    if not yes or not no:
+    if bid_cc is None or ask_cc is None:
         return Reason.BOOK_ONE_SIDED
-    if yes[0][0] + no[0][0] >= CC_PER_DOLLAR:
+    if bid_cc >= ask_cc:
         return Reason.BOOK_CROSSED
-    return None if shown[0] and shown[1] else Reason.BOOK_ONLY_OWN
+    return None if shown is None or (shown[0] and shown[1]) else Reason.BOOK_ONLY_OWN
+
+
+def open_view(
+    parts: ViewParts,
+    *,
+    bid_cc: int,
+    ask_cc: int,
+    fees: FeeView,
+    memory: Memory,
+    now_ms: int,
+    age_ms: int,
+    evaluation: int,
+) -> MarketView:
+    """A view whose costlier fields are measured when first read, until `close_view`.
+
+    Nothing that `parts` reads may change in between; bests are those of its levels.
+    """
+    assert bid_cc < ask_cc, f"a view of a crossed book: {bid_cc} >= {ask_cc}"
+    view = object.__new__(MarketView)
+    for name, value in (
+        ("_parts", parts),
+        ("ticker", parts.market.ticker),
+        ("grid", parts.market.grid),
+        ("bid_cc", bid_cc),
+        ("ask_cc", ask_cc),
+        ("mid2_cc", bid_cc + ask_cc),
+        ("spread_cc", ask_cc - bid_cc),
+        ("fees", fees),
+        ("memory", memory),
+        ("now_ms", now_ms),
+        ("age_ms", age_ms),
+        ("evaluation", evaluation),
+    ):
+        _bind_field(view, name, value)
+    return view
+
+
+def close_view(view: MarketView) -> None:
+    """The decision is over: what was not read of it is not measured any more."""
+    _bind_field(view, "_parts", None)
 
 
 def build_view(
@@ -3785,60 +3883,68 @@ def build_view(
     evaluation: int,
     draw: float,
 ) -> MarketView:
-    """Put one view together. `yes` and `no` come from `subtract_own`; neither may be empty."""
-    bid_cc, ask_cc = yes[0][0], CC_PER_DOLLAR - no[0][0]
-    assert bid_cc < ask_cc, f"a view of a crossed book of {market.ticker}: {bid_cc} >= {ask_cc}"
-    is_lopsided = abs(imbalance_of(yes, no)) >= TOXIC_IMBALANCE
-    return MarketView(
-        ticker=market.ticker,
-        event_ticker=market.event_ticker,
-        series=market.series,
-        category=market.category,
-        status=market.status,
-        open_at_ms=market.open_at_ms,
-        close_at_ms=market.close_at_ms,
-        grid=market.grid,
-        lifetime_s=(market.close_at_ms - market.open_at_ms) / 1000,
-        volume_24h_h=market.volume_24h_h,
-        now_ms=now_ms,
-        left_s=(market.close_at_ms - now_ms) / 1000,
-        evaluation=evaluation,
-        draw=draw,
-        yes=yes,
-        no=no,
-        bid_cc=bid_cc,
-        ask_cc=ask_cc,
-        mid2_cc=bid_cc + ask_cc,
-        spread_cc=ask_cc - bid_cc,
-        age_ms=age_ms,
-        prints=tape.prints,
-        sigma=tape.sigma,
-        jump_cc_2s=tape.jump_cc_2s,
-        swept_levels_1s=tape.swept_levels_1s,
-        buy_ratio_10s=tape.buy_ratio_10s,
-        high_cc_10min=tape.high_cc_10min,
-        low_cc_10min=tape.low_cc_10min,
-        toxicity=tape.flow_toxicity + is_lopsided,
-        mid2_10s_cc=tape.mid2_10s_cc,
-        volume_1min_h=tape.volume_1min_h,
-        volume_10min_h=tape.volume_10min_h,
-        followed_s=tape.followed_s,
-        prints_seen=tape.prints_seen,
-        yes_prints_seen=tape.yes_prints_seen,
-        first_print_cc=tape.first_print_cc,
-        whales=tape.whales,
-        position_h=holding.position_h,
-        average_cc=holding.average_cc,
-        opened_at_ms=holding.opened_at_ms,
-        orders=holding.orders,
-        cash_ud=holding.cash_ud,
-        headroom_ud=holding.headroom_ud,
-        equity_ud=holding.equity_ud,
-        event_risk_ud=holding.event_risk_ud,
-        day_risk_ud=holding.day_risk_ud,
+    """A view of known parts. `yes` and `no` come from `subtract_own`; neither may be empty."""
+    parts = ViewParts(market, lambda: (yes, no), lambda: tape, lambda: holding, lambda: draw)
+    return open_view(
+        parts,
+        bid_cc=yes[0][0],
+        ask_cc=CC_PER_DOLLAR - no[0][0],
         fees=fees,
         memory=memory,
+        now_ms=now_ms,
+        age_ms=age_ms,
+        evaluation=evaluation,
     )
+
+
+def _measure_levels(view: Any, parts: ViewParts) -> Mapping[str, Any]:
+    yes, no = parts.levels()
+    return {"yes": yes, "no": no}
+
+
+def _measure_market(view: Any, parts: ViewParts) -> Mapping[str, Any]:
+    market = parts.market
+    return {
+        "event_ticker": market.event_ticker,
+        "series": market.series,
+        "category": market.category,
+        "status": market.status,
+        "open_at_ms": market.open_at_ms,
+        "close_at_ms": market.close_at_ms,
+        "lifetime_s": (market.close_at_ms - market.open_at_ms) / 1000,
+        "left_s": (market.close_at_ms - view.now_ms) / 1000,
+        "volume_24h_h": market.volume_24h_h,
+    }
+
+
+def _measure_tape(view: Any, parts: ViewParts) -> Mapping[str, Any]:
+    found = parts.tape()._asdict()
+    is_lopsided = abs(imbalance_of(view.yes, view.no)) >= TOXIC_IMBALANCE
+    return {"toxicity": found.pop("flow_toxicity") + is_lopsided, **found}
+
+
+def _measure_holding(view: Any, parts: ViewParts) -> Mapping[str, Any]:
+    holding = parts.holding()
+    return {name: getattr(holding, name) for name in _HOLDING_FIELDS}
+
+
+def _measure_draw(view: Any, parts: ViewParts) -> Mapping[str, Any]:
+    return {"draw": parts.draw()}
+
+
+_HOLDING_FIELDS: Final = tuple(f.name for f in dataclasses.fields(Holding))
+_GROUP_OF: Final[Mapping[str, Callable[[Any, ViewParts], Mapping[str, Any]]]] = {
+    **dict.fromkeys(("yes", "no"), _measure_levels),
+    **dict.fromkeys(
+        ("event_ticker", "series", "category", "status", "open_at_ms", "close_at_ms"),
+        _measure_market,
+    ),
+    **dict.fromkeys(("lifetime_s", "left_s", "volume_24h_h"), _measure_market),
+    **dict.fromkeys(set(TapeReading._fields) - {"flow_toxicity"}, _measure_tape),
+    "toxicity": _measure_tape,
+    **dict.fromkeys(_HOLDING_FIELDS, _measure_holding),
+    "draw": _measure_draw,
+}
 
 
 def depth(levels: Sequence[Level]) -> int:
@@ -11631,7 +11737,7 @@ class ExecutionService:
     def headroom_ud(self, ticker: str) -> int:
         """Smallest distance to a limit of loss, exposure or cash, in micro-dollars; >= 0."""
         limits, book = self.limits, self.exposure
-        event_ud = book.event_ud(self._event_of(ticker))
+        event_ud = book.event_ud(book.event_of(ticker) or self._event_of(ticker))
         return max(
             0,
             min(
@@ -12752,7 +12858,10 @@ class TradingDecisionService:
         for name, bench in self.benches.items():
             seat = self._seat(name, ticker)
             seat.evaluations += 1
-            self._count(seat, *self._evaluate(bench, seat, is_forced=is_forced))
+            came, decision, view = self._evaluate(bench, seat, is_forced=is_forced)
+            self._count(seat, came, decision, view)
+            if view is not None:
+                close_view(view)
 
     def _evaluate(
         self, bench: Bench, seat: Seat, *, is_forced: bool
@@ -12801,60 +12910,66 @@ class TradingDecisionService:
         )
 
     def _view(self, seat: Seat) -> MarketView | Reason:
-        book = self._market_data.books.get(seat.ticker)
+        ticker = seat.ticker
+        book = self._market_data.books.get(ticker)
         if book is None or book.proof is not Proof.PROVEN:
             return PROOF_REASONS[book.proof if book is not None else Proof.NEVER]
-        market = self._market_data.markets[seat.ticker]
-        yes, no = book.levels(Side.YES, BOOK_DEPTH_READ), book.levels(Side.NO, BOOK_DEPTH_READ)
-        own = self._own_sizes(seat.ticker)
-        shown = subtract_own(yes, own[Side.YES]), subtract_own(no, own[Side.NO])
-        fault = book_fault(yes, no, shown)
+        own = self._own_sizes(ticker)
+        shown = None if own is None else _levels_of(book, own)
+        bid_cc, ask_cc = book.bid_cc, book.ask_cc
+        fault = book_fault(bid_cc, ask_cc, shown)
         if fault is not None:
             return fault
+        if shown is not None:
+            bid_cc, ask_cc = shown[0][0][0], CC_PER_DOLLAR - shown[1][0][0]
+        assert bid_cc is not None, "a book without a fault has a bid"
+        assert ask_cc is not None, "a book without a fault has an offer"
         now_ms = self._clock.now_ms()
-        return build_view(
+        market = self._market_data.markets[ticker]
+        parts = ViewParts(
             market,
-            yes=shown[0],
-            no=shown[1],
-            tape=self._tape(seat.ticker).read(now_ms),
-            holding=self._holding(seat, market),
-            fees=self._execution.fees_of(seat.ticker),
+            lambda: shown or _levels_of(book),
+            partial(self._tape(ticker).read, now_ms),
+            self._holding(seat, market),
+            partial(draw_of, self._run_seed, ticker, seat.evaluations),
+        )
+        return open_view(
+            parts,
+            bid_cc=bid_cc,
+            ask_cc=ask_cc,
+            fees=self._execution.fees_of(ticker),
             memory=seat.memory,
             now_ms=now_ms,
-            age_ms=self._market_data.age_ms(seat.ticker),
+            age_ms=self._market_data.age_ms(ticker),
             evaluation=seat.evaluations,
-            draw=draw_of(self._run_seed, seat.ticker, seat.evaluations),
         )
 
-    def _own_sizes(self, ticker: str) -> dict[Side, dict[int, int]]:
-        """What of each level is ours: resting orders of all our strategies, by side and price."""
+    def _own_sizes(self, ticker: str) -> dict[Side, dict[int, int]] | None:
+        """What of each level is ours, by side and price; None when nothing of ours rests."""
+        resting = [
+            order
+            for order in self._execution.store.live(ticker=ticker)
+            if order.status is OrderStatus.RESTING
+        ]
+        if not resting:
+            return None
         own: dict[Side, dict[int, int]] = {Side.YES: {}, Side.NO: {}}
-        for order in self._execution.store.live(ticker=ticker):
-            if order.status is OrderStatus.RESTING:
-                level = own[order.side]
-                level[order.price_cc] = level.get(order.price_cc, 0) + order.remaining_h
+        for order in resting:
+            level = own[order.side]
+            level[order.price_cc] = level.get(order.price_cc, 0) + order.remaining_h
         return own
 
-    def _holding(self, seat: Seat, market: Market) -> Holding:
-        execution, name = self._execution, seat.strategy.name
-        position = execution.ledger.by_strategy.get((name, seat.ticker))
-        held_h = position.position_h if position is not None else 0
-        average_cc = position.cost_ud // abs(held_h) if position is not None and held_h else None
-        orders = tuple(
-            OwnOrder(
-                slot=slot,
-                side=o.side,
-                price_cc=o.price_cc,
-                count_h=o.remaining_h,
-                is_take=o.is_take,
-            )
-            for slot, o in execution.store.slots(name, seat.ticker).items()
-        )
-        return Holding(
-            position_h=held_h,
-            average_cc=average_cc,
-            opened_at_ms=self._opened_ms.get((name, seat.ticker)),
-            orders=orders,
+    def _holding(self, seat: Seat, market: Market) -> Callable[[], Holding]:
+        """What the strategy holds and may spend at this moment, worked out when it is read.
+
+        Every value is read now: the orders of this very decision must not show in it.
+        """
+        execution, key = self._execution, (seat.strategy.name, seat.ticker)
+        return partial(
+            _holding_of,
+            position=execution.ledger.by_strategy.get(key),
+            opened_at_ms=self._opened_ms.get(key),
+            orders=execution.store.slots(*key),
             cash_ud=execution.ledger.cash_ud or 0,
             headroom_ud=execution.headroom_ud(seat.ticker),
             equity_ud=self._container.now.equity_ud or 0,
@@ -13029,6 +13144,31 @@ class TradingDecisionService:
             for want in decision.wants
         )
         return [{**dataclasses.asdict(edge), "edge_cc": edge.edge_cc} for edge in edges]
+
+
+def _levels_of(
+    book: OrderBook, own: Mapping[Side, Mapping[int, int]] | None = None
+) -> tuple[tuple[Level, ...], tuple[Level, ...]]:
+    """Both sides of a proven book as a strategy sees them: own orders subtracted."""
+    yes, no = book.levels(Side.YES, BOOK_DEPTH_READ), book.levels(Side.NO, BOOK_DEPTH_READ)
+    mine = own or {}
+    return subtract_own(yes, mine.get(Side.YES, {})), subtract_own(no, mine.get(Side.NO, {}))
+
+
+def _holding_of(*, position: Position | None, orders: Mapping[str, Order], **rest: Any) -> Holding:
+    held_h = position.position_h if position is not None else 0
+    own = (
+        OwnOrder(
+            slot=slot, side=o.side, price_cc=o.price_cc, count_h=o.remaining_h, is_take=o.is_take
+        )
+        for slot, o in orders.items()
+    )
+    return Holding(
+        position_h=held_h,
+        average_cc=position.cost_ud // abs(held_h) if position is not None and held_h else None,
+        orders=tuple(own),
+        **rest,
+    )
 
 
 class TradingFlowOrchestrator:
