@@ -1916,6 +1916,16 @@ def _(world: World) -> None:
     assert not list(world.trader.journal.facts("adjust"))[1:], "a fill on its way was adjusted"
 
 
+@scene("I2 an exchange that reserves the cost of resting orders",
+       switches={"reserve_at_placement": "on", "read_lag_ms": "0"})
+def _(world: World) -> None:
+    for _ in range(6):
+        take_any(world)
+        world.run(30.0)
+    assert world.account.fills, "a position, so that some orders close and lock nothing"
+    assert not list(world.trader.journal.facts("adjust"))[1:], "what is locked was adjusted"
+
+
 def group_is_triggered(world: World) -> None:
     """The exchange's fill limiter fires; the trader sees it, waits, and goes on in a new group."""
     world.oracle.trouble()
@@ -2006,23 +2016,41 @@ def play_rogue(how: str) -> World:
 # Principle: Trouble, then calm, then trouble again; after each calm every figure is equal.
 # ======================================================================================
 MIX_SWITCHES = {
+    # Those of RELIABILITY §4.4.
     "dedupe": ("lifetime_409", "open_orders_only", "returns_existing"),
+    "dedupe_scope": ("account", "subaccount", "shard"),
     "post_only_cross_is_listed": ("on", "off"),
-    "read_lag_ms": ("0-500", "0", "0-2000"),
+    "skew_window_s": ("15", "10", "30"),
+    "read_lag_ms": ("0-500", "0", "0-2000", "5000"),
+    "reserve_at_placement": ("off", "on"),
+    "balance_check_counts": ("order", "orders", "fees", "orders_and_fees"),
     "group_trigger_events": ("orders_and_triggered", "triggered_only"),
     "match_message_order": ("standard", "seeded", "fill_first"),
     "closed_market_code": ("market_inactive/400", "market_closed/400", "not_found/404",
                            "market_inactive/409"),
     "plain_cancel_reason": ("Decrease", "none"),
+    "reduce_to_zero": ("cancels", "refused"),
+    "batch_over_bucket": ("refused", "part_accepted"),
+    "batch_error_has_client_id": ("off", "on"),
     "resubscribe_reply": ("ok", "subscribed"),
+    "unknown_ticker_on_ws": ("error_11", "silent"),
+    "fee_rounding": ("current", "june"),
+    "fee_precision": ("direct", "app"),
     "ask_fill_legacy_fields": ("side_no", "side_yes", "absent"),
     "position_cost": ("average", "fifo"),
-    "total_traded": ("all_fills", "opening"),
     "server_pings": ("10", "75"),
+    # More that the exchange leaves open.
+    "total_traded": ("all_fills", "opening"),
     "snapshot_empty_side": ("list", "absent"),
     "get_snapshot_ok": ("off", "on"),
-    "fee_rounding": ("current",),
     "sending_ts_ms": ("on", "off"),
+    "add_markets_snapshot": ("on", "off"),
+    "unsubscribed_seq": ("0", "1"),
+    "market_pause_cancel": ("works", "refused"),
+    "batch_status": ("201", "400"),
+    "liquidity_dollars": ("sent", "absent"),
+    "missing_field_code": ("invalid_parameters", "bad_request"),
+    "portfolio_mark": ("last", "bid", "cost"),
 }
 
 

@@ -10791,6 +10791,18 @@ async def test_a_resting_order_too_young_for_the_list_is_left_alone(folder_18):
     assert house.order(key).status is S18.RESTING
 
 
+def test_a_balance_may_come_less_what_resting_orders_lock(folder_18):
+    def rests(side, price_cc, left_h, ticker="A-1"):
+        return SimpleNamespace(side=side, price_cc=price_cc, remaining_h=left_h, ticker=ticker)
+
+    yes, no = rests(t.Side.YES, 4_000, 300), rests(t.Side.NO, 2_500, 200)
+    assert t.locked_ud([], {}) == 0
+    assert t.locked_ud([yes, no], {}) == 300 * 4_000 + 200 * 2_500
+    assert t.locked_ud([yes, no], {"A-1": 150}) == 300 * 4_000 + 50 * 2_500
+    assert t.locked_ud([yes, no], {"A-1": -500}) == 200 * 2_500
+    assert t.locked_ud([yes], {"B-1": -500}) == 300 * 4_000
+
+
 async def differ_18(house: House18, *, positions=(), cash_ud: int | None = None) -> t.Reconciled:
     house.rest.told_positions = list(positions)
     house.rest.cash_ud = RICH_18 if cash_ud is None else cash_ud

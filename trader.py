@@ -11949,6 +11949,16 @@ CHANGE_SCAN_S: Final = 3.0  # between two scans for a change that has not shown 
 RECONCILE_RETRY_MAX_S: Final = 10.0  # longest jittered wait after a pass that could not be read
 
 
+def locked_ud(resting: Iterable[OrderReport], held_h: Mapping[str, int]) -> int:
+    """What an exchange that reserves at placement locks: each order's cost where it opens."""
+    total_ud = 0
+    for report in resting:
+        sign = 1 if report.side is Side.YES else -1
+        closes_h = max(0, -sign * held_h.get(report.ticker, 0))
+        total_ud += max(0, report.remaining_h - closes_h) * report.price_cc
+    return total_ud
+
+
 def _is_moved(order: Order, report: OrderReport) -> bool:
     """Whether a report shows price, size or expiry changed: only a command of ours does that."""
     ours_s, theirs_s = ((each.expires_at_ms or 0) // 1000 for each in (order, report))
@@ -12068,7 +12078,7 @@ class TradingClientIntegration:
             changes = self._execution.changes
             self._merge_orders(resting, as_of_ms)
             await self._read_settlements(held)
-            differences, cash_difference_ud = self._compare(held, balance)
+            differences, cash_difference_ud = self._compare(held, balance, resting)
             orders, positions = len(resting), sum(1 for row in held if row.position_h)
             if not differences and not cash_difference_ud:
                 self._suspects = ()
@@ -12197,7 +12207,10 @@ class TradingClientIntegration:
                     self._execution.on_settled(ticker, settlement.result, settlement.value_cc)
 
     def _compare(
-        self, held: Sequence[PositionReport], balance: Balance
+        self,
+        held: Sequence[PositionReport],
+        balance: Balance,
+        resting: Sequence[OrderReport],
     ) -> tuple[tuple[str, ...], int]:
         ledger = self._execution.ledger
         theirs = {row.ticker: row.position_h for row in held}
@@ -12208,7 +12221,10 @@ class TradingClientIntegration:
                 rows.append(
                     f"{ticker}: ours {format_count(ours_h)}, exchange {format_count(theirs_h)}"
                 )
-        return tuple(rows), balance.cash_ud - (ledger.cash_ud or 0)
+        cash_difference_ud = balance.cash_ud - (ledger.cash_ud or 0)
+        # Not settled by the exchange's texts: a balance may come less what resting orders lock.
+        is_locked = cash_difference_ud == -locked_ud(resting, theirs)
+        return tuple(rows), 0 if is_locked else cash_difference_ud
 
     def _adjust(
         self,
