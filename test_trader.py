@@ -12643,8 +12643,102 @@ def test_the_split_adds_up_to_the_change_of_equity():
     assert row["spread_ud"] == 10_000
     assert row["exits_ud"] == -10_000
     assert row["fees_ud"] == -100
-    assert row["rounding_ud"] is None
+    assert row["rounding_ud"] == 0
     assert sum(value for value in row.values() if value is not None) == -3000 - 100
+
+
+def test_the_exchange_s_answer_is_no_estimate_until_the_queue_moves():
+    queue = t.QueueEstimate()
+    queue.on_order(status_order(), 900)
+    assert queue.source("kt-1") == "estimate"
+    queue.on_asked("kt-1", 700)
+    queue.on_asked("kt-unknown", 5)
+    assert (queue.ahead_h("kt-1", 900), queue.source("kt-1")) == (700, "exchange")
+    queue.on_print(TICKER, t.Print(at_ms=1, price_cc=4600, count_h=300, taker_side=t.Side.NO))
+    assert (queue.ahead_h("kt-1", 900), queue.source("kt-1")) == (400, "estimate")
+    queue.on_asked("kt-1", 350)
+    assert (queue.ahead_h("kt-1", 100), queue.source("kt-1")) == (100, "estimate")
+
+
+def test_rounding_is_what_the_precision_adds_to_the_fee_formula():
+    split, fees = t.PnlSplit(), t.FeeSchedule()
+    split.row({"realised_ud": 0, "unrealised_ud": 0, "fees_ud": 0})
+    fill = status_fill(price_cc=4600, is_taker=True, fee_ud=17_400)
+    split.add_fill(fill, 2 * 4600, fees)
+    split.add_fill(status_fill(fee_ud=9), 2 * 4600, t.assumed_fees(100))
+    row = split.row({"realised_ud": 0, "unrealised_ud": 0, "fees_ud": 17_409})
+    assert row["rounding_ud"] == -(17_400 - fees.model_ud(4600, 100, is_taker=True)) < 0
+    assert row["fees_ud"] + row["rounding_ud"] == -17_409
+
+
+def test_a_market_without_a_mid_at_its_end_is_settled_against_the_last_one():
+    markouts = t.Markouts()
+    markouts.on_mid(TICKER, T0_MS, 2 * 4700)
+    markouts.on_mid(TICKER, T0_MS + 1, None)
+    assert (markouts.mid2_cc(TICKER), markouts.last2_cc(TICKER)) == (None, 9400)
+
+
+@pytest.mark.parametrize("seed", range(10))
+def test_a_pretender_is_worth_what_a_naive_count_of_cash_and_contracts_says(seed):
+    rng = random.Random(seed)
+    one, cash_ud, held = t.Pretender(10**9, {"A": 300, "B": -200}), 10**9, {"A": 300, "B": -200}
+    for _ in range(200):
+        ticker, side = rng.choice("ABC"), rng.choice(list(t.Side))
+        price_cc, count_h = rng.randrange(1, 9999), rng.randrange(1, 500)
+        one.buy(ticker, side, price_cc, count_h)
+        before = held.get(ticker, 0)
+        held[ticker] = before + side.signed(count_h)
+        pairs_h = (abs(before) + count_h - abs(held[ticker])) // 2
+        cash_ud += pairs_h * t.CC_PER_DOLLAR - price_cc * count_h
+    bids = {"A": (4000, 5900), "B": (100, 9800), "C": (7000, 2500)}
+    worth_ud = sum(abs(h) * bids[name][h < 0] for name, h in held.items())
+    assert one.equity_ud(lambda name, h: bids[name][h < 0]) == cash_ud + worth_ud
+    assert one.equity_ud(lambda name, h: None) == cash_ud + worth_ud, "the last bid is kept"
+    assert t.Pretender(5, {"A": 1}).equity_ud(lambda name, h: None) is None
+
+
+def test_hold_stands_still_and_the_coin_is_fair_at_the_mid():
+    curves = t.Curves()
+    assert curves.row(lambda name, h: 0) == {"hold_ud": None, "random_ud": None}
+    curves.begin(10**9, {})
+    curves.begin(7, {})
+    for number in range(400):
+        curves.add_fill(status_fill(f"f{number}", price_cc=4500, fee_ud=10), 2 * 4700)
+    curves.add_fill(status_fill("foreign", is_foreign=True), 2 * 4700)
+    row = curves.row(lambda name, h: 4700 if h > 0 else 5300)
+    assert row["hold_ud"] == 10**9
+    # Every tossed fill is 2 cents from the mid like ours, so the coin decides no profit here.
+    assert row["random_ud"] == 10**9 + 400 * (200 * 100 - 10)
+    moved = curves.row(lambda name, h: 5700 if h > 0 else 4300)
+    assert abs(moved["random_ud"] - row["random_ud"]) < 60 * 1000 * 100, "about half were tossed"
+    curves.add_cash(5)
+    assert curves.row(lambda name, h: 4700 if h > 0 else 5300)["hold_ud"] == 10**9 + 5
+
+
+def test_evidence_is_not_enough_by_default_and_says_no_when_it_is_clear():
+    evidence = t.Evidence()
+    facts = {"net_ud": -9000, "markout_cc": None}
+    row = evidence.row("mm", hours=2.1, **facts)
+    assert (row["verdict"], row["net_ud"], row["low_ud"]) == ("NOT ENOUGH DATA", -9000, None)
+    evidence.step()
+    for number in range(40):
+        evidence.settled("mm", f"E{number}", f"E{number}-T1", -20_000 - number)
+        evidence.settled("mm", f"E{number}", f"E{number}-T2", 1000)
+    for _ in range(100):
+        evidence.step()
+    row = evidence.row("mm", hours=24 * 15.0, **facts)
+    assert row["settled_events"] == 40
+    assert row["low_ud"] < row["net_ud"] == -40 * 19_000 - 780 < row["high_ud"] < 0
+    assert row["verdict"] == "NO-GO"
+    assert evidence.row("mm", hours=24 * 13.0, **facts)["verdict"] == "NOT ENOUGH DATA"
+    again = t.Evidence()
+    for number in range(40):
+        again.settled("mm", f"E{number}", "one", 50_000)
+    for _ in range(100):
+        again.step()
+    good = again.row("mm", hours=24 * 15.0, net_ud=0, markout_cc=3.14159)
+    assert good["verdict"] == "NOT ENOUGH DATA", "GO needs the comparison with chance"
+    assert [row["met"] for row in good["criteria"]] == [True, True, True, False]
 
 
 @pytest.mark.parametrize("seed", range(20))
@@ -12911,6 +13005,47 @@ async def test_own_orders_are_not_their_own_queue(status_house):
     await house.publish(house.event(t.OrderChanged, order=gone, why="cancelled"))
     row = house.board.builders["orders"]("kt-1")
     assert (row["status"], row["remaining_h"], row["ahead_h"]) == ("canceled", 0, None)
+
+
+async def test_the_place_in_the_queue_is_asked_while_read_budget_is_plenty(status_house):
+    house, asked = status_house, []
+    reads = t.TokenBucket(house.clock, capacity=100, refill_per_s=1)
+    down = t.ExchangeError(500, "down", "no", retryable=True)
+    answers = [{"ex-kt-1": 700, "ex-foreign": 5}, down]
+
+    async def queue_positions(tickers):
+        asked.append(list(tickers))
+        answer = answers.pop(0)
+        if isinstance(answer, Exception):
+            raise answer
+        return answer
+
+    house.services.rest = SimpleNamespace(reads=reads, queue_positions=queue_positions)
+    house.store.put(status_order())
+    await house.publish(house.event(t.OrderChanged, order=status_order(), why="acked"))
+
+    def row():
+        return house.reporter.rows.order("kt-1")
+
+    assert (row()["ahead_h"], row()["ahead_from"]) == (900, "estimate")
+    await house.reporter._ask_queues()
+    assert asked == [[TICKER]]
+    assert (row()["ahead_h"], row()["ahead_from"]) == (700, "exchange")
+    await house.reporter._ask_queues()
+    assert row()["ahead_from"] == "exchange", "an answer that fails changes nothing"
+    reads.reserve(60)
+    await house.reporter._ask_queues()
+    assert len(asked) == 2
+
+
+async def test_the_ack_time_is_that_of_the_first_answer_not_of_an_amend(status_house):
+    house, rows = status_house, status_house.reporter.rows
+    house.store.put(status_order(acked_at_ms=T0_MS + 85))
+    assert rows.order("kt-1")["acked_at_ms"] == T0_MS + 85
+    house.store.put(status_order(acked_at_ms=T0_MS + 18_000))
+    assert rows.order("kt-1")["acked_at_ms"] == T0_MS + 85
+    rows.forget_order("kt-1")
+    assert rows.order("kt-1")["acked_at_ms"] == T0_MS + 18_000
 
 
 async def test_an_ended_order_stays_a_minute_on_the_page(status_house):

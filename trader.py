@@ -2256,6 +2256,11 @@ def decode_order(obj: Json) -> OrderReport:
     )
 
 
+def decode_queue(obj: Json) -> tuple[str, int]:
+    """(order id, contracts ahead in hundredths) of GET /portfolio/orders/queue_positions."""
+    return check_path_part(_read_text(obj, "order_id")), _read_count(obj, "queue_position_fp")
+
+
 def decode_fill(obj: Json) -> FillReport:
     """One fill of GET /portfolio/fills or of a `fill` frame; the deprecated pair is never read."""
     side = _leg(obj)
@@ -7842,6 +7847,7 @@ ENDPOINTS: Final[Mapping[str, Endpoint]] = MappingProxyType(
             Endpoint(name="positions", method="GET", template="/portfolio/positions"),
             Endpoint(name="orders", method="GET", template="/portfolio/orders"),
             Endpoint(name="historical_orders", method="GET", template="/historical/orders"),
+            Endpoint(name="queue", method="GET", template="/portfolio/orders/queue_positions"),
             Endpoint(name="fills", method="GET", template="/portfolio/fills"),
             Endpoint(name="settlements", method="GET", template="/portfolio/settlements"),
             Endpoint(name="limits", method="GET", template="/account/limits"),
@@ -8512,6 +8518,12 @@ class RestReads(RestTransport):
         """Orders that the exchange moved out of the live list."""
         query = (("ticker", ticker),)
         return await self._list("historical_orders", "orders", decode_order, query)
+
+    async def queue_positions(self, tickers: Iterable[str]) -> dict[str, int]:
+        """Contracts ahead of each own resting order of these markets, by exchange order id."""
+        query = [("market_tickers", ",".join(map(check_path_part, tickers)))]
+        page = await self._get("queue", query=query, tries=1)
+        return dict(decode_page(page, "queue_positions", decode_queue, strict=True)[0])
 
     async def fills(
         self, min_ts_s: int | None = None, ticker: str | None = None, order_id: str | None = None
@@ -13389,7 +13401,7 @@ class HealthMonitor:
 # §21 STATUS
 # §21a MEASURES
 # Purpose:   What must be reckoned before it can be shown: markouts, queues, the split of profit.
-# Position:  Uses §01, §03, §04. Owned by §21b; fed by §21e and §21f. Pure.
+# Position:  Uses §01, §03, §04. Owned by §21d; fed by §21h and §21i. Pure.
 # Principle: A value at a moment is what held at that moment, however late it is worked out.
 # ======================================================================================
 
@@ -13421,6 +13433,7 @@ class Markouts:
 
     def __init__(self) -> None:
         self._mid2_cc: dict[str, int | None] = {}
+        self._last2_cc: dict[str, int] = {}
         self._pending: dict[str, deque[tuple[int, int, str, Side, int, int]]] = {}
         self._count = 0
         self._sums: dict[tuple[str, int], list[int]] = {}  # (ticker, horizon) -> [Σ cc·h, Σ h]
@@ -13431,6 +13444,8 @@ class Markouts:
         """From `at_ms` on bid + ask is `mid2_cc`; what fell due comes back as (fill id, s, cc)."""
         due = self.settle(ticker, at_ms) if ticker in self._pending else []
         self._mid2_cc[ticker] = mid2_cc
+        if mid2_cc is not None:
+            self._last2_cc[ticker] = mid2_cc
         return due
 
     def add(self, fill: Fill) -> None:
@@ -13470,6 +13485,10 @@ class Markouts:
         """Bid + ask of a market as last heard; None while unknown."""
         return self._mid2_cc.get(ticker)
 
+    def last2_cc(self, ticker: str) -> int | None:
+        """The last known bid + ask, however old: what a closed market was thought to be worth."""
+        return self._last2_cc.get(ticker)
+
     def mean_cc(self, ticker: str, horizon_s: int) -> int | None:
         """Mean over this run's fills, weighted by contracts; None without any."""
         total, count_h = self._sums.get((ticker, horizon_s), (0, 0))
@@ -13478,14 +13497,18 @@ class Markouts:
 
 class PnlSplit:
     """Where this run's profit came from. Spread and exits are measured against the mid at the
-    fill, settlement against the last mid; what is left over is how the market moved against us."""
+    fill, settlement against the last mid, rounding against the fee formula before the account's
+    precision; what is left over is how the market moved against us."""
 
     def __init__(self) -> None:
-        self._spread_ud = self._exits_ud = self._settlement_ud = 0
+        self._spread_ud = self._exits_ud = self._settlement_ud = self._rounding_ud = 0
         self._base: tuple[int, int] | None = None  # (realised + unrealised, fees) at the start
 
-    def add_fill(self, fill: Fill, mid2_cc: int | None) -> None:
+    def add_fill(self, fill: Fill, mid2_cc: int | None, fees: FeeSchedule | None = None) -> None:
         """A fill earned (maker) or paid (taker) its distance to the mid."""
+        if fees is not None and fees.is_known and not fees.is_assumed:
+            model_ud = fees.model_ud(fill.price_cc, fill.count_h, is_taker=fill.is_taker)
+            self._rounding_ud -= fill.fee_ud - model_ud
         if mid2_cc is None or fill.is_foreign:
             return
         leg2_cc = mid2_cc if fill.side is Side.YES else 2 * CC_PER_DOLLAR - mid2_cc
@@ -13515,8 +13538,8 @@ class PnlSplit:
         return {
             "spread_ud": self._spread_ud,
             "adverse_ud": gross_ud - self._base[0] - measured_ud,
-            "fees_ud": self._base[1] - fees_ud,
-            "rounding_ud": None,
+            "fees_ud": self._base[1] - fees_ud - self._rounding_ud,
+            "rounding_ud": self._rounding_ud,
             "exits_ud": self._exits_ud,
             "settlement_ud": self._settlement_ud,
         }
@@ -13526,11 +13549,13 @@ class QueueEstimate:
     """How many contracts stand before each own resting order, as the public feed lets us guess.
 
     Begins with the whole level (we came last), shrinks with prints at our price and with the
-    level itself. Always an estimate: cancels before us cannot be told from cancels behind us.
+    level itself: an estimate, since cancels before us cannot be told from cancels behind us. What
+    the exchange answered is no estimate until the queue moves.
     """
 
     def __init__(self) -> None:
         self._ahead_h: OrderedDict[str, int] = OrderedDict()
+        self._asked: set[str] = set()
         self._by_level: dict[tuple[str, Side, int], set[str]] = {}
         self._level: dict[str, tuple[str, Side, int]] = {}
 
@@ -13551,19 +13576,35 @@ class QueueEstimate:
         side = trade.taker_side.other  # the maker's leg
         level = (ticker, side, side.to_yes_cc(trade.price_cc))
         for key in self._by_level.get(level, ()):
-            self._ahead_h[key] = max(0, self._ahead_h[key] - trade.count_h)
+            self._put(key, max(0, self._ahead_h[key] - trade.count_h))
+
+    def on_asked(self, key: str, ahead_h: int) -> None:
+        """The exchange told the place of an order."""
+        if key in self._ahead_h:
+            self._ahead_h[key] = ahead_h
+            self._asked.add(key)
+
+    def source(self, key: str) -> str:
+        """Where the number of `ahead_h` is from."""
+        return "exchange" if key in self._asked else "estimate"
+
+    def _put(self, key: str, ahead_h: int) -> None:
+        if self._ahead_h[key] != ahead_h:
+            self._ahead_h[key] = ahead_h
+            self._asked.discard(key)
 
     def ahead_h(self, key: str, level_h: int | None) -> int | None:
         """Contracts before this order, at most what the level shows now; None when unknown."""
         ahead_h = self._ahead_h.get(key)
         if ahead_h is None or level_h is None:
             return ahead_h
-        self._ahead_h[key] = min(ahead_h, level_h)
+        self._put(key, min(ahead_h, level_h))
         return self._ahead_h[key]
 
     def _forget(self, key: str) -> None:
         level = self._level.pop(key, None)
         self._ahead_h.pop(key, None)
+        self._asked.discard(key)
         if level is not None:
             self._by_level[level].discard(key)
             if not self._by_level[level]:
@@ -13604,13 +13645,172 @@ def _worst_drawdown(rows: Sequence[Mapping[str, Any]]) -> tuple[int, int]:
 
 
 # ======================================================================================
-# §21b ROWS
-# Purpose:   Single rows people see: markets, books, orders, positions, settings.
-# Position:  Uses §02 to §20 and §21a, read only. §21f decides when; §22 carries them.
-# Principle: Each number has one source; what is not known is None, never 0.
+# §21b EVIDENCE
+# Purpose:   Is any of it good? What doing nothing, or a coin, would have made; what settled.
+# Position:  Uses §01, §03, §07, §21a. Owned by the rows and the chronicle. Pure but for a seed.
+# Principle: A verdict that the facts at hand cannot give is not given.
 # ======================================================================================
 
-_EDGE_TEXT: Final = re.compile(r"edge (-?[0-9]{1,6}) cc")
+
+class Pretender:
+    """Equity of somebody who only pretends to trade: cash and holdings at the bids of their legs.
+
+    A market that shows no bid keeps its last one; unknown while one was never seen.
+    """
+
+    def __init__(self, cash_ud: int, held: Mapping[str, int]) -> None:
+        self.cash_ud = cash_ud
+        self._held = {
+            ticker: Position(ticker=ticker, position_h=held_h) for ticker, held_h in held.items()
+        }
+        self._legs_cc: dict[tuple[str, bool], int] = {}
+
+    def buy(self, ticker: str, side: Side, price_cc: int, count_h: int) -> None:
+        """Buy at a price; the opposite leg is closed first."""
+        before = self._held.get(ticker, Position(ticker=ticker))
+        self._held[ticker], cash_ud = apply_to_position(before, side, price_cc, count_h)
+        self.cash_ud += cash_ud
+
+    def equity_ud(self, leg_cc: Callable[[str, int], int | None]) -> int | None:
+        """Cash and everything held; `leg_cc` answers the worth of one contract of a leg."""
+        total_ud = self.cash_ud
+        for ticker, position in self._held.items():
+            if not position.position_h:
+                continue
+            key = ticker, position.position_h > 0
+            now_cc = leg_cc(ticker, position.position_h)
+            if now_cc is not None:
+                self._legs_cc[key] = now_cc
+            if key not in self._legs_cc:
+                return None
+            total_ud += abs(position.position_h) * self._legs_cc[key]
+        return total_ud
+
+
+class Curves:
+    """What the account would be worth without a trade since the start (`hold`), and with the same
+    fills on tossed sides, each as far from the mid and as dear in fees as ours (`random`)."""
+
+    def __init__(self) -> None:
+        self._pretenders: tuple[Pretender, Pretender] | None = None
+        self._coin = random.Random(1)  # a control, not a secret: the same run tosses the same
+
+    def begin(self, cash_ud: int, held: Mapping[str, int]) -> None:
+        """Both start from the account as first known; later calls change nothing."""
+        if self._pretenders is None:
+            self._pretenders = Pretender(cash_ud, held), Pretender(cash_ud, held)
+
+    def add_cash(self, change_ud: int) -> None:
+        """Money came or went that no trade explains."""
+        for one in self._pretenders or ():
+            one.cash_ud += change_ud
+
+    def add_fill(self, fill: Fill, mid2_cc: int | None) -> None:
+        """The control takes our fill, or its mirror at the mid."""
+        if self._pretenders is None or fill.is_foreign:
+            return
+        side, price_cc = fill.side, fill.price_cc
+        if mid2_cc is not None and self._coin.random() < 0.5:
+            leg2_cc = mid2_cc if side is Side.YES else 2 * CC_PER_DOLLAR - mid2_cc
+            side, price_cc = side.other, CC_PER_DOLLAR - leg2_cc + price_cc
+        control = self._pretenders[1]
+        control.buy(fill.ticker, side, price_cc, fill.count_h)
+        control.cash_ud -= fill.fee_ud
+
+    def row(self, leg_cc: Callable[[str, int], int | None]) -> StatusRow:
+        """Both curves now; None while unknown."""
+        now = [one.equity_ud(leg_cc) for one in self._pretenders or ()] or [None, None]
+        return {"hold_ud": now[0], "random_ud": now[1]}
+
+
+EVIDENCE_EVENTS: Final = 30
+EVIDENCE_HOURS: Final = 30.0
+EVIDENCE_DAYS: Final = 14.0
+EVIDENCE_MARKOUT_CC: Final = -50
+RESAMPLES: Final = 2000
+RESAMPLE_DRAWS: Final = 3000  # at one step, which takes about a millisecond
+
+
+class Evidence:
+    """Net result per strategy and settled event of this run, its interval and verdict.
+
+    The interval is a bootstrap over events (80 %, seeded), worked out in small steps. GO needs a
+    comparison with the random control, which this run alone cannot give: it is never said here.
+    """
+
+    def __init__(self) -> None:
+        self._net_ud: dict[str, dict[str, dict[str, int]]] = {}  # strategy, event, market
+        self._bounds_ud: dict[str, tuple[int, int]] = {}
+        self._work: tuple[str, list[int], list[int], random.Random] | None = None
+        self._due: dict[str, None] = {}
+
+    def settled(self, strategy: str, event: str, ticker: str, net_ud: int) -> None:
+        """A market of an event was paid out, with this net result after fees."""
+        self._net_ud.setdefault(strategy, {}).setdefault(event, {})[ticker] = net_ud
+        self._due[strategy] = None
+
+    def events_ud(self, strategy: str) -> list[int]:
+        """Net result of each settled event."""
+        return [sum(markets.values()) for markets in self._net_ud.get(strategy, {}).values()]
+
+    def step(self) -> None:
+        """Resample a little; nothing to do when no event settled since."""
+        if self._work is None:
+            if not self._due:
+                return
+            name = next(iter(self._due))
+            del self._due[name]
+            self._work = name, self.events_ud(name), [], random.Random(1)
+        name, values, sums, rng = self._work
+        for _ in range(max(1, RESAMPLE_DRAWS // len(values))):
+            sums.append(sum(rng.choices(values, k=len(values))))
+        if len(sums) >= RESAMPLES:
+            sums.sort()
+            self._bounds_ud[name] = sums[len(sums) // 10], sums[len(sums) * 9 // 10]
+            self._work = None
+
+    def row(
+        self, strategy: str, *, hours: float, net_ud: int | None, markout_cc: float | None
+    ) -> StatusRow:
+        """Row of topic `evidence`. Before the first settlement `net_ud` is the net so far."""
+        events_ud = self.events_ud(strategy)
+        low_ud, high_ud = self._bounds_ud.get(strategy, (None, None))
+        days = round(hours / 24, 2)
+        is_enough = len(events_ud) >= EVIDENCE_EVENTS and days >= EVIDENCE_DAYS
+        is_losing = is_enough and high_ud is not None and high_ud < 0
+        markout_is_good = markout_cc is not None and markout_cc >= EVIDENCE_MARKOUT_CC
+        facts: tuple[tuple[str, object, object, bool], ...] = (
+            ("days", days, EVIDENCE_DAYS, days >= EVIDENCE_DAYS),
+            ("low_bound_ud", low_ud, "> 0", low_ud is not None and low_ud > 0),
+            ("markout_300s_cc", _tenths(markout_cc), f">= {EVIDENCE_MARKOUT_CC}", markout_is_good),
+            ("p_against_random", None, "< 0.10", False),
+        )
+        return {
+            "strategy": strategy,
+            "verdict": "NO-GO" if is_losing else "NOT ENOUGH DATA",
+            "settled_events": len(events_ud),
+            "settled_events_needed": EVIDENCE_EVENTS,
+            "hours": hours,
+            "hours_needed": EVIDENCE_HOURS,
+            "net_ud": sum(events_ud) if events_ud else net_ud,
+            "low_ud": low_ud,
+            "high_ud": high_ud,
+            "criteria": [
+                dict(zip(("name", "value", "needed", "met"), fact, strict=True)) for fact in facts
+            ],
+        }
+
+
+def _tenths(value: float | None) -> float | None:
+    return None if value is None else round(value, 1)
+
+
+# ======================================================================================
+# §21c SERVICES
+# Purpose:   What is shown and where: the services, the board, the settings in words.
+# Position:  Uses §02 to §20. Filled in by §23; read by the rest of §21.
+# Principle: The rooms of §21 read; they never reach into a service to change it.
+# ======================================================================================
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -13731,6 +13931,17 @@ def shown_setting(config: Config, setting: Setting) -> object:
             return value if isinstance(value, bool | int | float) else str(value)
 
 
+# ======================================================================================
+# §21d ROWS
+# Purpose:   Single rows people see: markets, books, orders, positions.
+# Position:  Uses §02 to §20, §21a to §21c, read only. §21i decides when; §22 carries them.
+# Principle: Each number has one source; what is not known is None, never 0.
+# ======================================================================================
+
+
+_EDGE_TEXT: Final = re.compile(r"edge (-?[0-9]{1,6}) cc")
+
+
 class RowMaker:
     """Builds single rows from the services at the moment they are asked for. Changes nothing."""
 
@@ -13738,7 +13949,9 @@ class RowMaker:
         self.services = services
         self.markouts = Markouts()
         self.queues = QueueEstimate()
+        self.curves = Curves()
         self._changed: dict[str, tuple[float, int]] = {}
+        self._acked_ms: dict[str, int] = {}  # first answer; an amend is answered anew
 
     # -- markets and books -------------------------------------------------------------
 
@@ -13798,6 +14011,10 @@ class RowMaker:
         """The market is no longer followed."""
         self._changed.pop(ticker, None)
 
+    def forget_order(self, key: str) -> None:
+        """The order is no longer shown."""
+        self._acked_ms.pop(key, None)
+
     def _opinion(self, ticker: str) -> StatusRow:
         """What the first strategy thinks of a market."""
         decisions = self.services.decisions
@@ -13835,6 +14052,19 @@ class RowMaker:
         price_cc = equity.mark_cc(position.ticker) if equity is not None else None
         return None if price_cc is None else abs(position.position_h) * price_cc - position.cost_ud
 
+    def leg_cc(self, ticker: str, sign: int) -> int | None:
+        """Worth of one YES (`sign` ≥ 0) or NO contract now: payout or bid; None when unknown."""
+        data = self.services.market_data
+        market = data.markets.get(ticker) if data is not None else None
+        if data is None or market is None:
+            return None
+        if market.settlement_cc is not None:
+            return payout_ud(1 if sign >= 0 else -1, market.settlement_cc)
+        if market.status != "active" or data.proof(ticker) is not Proof.PROVEN:
+            return None
+        book = data.books[ticker]
+        return mark_cc(sign, book.bid_cc, book.ask_cc) or 0
+
     def book(self, ticker: str) -> StatusRow | None:
         """Row of topic `books`; None when the market is not followed."""
         data, decisions = self.services.market_data, self.services.decisions
@@ -13869,7 +14099,7 @@ class RowMaker:
                 "price_cc": order.price_cc,
                 "count_h": order.remaining_h,
                 "ahead_h": self.ahead_h(order),
-                "ahead_from": "estimate",
+                "ahead_from": self.queues.source(order.client_order_id),
             }
             for order in live
             if order.status is OrderStatus.RESTING
@@ -13901,6 +14131,9 @@ class RowMaker:
         if order is None:
             return None
         is_resting = order.status is OrderStatus.RESTING and not order.is_foreign
+        acked_ms = order.acked_at_ms
+        if acked_ms is not None:
+            acked_ms = self._acked_ms.setdefault(order.client_order_id, acked_ms)
         return {
             "client_order_id": order.client_order_id,
             "order_id": order.order_id,
@@ -13916,10 +14149,10 @@ class RowMaker:
             "slot": order.slot or None,
             "decision_id": order.decision_id or None,
             "sent_at_ms": order.sent_at_ms or None,
-            "acked_at_ms": order.acked_at_ms,
+            "acked_at_ms": acked_ms,
             "expires_at_ms": order.expires_at_ms,
             "ahead_h": self.ahead_h(order) if is_resting else None,
-            "ahead_from": "estimate" if is_resting else None,
+            "ahead_from": self.queues.source(order.client_order_id) if is_resting else None,
             "foreign": order.is_foreign,
         }
 
@@ -13987,74 +14220,11 @@ class RowMaker:
 
 
 # ======================================================================================
-# §21c TABLES
-# Purpose:   The small tables people see: limits, funnel, strategies, latency, overview, health.
-# Position:  Uses §02 to §20, §21a and §21b, read only.
-# Principle: One definition of healthy, one of each limit; page, status and metrics read these.
+# §21e LIMITS
+# Purpose:   Every limit beside what is used of it.
+# Position:  Uses §02 to §20, §21a, §21c, read only.
+# Principle: One definition of each limit: what the gate of §08 refuses by is what people see.
 # ======================================================================================
-
-_CLEARING: Final = frozenset(  # reasons that forbid new orders everywhere when they name no market
-    {
-        Degraded.ORDERBOOK, Degraded.RECONCILE, Degraded.CLOCK, Degraded.LOOP, Degraded.TRADING,
-        Degraded.JOURNAL, Degraded.TASK, Degraded.PAUSE,
-    }
-)  # fmt: skip
-PROCESS_FILE: Final = Path("/proc/self/statm")
-
-
-@dataclass(frozen=True, slots=True)
-class HealthVerdict:
-    """The one judgement: `status` is a word of /v3/health, `reasons` says why it is degraded."""
-
-    status: str
-    is_healthy: bool
-    reasons: tuple[str, ...] = ()
-
-
-def judge_health(
-    *,
-    state: TraderState,
-    is_stopping: bool,
-    has_been_ready: bool,
-    is_halted: bool,
-    degraded: Sequence[str],
-    sick: Sequence[Finding],
-) -> HealthVerdict:
-    """The table of DASHBOARD §2; the first row that applies."""
-    if is_stopping or state is TraderState.SHUTDOWN:
-        return HealthVerdict("stopped", False)
-    if not has_been_ready:
-        return HealthVerdict("starting", False)
-    if state not in TRADING_STATES or any(finding.is_critical for finding in sick):
-        return HealthVerdict("running", False)
-    reasons = tuple(dict.fromkeys(degraded)) or tuple(finding.name for finding in sick)
-    if is_halted:
-        return HealthVerdict("halted", True)
-    if reasons:
-        return HealthVerdict("degraded", True, reasons)
-    return HealthVerdict("running", True)
-
-
-def degraded_rows(degraded: Iterable[DegradedReason]) -> list[StatusRow]:
-    """Degraded reasons as the page and `/v3/status` show them."""
-    return [
-        {
-            "reason": row.reason,
-            "markets": list(row.markets),
-            "since_at_ms": row.since_at_ms,
-            "clears_when": row.clears_when,
-        }
-        for row in degraded
-    ]
-
-
-def rss_bytes() -> int:
-    """Memory of this process now (its highest where the system does not tell)."""
-    try:
-        pages = int(PROCESS_FILE.read_text().split()[1])
-    except (OSError, ValueError, IndexError):
-        return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
-    return pages * resource.getpagesize()
 
 
 class LimitTable:
@@ -14140,6 +14310,77 @@ class LimitTable:
         ratio = None if cash_ud is None else round(min(1.0, floor_ud / max(cash_ud, 1)), 6)
         row = self._limit("min_cash", "account", ratio, "no opening order when cash is below this")
         return {**row, "used_ud": cash_ud, "max_ud": floor_ud}
+
+
+# ======================================================================================
+# §21f TABLES
+# Purpose:   The small tables people see: funnel, strategies, latency, overview, health.
+# Position:  Uses §02 to §20, §21a to §21e, read only.
+# Principle: One definition of healthy; page, status and metrics read these.
+# ======================================================================================
+
+_CLEARING: Final = frozenset(  # reasons that forbid new orders everywhere when they name no market
+    {
+        Degraded.ORDERBOOK, Degraded.RECONCILE, Degraded.CLOCK, Degraded.LOOP, Degraded.TRADING,
+        Degraded.JOURNAL, Degraded.TASK, Degraded.PAUSE,
+    }
+)  # fmt: skip
+PROCESS_FILE: Final = Path("/proc/self/statm")
+
+
+@dataclass(frozen=True, slots=True)
+class HealthVerdict:
+    """The one judgement: `status` is a word of /v3/health, `reasons` says why it is degraded."""
+
+    status: str
+    is_healthy: bool
+    reasons: tuple[str, ...] = ()
+
+
+def judge_health(
+    *,
+    state: TraderState,
+    is_stopping: bool,
+    has_been_ready: bool,
+    is_halted: bool,
+    degraded: Sequence[str],
+    sick: Sequence[Finding],
+) -> HealthVerdict:
+    """The table of DASHBOARD §2; the first row that applies."""
+    if is_stopping or state is TraderState.SHUTDOWN:
+        return HealthVerdict("stopped", False)
+    if not has_been_ready:
+        return HealthVerdict("starting", False)
+    if state not in TRADING_STATES or any(finding.is_critical for finding in sick):
+        return HealthVerdict("running", False)
+    reasons = tuple(dict.fromkeys(degraded)) or tuple(finding.name for finding in sick)
+    if is_halted:
+        return HealthVerdict("halted", True)
+    if reasons:
+        return HealthVerdict("degraded", True, reasons)
+    return HealthVerdict("running", True)
+
+
+def degraded_rows(degraded: Iterable[DegradedReason]) -> list[StatusRow]:
+    """Degraded reasons as the page and `/v3/status` show them."""
+    return [
+        {
+            "reason": row.reason,
+            "markets": list(row.markets),
+            "since_at_ms": row.since_at_ms,
+            "clears_when": row.clears_when,
+        }
+        for row in degraded
+    ]
+
+
+def rss_bytes() -> int:
+    """Memory of this process now (its highest where the system does not tell)."""
+    try:
+        pages = int(PROCESS_FILE.read_text().split()[1])
+    except (OSError, ValueError, IndexError):
+        return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
+    return pages * resource.getpagesize()
 
 
 class TableMaker:
@@ -14420,7 +14661,7 @@ class TableMaker:
 
 
 # ======================================================================================
-# §21d ALERTS
+# §21g ALERTS
 # Purpose:   What a person should know: shown once, counted when repeated, sent to one webhook.
 # Position:  Uses §02, §04, §11, §12. Owned by the StatusReporter; §23 hands in how to post.
 # Principle: A dead webhook delays nothing and hides nothing.
@@ -14548,9 +14789,9 @@ class Alerts:
 
 
 # ======================================================================================
-# §21e CHRONICLE
+# §21h CHRONICLE
 # Purpose:   Keep what people look back at: activity, transitions, fills, decisions, controls.
-# Position:  Uses §02 to §20, §21a to §21c. Owned by the StatusReporter of §21f.
+# Position:  Uses §02 to §20, §21a to §21f. Owned by the StatusReporter of §21i.
 # Principle: Facts are heard at leisure, from a queue; nothing here delays an order.
 # ======================================================================================
 
@@ -14577,6 +14818,7 @@ class Chronicle:
         self.decisions: OrderedDict[str, StatusRow] = OrderedDict()
         self.ended: OrderedDict[str, float] = OrderedDict()  # client id -> when it leaves the page
         self.split = PnlSplit()
+        self.evidence = Evidence()
         self.settled: Counter[str] = Counter()
         self.filled: Counter[tuple[str, bool]] = Counter()  # (strategy, maker) -> fills
         self.filled_h: Counter[tuple[str, bool]] = Counter()
@@ -14689,7 +14931,10 @@ class Chronicle:
         self._hub.touch("positions", fill.ticker)
         self.touch(fill.ticker)
         self.rows.markouts.add(fill)
-        self.split.add_fill(fill, self.rows.markouts.mid2_cc(fill.ticker))
+        mid2_cc = self.rows.markouts.mid2_cc(fill.ticker)
+        fees = execution.fees_of(fill.ticker) if execution is not None else None
+        self.split.add_fill(fill, mid2_cc, fees)
+        self.rows.curves.add_fill(fill, mid2_cc)
         self.filled[fill.strategy, not fill.is_taker] += 1
         self.filled_h[fill.strategy, not fill.is_taker] += fill.count_h
         what = f"filled {format_count(fill.count_h)} {fill.side} of {fill.ticker}"
@@ -14739,7 +14984,8 @@ class Chronicle:
 
     def _heard_settlement(self, event: MarketSettled) -> None:
         self.settled[event.result or "unknown"] += 1
-        self.split.add_settlement(event, self.rows.markouts.mid2_cc(event.ticker))
+        self.split.add_settlement(event, self.rows.markouts.last2_cc(event.ticker))
+        self._note_evidence(event.ticker)
         held = f"{format_count(event.position_h)} contracts"
         text = (
             f"{event.ticker} settled {event.result}: {held}, {show_dollars(event.cash_ud)} dollars"
@@ -14747,6 +14993,17 @@ class Chronicle:
         self._hub.touch("positions", event.ticker)
         self._activity("settlement", text, "success", event.at_ms, {"cash_ud": event.cash_ud})
         self.alert("info", "settled", text, event.ticker)
+
+    def _note_evidence(self, ticker: str) -> None:
+        """What each strategy made of a market that was paid out, under its event."""
+        execution, data = self.services.execution, self.services.market_data
+        market = data.markets.get(ticker) if data is not None else None
+        event = market.event_ticker if market is not None else ticker
+        positions = execution.ledger.by_strategy if execution is not None else {}
+        for (name, where), position in positions.items():
+            if where == ticker and name:
+                net_ud = position.realised_ud - position.fees_ud
+                self.evidence.settled(name, event, ticker, net_ud)
 
     def _heard_markets(self, event: MarketsChanged) -> None:
         data = self.services.market_data
@@ -14778,6 +15035,46 @@ class Chronicle:
         text = f"{event.action} by {event.by}: {event.phase}"
         text += f", {event.text}" if event.text else ""
         self._activity("control", text, "error" if is_bad else "info", event.at_ms, {})
+
+    def explain(self, some_id: str) -> StatusRow | None:
+        """Decision record by decision, order or fill id, with the orders and fills it led to."""
+        decision_id = self._decision_of(some_id)
+        if decision_id is None:
+            return None
+        journal = self.services.journal
+        try:
+            fact = journal.explained("decision", decision_id) if journal is not None else None
+        except JournalError:
+            fact = None
+        record: StatusRow = dict(fact.body) if fact is not None else {}
+        shown = self.decisions.get(decision_id)
+        if not record and shown is None:
+            return None
+        record = {**(shown or {}), **record}
+        record.pop("view", None)  # for running it again, not for reading
+        edges = record.get("edges")
+        if isinstance(edges, list) and edges:
+            record.setdefault("edge", edges[0])
+        execution = self.services.execution
+        orders = execution.store.orders.values() if execution is not None else ()
+        mine = [order for order in orders if order.decision_id == decision_id]
+        record["orders"] = [self.rows.order(order.client_order_id) for order in mine]
+        record["fills"] = [
+            r for r in self.fills.values() if r["decision_id"] == decision_id
+        ]
+        return record
+
+    def _decision_of(self, some_id: str) -> str | None:
+        if some_id in self.decisions or some_id.startswith("d-"):
+            return some_id
+        fill = self.fills.get(some_id)
+        if fill is not None:
+            return str(fill["decision_id"]) if fill["decision_id"] else None
+        execution = self.services.execution
+        if execution is None:
+            return None
+        order = execution.store.find(client_order_id=some_id, order_id=some_id)
+        return order.decision_id or None if order is not None else None
 
     # -- states, gate, degraded -----------------------------------------------------------
 
@@ -14841,9 +15138,9 @@ class Chronicle:
 
 
 # ======================================================================================
-# §21f REPORTER
+# §21i REPORTER
 # Purpose:   Show rows at a human pace, and answer what §22 asks.
-# Position:  Uses §02 to §20, §21a to §21e. Built by §23; satisfies the StatusSource of §22.
+# Position:  Uses §02 to §20, §21a to §21h. Built by §23; satisfies the StatusSource of §22.
 # Principle: On the order path it only notes what moved; rows are built when they are sent.
 # ======================================================================================
 
@@ -14856,6 +15153,8 @@ TRADER_STATUS_S: Final = 10.0
 EVIDENCE_S: Final = 60.0
 BOOKS_TICK_S: Final = 0.1
 EQUITY_EVERY_S: Final = 10.0
+QUEUES_ASK_S: Final = 10.0
+QUEUES_ASK_MAX: Final = 50  # markets in one question
 LIMIT_NEAR_RATIO: Final = 0.8
 _UNKNOWN_CURVES: Final = dict.fromkeys(("hold_ud", "random_ud", "pessimistic_ud", "optimistic_ud"))
 
@@ -14875,9 +15174,7 @@ class StatusReporter:
             run=services.run,
             show=lambda row: hub.put("alerts", row),
         )
-        self.evidence: Callable[[], Iterable[StatusRow]] = tuple  # §24 may hand in the verdicts
         self._equity: deque[StatusRow] = deque(maxlen=EQUITY_KEPT)
-        self._hold_ud: int | None = None
         self._near: set[str] = set()
         self.failures: Counter[str] = Counter()  # pictures that could not be made, by name
         self._throttle = Throttle(services.clock)
@@ -14900,6 +15197,7 @@ class StatusReporter:
         bus.subscribe(OrderChanged, lambda e: hub.touch("orders", e.order.client_order_id))
         bus.subscribe(AlertRaised, self.alerts.raised)
         bus.subscribe(HealthReported, lambda _: hub.replace("health", self.tables.health()))
+        bus.subscribe(Reconciled, lambda e: self.rows.curves.add_cash(e.cash_difference_ud))
         self.chronicle.begin()
         bus.subscribe(StateChanged, lambda _: self._show_status())
         for kind in (StateChanged, GateChanged, DegradedChanged, Reconciled, UnknownOrdersChanged):
@@ -14930,6 +15228,49 @@ class StatusReporter:
                 self._hub.touch_book(ticker)
             await asyncio.sleep(BOOKS_TICK_S if wanted else STATUS_TICK_S)
 
+    async def run_queues(self) -> None:
+        """While a page is open, ask the exchange now and then where own orders stand."""
+        while True:
+            await asyncio.sleep(QUEUES_ASK_S)
+            if self._hub.active_connections:
+                await self._ask_queues()
+
+    async def _ask_queues(self) -> None:
+        """One question for all markets; left out while the read budget is scarce."""
+        rest, execution = self.services.rest, self.services.execution
+        if rest is None or execution is None or rest.reads.left() < rest.reads.capacity / 2:
+            return
+        live = execution.store.live()
+        resting = [o for o in live if o.status is OrderStatus.RESTING and not o.is_foreign]
+        tickers = sorted({order.ticker for order in resting})[:QUEUES_ASK_MAX]
+        if not tickers:
+            return
+        try:
+            ahead_h = await rest.queue_positions(tickers)
+        except (ExchangeError, WireError) as error:
+            log_status.info("queue positions not read reason=%r", error)
+            return
+        for order in resting:
+            if order.order_id in ahead_h:
+                self.rows.queues.on_asked(order.client_order_id, ahead_h[order.order_id])
+                self._hub.touch("orders", order.client_order_id)
+
+    def evidence(self) -> list[StatusRow]:
+        """Rows of topic `evidence`: what this run shows of each strategy."""
+        decisions, chronicle = self.services.decisions, self.chronicle
+        rows = []
+        for name in decisions.benches if decisions is not None else ():
+            values = chronicle.markout_cc.get((name, 300))
+            rows.append(
+                chronicle.evidence.row(
+                    name,
+                    hours=round(self.tables.uptime_s / 3600, 2),
+                    net_ud=self.tables.strategy_pnl_ud(name),
+                    markout_cc=statistics.fmean(values) if values else None,
+                )
+            )
+        return rows
+
     def tick(self) -> None:
         """One look at the clock; safe at any time. A picture that fails costs only itself."""
         now_s, now_ms = self.services.clock.real_s(), self.services.clock.now_ms()
@@ -14943,6 +15284,7 @@ class StatusReporter:
             self._try("trader_status", self._show_status)
         if self._is_due("evidence", now_s, EVIDENCE_S):
             self._try("evidence", lambda: self._hub.replace("evidence", self.evidence()))
+        self.chronicle.evidence.step()
         if self._is_due("equity", self.services.clock.monotonic(), EQUITY_EVERY_S):
             self._try("equity", self._note_equity)
 
@@ -15009,6 +15351,7 @@ class StatusReporter:
         while self.chronicle.ended and next(iter(self.chronicle.ended.values())) <= now_s:
             key, _ = self.chronicle.ended.popitem(last=False)
             self._hub.remove("orders", key)
+            self.rows.forget_order(key)
         execution = self.services.execution
         for order in execution.store.live() if execution is not None else ():
             self._hub.touch("orders", order.client_order_id)
@@ -15047,12 +15390,14 @@ class StatusReporter:
         equity, now = self.services.equity, self.services.container.now
         if equity is None or now.equity_ud is None:
             return
-        if self._hold_ud is None and now.positions_value_ud == 0:
-            self._hold_ud = now.equity_ud
-        self._put_equity(dict(equity.equity_row()))
+        curves, execution = self.rows.curves, self.services.execution
+        if execution is not None and now.cash_ud is not None:
+            held = {t: p.position_h for t, p in execution.ledger.positions.items()}
+            curves.begin(now.cash_ud, held)
+        self._put_equity({**equity.equity_row(), **curves.row(self.rows.leg_cc)})
 
     def _put_equity(self, row: StatusRow) -> None:
-        whole = {**_UNKNOWN_CURVES, "hold_ud": self._hold_ud, **row}
+        whole = {**_UNKNOWN_CURVES, **row}
         self._equity.append(whole)
         self._hub.put("equity", whole)
 
@@ -15122,44 +15467,8 @@ class StatusReporter:
         return reduce_extremes(series, points)
 
     def explain(self, some_id: str) -> StatusRow | None:
-        """Decision record by decision, order or fill id, with the orders and fills it led to."""
-        decision_id = self._decision_of(some_id)
-        if decision_id is None:
-            return None
-        journal = self.services.journal
-        try:
-            fact = journal.explained("decision", decision_id) if journal is not None else None
-        except JournalError:
-            fact = None
-        record: StatusRow = dict(fact.body) if fact is not None else {}
-        shown = self.chronicle.decisions.get(decision_id)
-        if not record and shown is None:
-            return None
-        record = {**(shown or {}), **record}
-        record.pop("view", None)  # for running it again, not for reading
-        edges = record.get("edges")
-        if isinstance(edges, list) and edges:
-            record.setdefault("edge", edges[0])
-        execution = self.services.execution
-        orders = execution.store.orders.values() if execution is not None else ()
-        mine = [order for order in orders if order.decision_id == decision_id]
-        record["orders"] = [self.rows.order(order.client_order_id) for order in mine]
-        record["fills"] = [
-            r for r in self.chronicle.fills.values() if r["decision_id"] == decision_id
-        ]
-        return record
-
-    def _decision_of(self, some_id: str) -> str | None:
-        if some_id in self.chronicle.decisions or some_id.startswith("d-"):
-            return some_id
-        fill = self.chronicle.fills.get(some_id)
-        if fill is not None:
-            return str(fill["decision_id"]) if fill["decision_id"] else None
-        execution = self.services.execution
-        if execution is None:
-            return None
-        order = execution.store.find(client_order_id=some_id, order_id=some_id)
-        return order.decision_id or None if order is not None else None
+        """Decision record by decision, order or fill id; None when there is none."""
+        return self.chronicle.explain(some_id)
 
     def metrics_text(self) -> str:
         """Prometheus text."""
@@ -15172,9 +15481,9 @@ class StatusReporter:
 
 
 # ======================================================================================
-# §21g DOCUMENTS
+# §21j DOCUMENTS
 # Purpose:   The longer pictures: /v3/status, trader_status, trading_state, metrics.
-# Position:  Uses §21a to §21f, read only.
+# Position:  Uses §21a to §21i, read only.
 # Principle: They repeat what the rows say, from the same numbers; keys of the earlier system stay.
 # ======================================================================================
 
@@ -15504,9 +15813,9 @@ def _budget_part(services: Services) -> StatusRow:
 
 
 # ======================================================================================
-# §21h METRICS
+# §21k METRICS
 # Purpose:   Prometheus text of OPERATIONS §10, from the numbers the page shows.
-# Position:  Uses §21a to §21g, read only.
+# Position:  Uses §21a to §21j, read only.
 # Principle: Base units; what is unknown is left out, never written as 0.
 # ======================================================================================
 
@@ -19203,6 +19512,7 @@ class Coordinator:
         self.house.reporter.begin()
         self._states.keep("status", self.house.reporter.run)
         self._states.keep("status:books", self.house.reporter.run_books)
+        self._states.keep("status:queues", self.house.reporter.run_queues)
         if self.house.recorder is not None:
             self._states.keep("recorder", self.house.recorder.run)
         self._states.keep("watch", self._watch)
