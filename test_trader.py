@@ -11118,6 +11118,61 @@ async def test_cancel_all_tells_honestly_what_remains(folder_18):
     assert house.order(key).pending is None
 
 
+@pytest.mark.parametrize("rests", [True, False])
+@virtual_18
+async def test_an_end_before_the_first_pass_asks_the_exchange_what_rests(folder_18, rests):
+    house = House18(folder_18)
+    key = "kt-sim-acc-old-1"
+    house.rest.listed = [report_18(key)] if rests else []
+
+    def answer(order: t.Order) -> t.OrderOutcome:
+        house.rest.listed = []
+        return accepted_18(order.client_order_id, reduced_h=1000)
+
+    house.rest.batch_answers = answer
+    left = await house.sync.leave(limit_s=8.0)
+    assert left.is_done
+    assert house.rest.calls == ([("batch", key)] if rests else [])
+
+
+@virtual_18
+async def test_an_end_that_cannot_ask_says_so_soon(folder_18):
+    house = House18(folder_18)
+    house.rest.errors["orders"] = t.ExchangeError(0, "not_connected", "", was_sent=False)
+    begun_s = house.clock.real_s()
+    left = await house.sync.leave(limit_s=8.0)
+    assert (left.is_done, left.is_proven, left.remaining) == (False, False, ())
+    assert house.clock.real_s() - begun_s < 5
+
+
+@pytest.mark.parametrize(
+    ("begun", "asks"), [("unread", 1), ("new", 0), ("replayed", 1), ("clean pass", 0)]
+)
+@virtual_18
+async def test_an_end_asks_the_exchange_only_while_nobody_knows_what_rests(folder_18, begun, asks):
+    house = House18(folder_18)
+    if begun in ("replayed", "clean pass"):
+        key = await house.rest_order()
+        house.service.on_report(report_18(key, status=S18.CANCELED, remaining_h=0))
+        house = house.reborn(folder_18, run="run2")
+    if begun == "new":
+        house.service.replay()
+    if begun == "clean pass":
+        await house.sync.reconcile()
+    reads = house.rest.reads["orders"]
+    await house.sync.leave(limit_s=8.0)
+    assert house.rest.reads["orders"] - reads == asks
+
+
+@virtual_18
+async def test_an_end_that_leaves_orders_to_their_expiry_names_them(folder_18):
+    house = House18(folder_18, texts={"on_stop": "expire"})
+    await house.sync.reconcile()
+    key = await house.rest_order()
+    left = await house.sync.leave(limit_s=8.0)
+    assert (left.is_done, left.remaining, house.rest.calls[1:]) == (False, (key,), [])
+
+
 @virtual_18
 async def test_cancel_all_goes_on_through_errors_and_waits_for_orders_in_flight(folder_18):
     house = House18(folder_18)
@@ -15652,6 +15707,15 @@ async def test_a_kill_does_not_give_up_until_nothing_remains(desk_23):
     assert phases == ["sent", "sent", "confirmed"]
     assert "kt-9" in desk_23.said(t.ControlMoved)[0].text
     assert desk_23.deaths == []
+
+
+async def test_a_kill_goes_on_until_the_list_could_be_read(desk_23):
+    unread = t.CancelReport(sent=0, confirmed=0, remaining=(), is_proven=False)
+    desk_23.trading.reports = [unread, unread]
+    await desk_23.operator.kill(desk_23.ask("kill"))
+    await desk_23.settle()
+    phases = [phase for _, phase in desk_23.moved()]
+    assert phases == ["sent", "sent", "confirmed"]
 
 
 async def test_kills_pressed_together_clear_once(desk_23):

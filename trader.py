@@ -10967,6 +10967,7 @@ class ExecutionService:
         self.is_group_open = True  # False once the exchange's fill limiter has triggered
         self.changes = 0  # fills and settlements booked; a comparison that one overtook is dropped
         self.changed_at_ms = 0
+        self.is_replayed = False
         self.in_flight: dict[str, float] = {}  # client id → monotonic s of the command
         self.outcomes: Counter[str] = Counter()
         self.sent: Counter[str] = Counter()
@@ -11794,6 +11795,7 @@ class ExecutionService:
     def replay(self) -> None:
         """Rebuild orders, ledger and exposures from the journal; nothing is sent or published."""
         self.store, self.ledger, self.exposure = OrderStore(), Ledger(), ExposureBook()
+        self.is_replayed = True
         booked: Counter[str] = Counter()
         for fact in self._journal.facts():
             match fact.kind:
@@ -11957,6 +11959,7 @@ _QUIET_MS: Final = 10_000  # a baseline is read twice when the account traded th
 _ADJUST_WINDOW_MS: Final = 3_600_000
 _CANCEL_PAUSE_MAX_S: Final = 1.0  # between two rounds of cancels: a refusal is not hammered
 CHANGE_LIFE_MS: Final = int((SIGNATURE_LIFE_S + ABSENCE_MARGIN_S) * 1000)  # of an amend, a decrease
+LOOK_LIMIT_S: Final = 3.0  # at the end, for a look at the list when nothing of ours is known
 CHANGE_SCAN_S: Final = 3.0  # between two scans for a change that has not shown at once
 RECONCILE_RETRY_MAX_S: Final = 10.0  # longest jittered wait after a pass that could not be read
 
@@ -11981,11 +11984,20 @@ def _is_moved(order: Order, report: OrderReport) -> bool:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class CancelReport:
-    """Outcome of a cancel-all: how many were asked for, proven gone, and the ids that remain."""
+    """Outcome of a cancel-all: how many were asked for, proven gone, and the ids that remain.
+
+    `is_proven` is False when the exchange's list could not be read: then more may rest.
+    """
 
     sent: int
     confirmed: int
     remaining: tuple[str, ...]
+    is_proven: bool = True
+
+    @property
+    def is_done(self) -> bool:
+        """Whether nothing of ours rests, by the exchange's own list."""
+        return self.is_proven and not self.remaining
 
 
 class TradingClientIntegration:
@@ -12448,16 +12460,33 @@ class TradingClientIntegration:
         asked = len(targets)
         deadline_s, pause_s = self._clock.real_s() + limit_s, 0.2
         while True:
+            is_proven = False
             try:
                 async with asyncio.timeout(max(0.05, deadline_s - self._clock.real_s())):
                     await self._cancel_round(ticker, key, strategy)
+                is_proven = True
             except (ExchangeError, WireError, TimeoutError) as error:
                 log_sync.warning("cancel round failed error=%r", error)
             left = tuple(o.client_order_id for o in self.own_live(ticker, key, strategy))
-            if not left or self._clock.real_s() >= deadline_s:
-                return CancelReport(sent=asked, confirmed=len(targets - set(left)), remaining=left)
+            gone = len(targets - set(left))
+            report = CancelReport(sent=asked, confirmed=gone, remaining=left, is_proven=is_proven)
+            if report.is_done or self._clock.real_s() >= deadline_s:
+                return report
             await asyncio.sleep(pause_s)
             pause_s = min(2 * pause_s, _CANCEL_PAUSE_MAX_S)
+
+    async def leave(self, *, limit_s: float) -> CancelReport:
+        """The end: own orders go (or stay, by setting); what may remain is told honestly.
+
+        Before the first finished pass nobody knows what rests, so the exchange is asked; but not
+        for a journal that was read and never saw an order.
+        """
+        remaining = tuple(order.client_order_id for order in self.own_live())
+        is_new = self._execution.is_replayed and not self._execution.store.orders
+        is_proven = self.last is not None or is_new
+        if self._config.on_stop != "cancel" or (is_proven and not remaining):
+            return CancelReport(sent=0, confirmed=0, remaining=remaining, is_proven=is_proven)
+        return await self.cancel_all(limit_s=limit_s if remaining else min(limit_s, LOOK_LIMIT_S))
 
     async def _cancel_round(
         self, ticker: str | None, key: str | None, strategy: str | None
@@ -18151,7 +18180,7 @@ class Operator:
                     await self._trading.trigger_group()
                 report = await self._trading.cancel_all()
                 self._tell(control_id, "kill", by, asked_at_ms, report)
-                if not report.remaining:
+                if report.is_done:
                     return
                 await self._clock.sleep(KILL_RETRY_S)
             self._tell(control_id, "kill", by, asked_at_ms, report)
@@ -18161,9 +18190,11 @@ class Operator:
     def _tell(
         self, control_id: str, action: str, by: str, asked_at_ms: int, report: CancelReport
     ) -> None:
-        done = not report.remaining
+        done = report.is_done
         text = f"{report.confirmed} of {report.sent} cancels confirmed by the exchange"
-        if not done:
+        if not report.is_proven:
+            text += "; its list could not be read"
+        if report.remaining:
             text += f"; still there: {', '.join(report.remaining[:5])}"
         self._bus.publish(
             ControlMoved(
@@ -19588,16 +19619,20 @@ class Coordinator:
         self.house.guard.is_stopping = True
         log_coordinator.info("stopping why=%s", self._stop_why)
         self._states.fire(Signal.STOP, self._stop_why or "asked")
-        remaining: tuple[Order, ...] = ()
-        if self.house.trading is not None and self.house.execution.store.live():
-            if self.house.config.on_stop == "cancel":
-                await self.house.trading.cancel_all(limit_s=STOP_LIMIT_S - SHUTDOWN_MARGIN_S)
-            remaining = tuple(self.house.execution.store.live())
-        code = 7 if remaining else self._exit_code or 0
+        left = CancelReport(sent=0, confirmed=0, remaining=())
+        # An end with a code of its own before anything was sent (a mistake of the operator) asks
+        # nobody; every other end knows what rests, or says that it does not.
+        if self.house.trading is not None and (
+            self._exit_code is None or self.house.execution.store.live()
+        ):
+            left = await self.house.trading.leave(limit_s=STOP_LIMIT_S - SHUTDOWN_MARGIN_S)
+        remaining = tuple(self.house.execution.store.live())
+        code = self._exit_code or 0 if left.is_done else 7
         await self._close()
         log_coordinator.info("stopped code=%s", code)
-        if remaining:
-            print(f"own orders may remain: {'; '.join(map(_leftover, remaining))}", file=sys.stderr)
+        if not left.is_done:
+            rows = "; ".join(map(_leftover, remaining)) or "the exchange could not be asked"
+            print(f"own orders may remain: {rows}", file=sys.stderr)
         return code
 
     async def _close(self) -> None:
