@@ -15088,9 +15088,7 @@ class Chronicle:
         orders = execution.store.orders.values() if execution is not None else ()
         mine = [order for order in orders if order.decision_id == decision_id]
         record["orders"] = [self.rows.order(order.client_order_id) for order in mine]
-        record["fills"] = [
-            r for r in self.fills.values() if r["decision_id"] == decision_id
-        ]
+        record["fills"] = [r for r in self.fills.values() if r["decision_id"] == decision_id]
         return record
 
     def _decision_of(self, some_id: str) -> str | None:
@@ -16109,7 +16107,7 @@ def _write_house(page: MetricsPage, reporter: StatusReporter) -> None:
 # §22 API
 # §22a TOPICS
 # Purpose:   Rows in, numbered changes out: what a page must hear to know what we know.
-# Position:  Uses §02, §11. Owned by the manager of §22b. Pure but for the log of a bad row.
+# Position:  Uses §02, §11. Owned by the manager of §22c. Pure but for the log of a bad row.
 # Principle: A change has a number; a number without a change is never sent.
 # ======================================================================================
 
@@ -16334,9 +16332,9 @@ def topic_data(change: Change, *, is_full: bool) -> dict[str, object]:
 
 
 # ======================================================================================
-# §22b SOCKETS
-# Purpose:   Browser sockets: who listens to what, at which pace, and who is too slow.
-# Position:  Uses §04, §11, §12, §22a. Made by §23; §21 feeds it rows; §22d admits clients.
+# §22b COURIER
+# Purpose:   Get frames to browser sockets: who is behind is skipped, who stays behind is closed.
+# Position:  Uses §11, §22a. Owned by the manager of §22c.
 # Principle: Nothing here waits for a client; the same bytes go to everyone.
 # ======================================================================================
 
@@ -16513,6 +16511,26 @@ class Courier:
         """The trader stops: tell every client."""
         for client in list(self.clients):
             self.close(client, 1001, "the trader stops")
+
+
+def _inbound_kind(text: str | bytes | None) -> str | None:
+    """Type of a short JSON message; None for anything else."""
+    if text is None or len(text) > 200:
+        return None
+    try:
+        message = orjson.loads(text)
+    except ValueError:
+        return None
+    kind = message.get("type") if isinstance(message, dict) else None
+    return kind if isinstance(kind, str) else None
+
+
+# ======================================================================================
+# §22c SOCKETS
+# Purpose:   Browser sockets: who listens to what, and at which pace.
+# Position:  Uses §04, §11, §12, §22a, §22b. Made by §23; §21 feeds it rows; §22f admits clients.
+# Principle: A client is told what it asked for in its URL; nothing but ping travels inward.
+# ======================================================================================
 
 
 class LiveSource(Protocol):
@@ -16849,28 +16867,14 @@ class WebSocketManager:
         }
 
 
-def _inbound_kind(text: str | bytes | None) -> str | None:
-    """Type of a short JSON message; None for anything else."""
-    if text is None or len(text) > 200:
-        return None
-    try:
-        message = orjson.loads(text)
-    except ValueError:
-        return None
-    kind = message.get("type") if isinstance(message, dict) else None
-    return kind if isinstance(kind, str) else None
-
-
 # ======================================================================================
-# §22c CONTROLS
+# §22d CONTROLS
 # Purpose:   Who may control, in which form, how often: host, token, codes, keys.
 # Position:  Uses §04, §11, §22a. The acts themselves are §23's.
 # Principle: Safe is easy, risky is hard; one key is one action.
 # ======================================================================================
 
 CONTROL_WAIT_S: Final = 10.0
-DOOR_LOCK_S: Final = 60.0
-UNLOCK_CODE_LIFE_S: Final = 60.0
 
 
 class ControlRefused(ApiRefused):
@@ -16956,82 +16960,6 @@ class Controls(Protocol):
 
     async def replay(self, ask: ControlAsk) -> ControlAnswer:
         """Tape player; the ask's action is play, pause, speed, settle, step or seek."""
-
-
-class HostGuard:
-    """Which names this server answers to (S2, S3): exact words, nothing is normalised."""
-
-    def __init__(self, port: int, extra_hosts: Iterable[str] = ()) -> None:
-        hosts = {f"localhost:{port}", f"127.0.0.1:{port}", f"[::1]:{port}"}
-        origins = {f"http://{host}" for host in hosts}
-        for name in extra_hosts:
-            for host in (name, name if ":" in name else f"{name}:{port}"):
-                hosts.add(host)
-                origins |= {f"http://{host}", f"https://{host}"}
-        self._hosts, self._origins = frozenset(hosts), frozenset(origins)
-
-    def check(
-        self, host: Sequence[str], origin: Sequence[str], fetch_site: Sequence[str]
-    ) -> ApiRefused | None:
-        """Judge the three headers as they came, all copies of each; None: welcome."""
-        if len(host) != 1 or host[0] not in self._hosts:
-            return ApiRefused(403, "host_not_allowed", "this server does not answer to that name")
-        if any(value not in self._origins for value in origin):
-            return ApiRefused(403, "origin_not_allowed", "requests from other pages are refused")
-        if any(value not in ("same-origin", "none") for value in fetch_site):
-            return ApiRefused(403, "cross_site", "requests from other sites are refused")
-        return None
-
-
-class TokenDoor:
-    """The run token and the one-time codes that stand for it (S6, S7)."""
-
-    def __init__(self, clock: Clock, token: str) -> None:
-        self._clock = clock
-        self.token = token  # §23 binds a new one when the file is replaced
-        self._bad: deque[float] = deque(maxlen=BAD_TOKENS_MAX)
-        self._locked_until_s = -math.inf
-        self._codes: OrderedDict[str, float] = OrderedDict()
-
-    def check(self, given: str | None) -> None:
-        """Pass with the right token; ApiRefused 401 or, after too many wrong ones, 429."""
-        self._check_lock()
-        if given is None:
-            raise ApiRefused(401, "token_missing", "needs Authorization: Bearer <run token>")
-        if not hmac.compare_digest(given.encode("utf-8", "replace"), self.token.encode()):
-            self._note_bad()
-            raise ApiRefused(401, "token_wrong", "not the run token")
-
-    def new_code(self) -> str:
-        """A one-time code for the page's address bar, good for one minute."""
-        code = self._clock.token_hex(16)
-        self._codes[code] = self._clock.real_s() + UNLOCK_CODE_LIFE_S
-        while len(self._codes) > UNLOCK_CODES_MAX:
-            self._codes.popitem(last=False)
-        return code
-
-    def trade(self, code: str) -> str:
-        """Give the token for a code, once; ApiRefused 401 for a used, old or wrong one."""
-        self._check_lock()
-        given, now_s = code.encode("utf-8", "replace"), self._clock.real_s()
-        matches = [known for known in self._codes if hmac.compare_digest(known.encode(), given)]
-        if not matches or self._codes.pop(matches[0]) < now_s:
-            self._note_bad()
-            raise ApiRefused(401, "code_wrong", "used, expired or wrong; ask for a new link")
-        return self.token
-
-    def _check_lock(self) -> None:
-        if self._clock.real_s() < self._locked_until_s:
-            text = "too many wrong tokens; the HTTP controls are locked for a minute"
-            raise ApiRefused(429, "locked", f"{text} (command line and kill file still work)")
-
-    def _note_bad(self) -> None:
-        now_s = self._clock.real_s()
-        self._bad.append(now_s)
-        if len(self._bad) == BAD_TOKENS_MAX and now_s - self._bad[0] <= 60.0:
-            self._locked_until_s = now_s + DOOR_LOCK_S
-            self._bad.clear()
-            log_api.warning("controls locked reason=wrong tokens seconds=%d", int(DOOR_LOCK_S))
 
 
 _WORD: Final = re.compile(r"[A-Za-z0-9._:/|\-]{1,200}", re.ASCII)
@@ -17250,14 +17178,16 @@ class ControlDesk:
 
 
 # ======================================================================================
-# §22d SERVER
-# Purpose:   Exact routes, guards before them, the same headers on every answer.
-# Position:  Uses §21, §22a to §22c. Built by `build_api`, started by §23.
-# Principle: What a client does reaches the trader only through a guarded POST.
+# §22e CONNECTIONS
+# Purpose:   The edge of the house: hosts, token, places, headers, files, the one webhook.
+# Position:  Uses §11, §22a. Used by §22f; §23 hands the webhook to the alerts.
+# Principle: Every place is counted and every wait has an end.
 # ======================================================================================
 
 READ_TIMEOUT_S: Final = 5.0  # for a request to arrive
 EXCHANGE_TIMEOUT_S: Final = 15.0  # for a request to be answered and the answer to be taken
+DOOR_LOCK_S: Final = 60.0
+UNLOCK_CODE_LIFE_S: Final = 60.0
 
 
 SECURITY_HEADERS: Final[Mapping[str, str]] = {
@@ -17328,6 +17258,16 @@ def load_static(folder: Path) -> dict[str, StaticFile]:
         raise ConfigError(f"{folder}: the page (index.html) is missing; restore the folder")
     files["/"] = files["/static/index.html"]
     return files
+
+
+def _json_answer(status: int, body: object) -> web.Response:
+    return web.Response(status=status, body=encode_json(body), content_type="application/json")
+
+
+def _dress(answer: web.Response) -> web.Response:
+    answer.headers.update(SECURITY_HEADERS)
+    answer.force_close()
+    return answer
 
 
 class _Connection(web.RequestHandler):
@@ -17423,14 +17363,80 @@ class ConnectionTable:
             connection.abort()
 
 
-def _json_answer(status: int, body: object) -> web.Response:
-    return web.Response(status=status, body=encode_json(body), content_type="application/json")
+class HostGuard:
+    """Which names this server answers to (S2, S3): exact words, nothing is normalised."""
+
+    def __init__(self, port: int, extra_hosts: Iterable[str] = ()) -> None:
+        hosts = {f"localhost:{port}", f"127.0.0.1:{port}", f"[::1]:{port}"}
+        origins = {f"http://{host}" for host in hosts}
+        for name in extra_hosts:
+            for host in (name, name if ":" in name else f"{name}:{port}"):
+                hosts.add(host)
+                origins |= {f"http://{host}", f"https://{host}"}
+        self._hosts, self._origins = frozenset(hosts), frozenset(origins)
+
+    def check(
+        self, host: Sequence[str], origin: Sequence[str], fetch_site: Sequence[str]
+    ) -> ApiRefused | None:
+        """Judge the three headers as they came, all copies of each; None: welcome."""
+        if len(host) != 1 or host[0] not in self._hosts:
+            return ApiRefused(403, "host_not_allowed", "this server does not answer to that name")
+        if any(value not in self._origins for value in origin):
+            return ApiRefused(403, "origin_not_allowed", "requests from other pages are refused")
+        if any(value not in ("same-origin", "none") for value in fetch_site):
+            return ApiRefused(403, "cross_site", "requests from other sites are refused")
+        return None
 
 
-def _dress(answer: web.Response) -> web.Response:
-    answer.headers.update(SECURITY_HEADERS)
-    answer.force_close()
-    return answer
+class TokenDoor:
+    """The run token and the one-time codes that stand for it (S6, S7)."""
+
+    def __init__(self, clock: Clock, token: str) -> None:
+        self._clock = clock
+        self.token = token  # §23 binds a new one when the file is replaced
+        self._bad: deque[float] = deque(maxlen=BAD_TOKENS_MAX)
+        self._locked_until_s = -math.inf
+        self._codes: OrderedDict[str, float] = OrderedDict()
+
+    def check(self, given: str | None) -> None:
+        """Pass with the right token; ApiRefused 401 or, after too many wrong ones, 429."""
+        self._check_lock()
+        if given is None:
+            raise ApiRefused(401, "token_missing", "needs Authorization: Bearer <run token>")
+        if not hmac.compare_digest(given.encode("utf-8", "replace"), self.token.encode()):
+            self._note_bad()
+            raise ApiRefused(401, "token_wrong", "not the run token")
+
+    def new_code(self) -> str:
+        """A one-time code for the page's address bar, good for one minute."""
+        code = self._clock.token_hex(16)
+        self._codes[code] = self._clock.real_s() + UNLOCK_CODE_LIFE_S
+        while len(self._codes) > UNLOCK_CODES_MAX:
+            self._codes.popitem(last=False)
+        return code
+
+    def trade(self, code: str) -> str:
+        """Give the token for a code, once; ApiRefused 401 for a used, old or wrong one."""
+        self._check_lock()
+        given, now_s = code.encode("utf-8", "replace"), self._clock.real_s()
+        matches = [known for known in self._codes if hmac.compare_digest(known.encode(), given)]
+        if not matches or self._codes.pop(matches[0]) < now_s:
+            self._note_bad()
+            raise ApiRefused(401, "code_wrong", "used, expired or wrong; ask for a new link")
+        return self.token
+
+    def _check_lock(self) -> None:
+        if self._clock.real_s() < self._locked_until_s:
+            text = "too many wrong tokens; the HTTP controls are locked for a minute"
+            raise ApiRefused(429, "locked", f"{text} (command line and kill file still work)")
+
+    def _note_bad(self) -> None:
+        now_s = self._clock.real_s()
+        self._bad.append(now_s)
+        if len(self._bad) == BAD_TOKENS_MAX and now_s - self._bad[0] <= 60.0:
+            self._locked_until_s = now_s + DOOR_LOCK_S
+            self._bad.clear()
+            log_api.warning("controls locked reason=wrong tokens seconds=%d", int(DOOR_LOCK_S))
 
 
 def _query_int(request: web.BaseRequest, name: str, default: int, low: int, high: int) -> int:
@@ -17441,6 +17447,43 @@ def _query_int(request: web.BaseRequest, name: str, default: int, low: int, high
         raise ApiRefused(400, "bad_query", f"{name} is a whole number from {low} to {high}")
     return int(text)
 
+
+class Webhook:
+    """POSTs alerts to the one address the operator named: the only other way out of here."""
+
+    def __init__(self, url: Secret) -> None:
+        self._url = url
+        self._session: aiohttp.ClientSession | None = None
+
+    async def post(self, body: bytes) -> int:
+        """Send one JSON body; the HTTP status, 0 when nobody answered within READ_TIMEOUT_S."""
+        if self._session is None:
+            self._session = aiohttp.ClientSession(trust_env=False)
+        try:
+            async with asyncio.timeout(READ_TIMEOUT_S):
+                async with self._session.post(
+                    self._url.reveal(),
+                    data=body,
+                    headers={"Content-Type": "application/json"},
+                    allow_redirects=False,
+                ) as answer:
+                    return answer.status
+        except (TimeoutError, OSError, ValueError, aiohttp.ClientError) as error:
+            log_api.debug("webhook did not answer reason=%s", type(error).__name__)
+            return 0
+
+    async def close(self) -> None:
+        """Let go of the connection."""
+        if self._session is not None:
+            await self._session.close()
+
+
+# ======================================================================================
+# §22f SERVER
+# Purpose:   Exact routes, guards before them, the same headers on every answer.
+# Position:  Uses §21, §22a to §22e. Built by `build_api`, started by §23.
+# Principle: What a client does reaches the trader only through a guarded POST.
+# ======================================================================================
 
 _Route = Callable[[web.BaseRequest], Awaitable[web.StreamResponse]]
 
@@ -17784,36 +17827,6 @@ def build_api(
         static=static,
         extra_hosts=extra_hosts,
     )
-
-
-class Webhook:
-    """POSTs alerts to the one address the operator named: the only other way out of here."""
-
-    def __init__(self, url: Secret) -> None:
-        self._url = url
-        self._session: aiohttp.ClientSession | None = None
-
-    async def post(self, body: bytes) -> int:
-        """Send one JSON body; the HTTP status, 0 when nobody answered within READ_TIMEOUT_S."""
-        if self._session is None:
-            self._session = aiohttp.ClientSession(trust_env=False)
-        try:
-            async with asyncio.timeout(READ_TIMEOUT_S):
-                async with self._session.post(
-                    self._url.reveal(),
-                    data=body,
-                    headers={"Content-Type": "application/json"},
-                    allow_redirects=False,
-                ) as answer:
-                    return answer.status
-        except (TimeoutError, OSError, ValueError, aiohttp.ClientError) as error:
-            log_api.debug("webhook did not answer reason=%s", type(error).__name__)
-            return 0
-
-    async def close(self) -> None:
-        """Let go of the connection."""
-        if self._session is not None:
-            await self._session.close()
 
 
 # ======================================================================================
