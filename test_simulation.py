@@ -2338,7 +2338,8 @@ BUGS = (
         '        return f"{self.root}{self.run}-{self._next}"',
         '        return f"{self.root}0-{self._next}"', ("P35",)),
     Bug("orders of an earlier life are left alone",
-        "            if not is_of_this_run and is_settled(order):\n", "            if False:\n",
+        "            is_strange = not is_of_this_run or not order.strategy\n",
+        "            is_strange = False\n",
         ("P36 the journal",)),
     Bug("a gap leaves the books as they are",
         "        self.on_gap(channel.name, why)\n        return True\n", "        return True\n",
@@ -2391,12 +2392,12 @@ BUGS = (
         '        "count": format_count(intent.filled_h + intent.count_h),\n',
         '        "count": format_count(intent.count_h),\n', ("I6 sizes", "P11")),
     Bug("exit 0 whatever rests",
-        "        code = 7 if remaining else self._exit_code or 0\n", "        code = 0\n",
+        "        code = self._exit_code or 0 if is_done else 7\n", "        code = 0\n",
         ("P34",)),
     Bug("the stop leaves the orders",
-        "                await self.house.trading.cancel_all("
+        "            left = await self.house.trading.leave("
         "limit_s=STOP_LIMIT_S - SHUTDOWN_MARGIN_S)\n",
-        "                pass\n", ("P32",)),
+        "            pass\n", ("P32",)),
     Bug("trading goes on after a reconnect without a reconcile",
         '            self._guard.degrade(Degraded.RECONCILE, '
         '"a clean reconcile after the reconnect")\n',

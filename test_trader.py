@@ -11318,7 +11318,7 @@ async def test_fills_missing_at_the_restart_are_chased_again(folder_18):
     assert reborn.service.ledger.position_h("A-1", "s") == 1000
 
 
-# ---- §18d: equity -------------------------------------------------------------------------
+# ---- §18m: equity -------------------------------------------------------------------------
 
 
 class Market18:

@@ -107,7 +107,9 @@ from typing import (
     Final,
     NamedTuple,
     Protocol,
+    TypedDict,
     TypeVar,
+    Unpack,
     assert_never,
     cast,
 )
@@ -10680,7 +10682,7 @@ def feed_counters(data: OrderbookIntegration) -> dict[str, JsonValue]:
 # §18 EXECUTION
 # §18a CONVERGENCE
 # Purpose:   From what a strategy wants and what is there to the fewest commands.
-# Position:  Uses §02, §03. Pure; §18b sends what it says.
+# Position:  Uses §02, §03. Pure; §18h sends what it says.
 # Principle: One command at most per slot; a slot whose outcome is not proven is left alone.
 # ======================================================================================
 
@@ -10777,10 +10779,11 @@ def plan(
 
 # ======================================================================================
 # §18b ORDERS
-# Purpose:   Own every order: check, journal, send once, hear the answer, book the fills.
-# Position:  Uses §02 to §08, §11, §12, §14, §15, §18a. Built by §23; asked by §19; fed by §16.
-# Principle: Written down before it is sent, sent once; what is not proven stays at risk.
+# Purpose:   Ids, rows and the memory of orders; the forms an order takes while a command is out.
+# Position:  Uses §02 to §07, §14, §18a. Used by §18c to §18l.
+# Principle: An order is forgotten only when it has ended and is among the oldest.
 # ======================================================================================
+
 
 log_execution = logging.getLogger("trader.execution")
 
@@ -10908,6 +10911,34 @@ class OrderStore:
         return [order for market in self._live.values() for order in market.values()]
 
 
+def _at_rest(order: Order) -> Order:
+    return replace(order, pending=None, worst_h=0, worst_cc=0)
+
+
+def _amending(order: Order, price_cc: int, count_h: int, at_ms: int) -> Order:
+    """With an amend under way: both forms may fill, so the worst of both counts."""
+    return replace(
+        order,
+        pending=CommandKind.AMEND,
+        pending_since_ms=at_ms,
+        worst_h=max(order.remaining_h, count_h),
+        worst_cc=max(order.price_cc, price_cc),
+    )
+
+
+def _cancelling(order: Order, now_ms: int) -> Order:
+    """With a cancel under way; a change without an answer stays, for it may still arrive."""
+    if is_change_open(order):
+        return order
+    return replace(
+        order,
+        pending=CommandKind.CANCEL,
+        pending_since_ms=now_ms,
+        worst_h=max(order.worst_h, order.remaining_h),
+        worst_cc=max(order.worst_cc, order.price_cc),
+    )
+
+
 class FactWriter:
     """Journals what has happened; what a failing disk refuses waits here, in order."""
 
@@ -10936,56 +10967,940 @@ class FactWriter:
         return True
 
 
-class ExecutionService:
-    """One writer of orders, ledger and exposures. Synchronous up to the bytes of a command."""
+# ======================================================================================
+# §18c KEEPER
+# Purpose:   Bind each new picture of an order: checked, journaled, counted in risk, told.
+# Position:  Uses §02 to §08, §12 to §14, §18b. The base of §18d to §18h.
+# Principle: No picture is bound that the table of moves forbids; what is unproven stays at risk.
+# ======================================================================================
 
-    def __init__(
-        self,
-        *,
-        clock: Clock,
-        supervisor: Supervisor,
-        bus: EventBus,
-        journal: Journal,
-        rest: KalshiRest | None,
-        config: Config,
-        ids: ClientIds,
-        quote: Callable[[str], Quote],
-        permit: Callable[[str], Verdict],
-        container: StateContainer,
-    ) -> None:
-        self._clock, self._supervisor, self._bus = clock, supervisor, bus
-        self._journal, self._rest = journal, rest
-        self._quote, self._permit, self._container = quote, permit, container
-        self._facts = FactWriter(journal)
-        self.config = config
-        self.limits = RiskLimits.of(config)
-        self.ids = ids
+
+class ExecutionSeams(TypedDict):
+    """What the execution service is built from (§23)."""
+
+    clock: Clock
+    supervisor: Supervisor
+    bus: EventBus
+    journal: Journal
+    rest: KalshiRest | None
+    config: Config
+    ids: ClientIds
+    quote: Callable[[str], Quote]
+    permit: Callable[[str], Verdict]
+    container: StateContainer
+
+
+class OrderKeeper:
+    """The one writer of orders, ledger and exposures."""
+
+    def __init__(self, **seams: Unpack[ExecutionSeams]) -> None:
+        self._clock, self._supervisor = seams["clock"], seams["supervisor"]
+        self._bus, self._journal = seams["bus"], seams["journal"]
+        self._rest, self._quote = seams["rest"], seams["quote"]
+        self._permit, self._container = seams["permit"], seams["container"]
+        self._facts = FactWriter(self._journal)
+        self.config = seams["config"]
+        self.limits = RiskLimits.of(self.config)
+        self.ids = seams["ids"]
         self.store = OrderStore()
         self.ledger = Ledger()
         self.exposure = ExposureBook()
-        self.group_id: str | None = None
-        self.is_group_open = True  # False once the exchange's fill limiter has triggered
         self.changes = 0  # fills and settlements booked; a comparison that one overtook is dropped
         self.changed_at_ms = 0
-        self.is_replayed = False
-        self.in_flight: dict[str, float] = {}  # client id → monotonic s of the command
-        self.outcomes: Counter[str] = Counter()
-        self.sent: Counter[str] = Counter()
-        self.refusals: Counter[str] = Counter()
+        self.on_unknown: Callable[[Order], None] = lambda order: None
+        self.on_gap_in_fills: Callable[[Order], None] = lambda order: None
+
+    def _keep(self, order: Order, why: str) -> Order:
+        """Bind a new picture of an order: checked, journaled, counted, told."""
+        before = self.store.orders.get(order.client_order_id)
+        bound = self._bind(order, before, why)
+        self._tell_order(bound, before, why)
+        return bound
+
+    def _bind(self, order: Order, before: Order | None, why: str) -> Order:
+        """Check the move and count the order at its worst from now on."""
+        if before is not None and before.status is not order.status:
+            assert order.status in ORDER_MOVES[before.status], (
+                f"{order.client_order_id}: {before.status} -> {order.status} ({why})"
+            )
+        if not order.status.is_live:
+            order = replace(order, pending=None, worst_h=0, worst_cc=0)
+        # Fills heard before the exchange's id was known are in the ledger already.
+        booked_h = max(order.booked_h, self.ledger.filled[order.order_id or ""])
+        if booked_h > order.booked_h:
+            order = replace(order, booked_h=booked_h, filled_h=max(order.filled_h, booked_h))
+        self.store.put(order)
+        self.exposure.put_order(order)
+        return order
+
+    def _tell_order(self, order: Order, before: Order | None, why: str) -> None:
+        """Journal a bound picture and tell whoever asked for it."""
+        self.write_fact("order", order.client_order_id, row_of(order))
+        self._bus.publish(OrderChanged(at_ms=self._clock.now_ms(), order=order, why=why))
+        if before is not None and self.is_unproven(before) and not self.is_unproven(order):
+            self.tell_unknown()
+        if order.filled_h > order.booked_h and not order.is_foreign:
+            self.on_gap_in_fills(order)
+
+    def make_unknown(self, order: Order, why: str) -> None:
+        """No proof either way: reserve it, block its side, start the resolver."""
+        unknown = self._keep(replace(order, status=OrderStatus.UNKNOWN, why=why), "unknown")
+        log_execution.warning("order unknown id=%s why=%s", order.client_order_id, why)
+        self.tell_unknown()
+        self.on_unknown(unknown)
+
+    def give_up(self, order: Order, why: str) -> None:
+        """An absence is proven: the create never arrived, or the order is gone."""
+        fresh = self.store.orders[order.client_order_id]
+        never = fresh.status in (OrderStatus.UNKNOWN, OrderStatus.SENT)
+        ended = OrderStatus.NEVER_ACCEPTED if never else OrderStatus.CANCELED
+        if fresh.status.is_live:
+            self._keep(replace(fresh, status=ended, why=why), why)
+
+    def is_unproven(self, order: Order) -> bool:
+        """Whether nobody knows what became of the create: unknown, or sent by a run that died."""
+        is_past = not order.client_order_id.startswith(f"{self.ids.root}{self.ids.run}-")
+        return order.status is OrderStatus.UNKNOWN or (order.status is OrderStatus.SENT and is_past)
+
+    def unproven(self) -> list[Order]:
+        """Own orders of unknown outcome."""
+        return [order for order in self.store.live() if self.is_unproven(order)]
+
+    def tell_unknown(self) -> None:
+        """Publish which markets have orders of unknown outcome, halt when they are too many."""
+        unknown = self.unproven()
+        tickers = tuple(sorted({order.ticker for order in unknown}))
+        self._bus.publish(
+            UnknownOrdersChanged(at_ms=self._clock.now_ms(), count=len(unknown), markets=tickers)
+        )
+        if len(unknown) > self.config.max_unknown:
+            self._trip("max_unknown", "too many orders of unknown outcome at once")
+
+    def _touch(self) -> None:
+        self.changes += 1
+        self.changed_at_ms = self._clock.now_ms()
+
+    def write_fact(self, kind: str, key: str, body: Mapping[str, JsonValue]) -> None:
+        """Journal something that has happened already; a disk that fails cannot undo it."""
+        self._facts.write(kind, key, body)
+
+    def flush_facts(self) -> bool:
+        """Journal what a failing disk refused earlier; True when nothing waits any more."""
+        return self._facts.flush()
+
+    def _alert(self, severity: str, kind: str, text: str, ticker: str) -> None:
+        self._bus.publish(
+            AlertRaised(
+                at_ms=self._clock.now_ms(), severity=severity, kind=kind, text=text, ticker=ticker
+            )
+        )
+
+    def _trip(self, kind: str, text: str) -> None:
+        self._bus.publish(BreakerTripped(at_ms=self._clock.now_ms(), kind=kind, text=text))
+
+    def _event_of(self, ticker: str) -> str:
+        market = self._quote(ticker).market
+        if market is not None:
+            return market.event_ticker
+        return self.exposure.event_of(ticker) or ticker.rpartition("-")[0] or ticker
+
+    def headroom_ud(self, ticker: str) -> int:
+        """Smallest distance to a limit of loss, exposure or cash, in micro-dollars; >= 0."""
+        limits, book = self.limits, self.exposure
+        event_ud = book.event_ud(book.event_of(ticker) or self._event_of(ticker))
+        return max(
+            0,
+            min(
+                limits.max_market_loss_ud - book.market_ud(ticker),
+                limits.max_event_loss_ud - event_ud,
+                limits.max_exposure_ud - book.total_ud,
+                (self.ledger.cash_ud or 0) - limits.min_cash_ud,
+            ),
+        )
+
+    def digest(self) -> str:
+        """Hash of ledger and live orders: the state a replay must reach again (I15)."""
+        live = sorted(
+            (o.client_order_id, o.status.value, o.order_id or "", o.price_cc, o.count_h, o.filled_h)
+            for o in self.store.live()
+        )
+        return hashlib.sha256(f"{self.ledger.digest()}{live!r}".encode()).hexdigest()
+
+
+# ======================================================================================
+# §18d BOOKER
+# Purpose:   Book fills, fees and settlements exactly once; rebuild all of it from the journal.
+# Position:  Uses §03, §07, §12, §14, §18b, §18c. Fed by §16; read by §18k.
+# Principle: A fill is a fact: written down first, applied once, and never invented.
+# ======================================================================================
+
+
+class Booker(OrderKeeper):
+    """Money: every execution and payout, once, live and in a replay."""
+
+    def __init__(self, **seams: Unpack[ExecutionSeams]) -> None:
+        super().__init__(**seams)
         self.fills_booked = 0
         self.fills_known_to_ms: int | None = None
         self.fee_mismatches: Counter[str] = Counter()
         self._fee_streak: Counter[str] = Counter()
+        self.is_replayed = False
+
+    def on_fill(self, report: FillReport) -> bool:
+        """Book one execution exactly once; False when it was booked before."""
+        if self.ledger.has_fill(report.trade_id, report.order_id):
+            return False
+        order = self.store.find(client_order_id=report.client_order_id, order_id=report.order_id)
+        order = order or self._recall(report.client_order_id)
+        is_ours = order is not None and not order.is_foreign
+        fill = Fill(
+            trade_id=report.trade_id,
+            order_id=report.order_id,
+            ticker=report.ticker,
+            client_order_id=order.client_order_id if order is not None and is_ours else None,
+            side=report.side,
+            price_cc=report.price_cc,
+            count_h=report.count_h,
+            is_taker=report.is_taker,
+            fee_ud=report.fee_ud,
+            at_ms=report.at_ms,
+            strategy=order.strategy if order is not None and is_ours else "",
+            is_foreign=not is_ours,
+        )
+        if self._journal.has("fill", f"{fill.trade_id}|{fill.order_id}"):
+            return False  # older than the memory, or booked in an earlier run
+        self.write_fact("fill", f"{fill.trade_id}|{fill.order_id}", row_of(fill))
+        self._book(fill, order)
+        return True
+
+    def _recall(self, client_order_id: str | None) -> Order | None:
+        """An own order that memory has let go; the journal never does."""
+        if client_order_id is None or not self.ids.is_ours(client_order_id):
+            return None
+        fact = self._journal.newest("order", client_order_id)
+        return order_of_row(fact.body) if fact is not None else None
+
+    def is_known(self, report: FillReport) -> bool:
+        """Whether this fill is booked, or belongs to an order we know."""
+        order = self.store.find(client_order_id=report.client_order_id, order_id=report.order_id)
+        return order is not None or self.ledger.has_fill(report.trade_id, report.order_id)
+
+    def _book(self, fill: Fill, order: Order | None) -> None:
+        fees = self._quote(fill.ticker).fees
+        expected_ud = self.ledger.expected_fee_ud(fill, fees) if fees.is_known else None
+        is_fresh = self.ledger.apply_fill(fill)
+        assert is_fresh, f"fill {fill.trade_id} was applied twice"
+        self.fills_booked += 1
+        self.fills_known_to_ms = max(self.fills_known_to_ms or 0, fill.at_ms)
+        self.exposure.put_position(self.ledger.positions[fill.ticker], self._event_of(fill.ticker))
+        self._touch()
+        if order is not None:
+            self._book_on_order(order, fill)
+        self._compare_fee(fill, expected_ud)
+        self._bus.publish(
+            FillBooked(at_ms=self._clock.now_ms(), fill=fill, expected_fee_ud=expected_ud)
+        )
+
+    def _book_on_order(self, order: Order, fill: Fill) -> None:
+        booked_h = order.booked_h + fill.count_h
+        filled_h = max(order.filled_h, booked_h)
+        if filled_h > max(order.count_h, order.filled_h + order.worst_h):
+            self._overfilled(order, filled_h)
+        status = order.status
+        if filled_h >= order.count_h and order.status.is_live and order.pending is None:
+            status = OrderStatus.EXECUTED
+        elif status in (OrderStatus.SENT, OrderStatus.UNKNOWN):
+            status = OrderStatus.RESTING
+        self._keep(
+            replace(
+                order,
+                booked_h=booked_h,
+                filled_h=filled_h,
+                status=status,
+                order_id=order.order_id or fill.order_id,
+            ),
+            "filled",
+        )
+
+    def _overfilled(self, order: Order, filled_h: int) -> None:
+        """More filled than was asked for: a fill is a fact all the same, and somebody must look."""
+        sizes = f"{format_count(filled_h)} of {format_count(order.count_h)}"
+        text = f"{order.client_order_id} filled {sizes}"
+        self._alert("error", "invariant_failed", text, order.ticker)
+
+    def _compare_fee(self, fill: Fill, expected_ud: int | None) -> None:
+        if expected_ud is None or expected_ud == fill.fee_ud or fill.is_foreign:
+            self._fee_streak[fill.ticker] = 0
+            return
+        self.fee_mismatches[fill.ticker] += 1
+        self._fee_streak[fill.ticker] += 1
+        fees = f"charged {show_dollars(fill.fee_ud)}, expected {show_dollars(expected_ud)} dollars"
+        self._alert("warning", "fee_mismatch", f"{fill.ticker}: {fees}", fill.ticker)
+
+    def fees_of(self, ticker: str) -> FeeSchedule:
+        """Fee schedule in force for a market (assumed where it could not be read)."""
+        return self._quote(ticker).fees
+
+    def is_fee_trusted(self, ticker: str) -> bool:
+        """False after three fees in a row that our model did not expect."""
+        return self._fee_streak[ticker] < 3
+
+    def on_settled(self, ticker: str, result: str, settlement_cc: int) -> None:
+        """Pay out a market once, at its final value; later calls for it change nothing."""
+        position = self.ledger.positions.get(ticker)
+        if position is None or position.position_h == 0 or self._journal.has("settlement", ticker):
+            return
+        body: dict[str, JsonValue] = {
+            "ticker": ticker,
+            "result": result,
+            "settlement_cc": settlement_cc,
+            "position_h": position.position_h,
+        }
+        self.write_fact("settlement", ticker, body)
+        cash_ud = self.ledger.settle(ticker, settlement_cc)
+        self.exposure.put_position(self.ledger.positions[ticker], self._event_of(ticker))
+        self._touch()
+        self._bus.publish(
+            MarketSettled(
+                at_ms=self._clock.now_ms(),
+                ticker=ticker,
+                result=result,
+                position_h=position.position_h,
+                cash_ud=cash_ud,
+            )
+        )
+
+    def replay(self) -> None:
+        """Rebuild orders, ledger and exposures from the journal; nothing is sent or published."""
+        self.store, self.ledger, self.exposure = OrderStore(), Ledger(), ExposureBook()
+        self.is_replayed = True
+        booked: Counter[str] = Counter()
+        for fact in self._journal.facts():
+            match fact.kind:
+                case "order":
+                    self._replay_order(order_of_row(fact.body))
+                case "intent":
+                    self._replay_intent(fact.body)
+                case "fill":
+                    self._replay_fill(fact.body)
+                    booked[str(fact.body["client_order_id"])] += int(str(fact.body["count_h"]))
+                case "settlement":
+                    self.ledger.settle(
+                        str(fact.body["ticker"]), int(str(fact.body["settlement_cc"]))
+                    )
+                case "adjust":
+                    self.adopt_figures(fact.body)
+                    self.fills_known_to_ms = max(self.fills_known_to_ms or 0, fact.at_ms)
+                case _:
+                    pass  # other facts explain; they hold no money
+        for position in self.ledger.positions.values():
+            self.exposure.put_position(position, self._event_of(position.ticker))
+        for order in list(self.store.orders.values()):
+            # A crash between a fill's row and its order's row leaves the order behind the ledger.
+            booked_h = max(order.booked_h, booked[order.client_order_id])
+            if booked_h > order.booked_h:
+                filled_h = max(order.filled_h, booked_h)
+                self._replay_order(replace(order, booked_h=booked_h, filled_h=filled_h))
+
+    def _replay_order(self, order: Order) -> None:
+        self.store.put(order)
+        self.exposure.put_order(order)
+
+    def _replay_intent(self, row: Mapping[str, Any]) -> None:
+        """An intent without a later order row died between the journal and the wire: unknown."""
+        known = self.store.orders.get(row["client_order_id"])
+        if row["kind"] == CommandKind.AMEND and known is not None:
+            self._replay_order(_amending(known, row["price_cc"], row["count_h"], row["at_ms"]))
+        if row["kind"] != CommandKind.CREATE or known is not None:
+            return
+        self._replay_order(
+            Order(
+                client_order_id=row["client_order_id"],
+                ticker=row["ticker"],
+                event_ticker=row["event_ticker"],
+                side=Side(row["side"]),
+                price_cc=row["price_cc"],
+                count_h=row["count_h"],
+                status=OrderStatus.SENT,
+                strategy=row["strategy"],
+                slot=row["slot"],
+                decision_id=row["decision_id"],
+                is_take=row["is_take"],
+                sent_at_ms=row["at_ms"],
+                moved_at_ms=row["at_ms"],
+                expires_at_ms=row["expires_at_ms"],
+            )
+        )
+
+    def _replay_fill(self, row: Mapping[str, Any]) -> None:
+        fill = Fill(**{**row, "side": Side(row["side"])})
+        self.ledger.apply_fill(fill)
+        self.fills_known_to_ms = max(self.fills_known_to_ms or 0, fill.at_ms)
+
+    def adjustments(self) -> Iterator[Fact]:
+        """Journaled take-overs of the exchange's figures; the first is the baseline."""
+        return self._journal.facts("adjust")
+
+    def refresh_exposure(self, ticker: str) -> None:
+        """Bring the risk gate's picture of one holding up to date."""
+        self.exposure.put_position(self.ledger.positions[ticker], self._event_of(ticker))
+
+    def adopt_figures(self, body: Mapping[str, Any]) -> None:
+        """Take over positions and cash from a journaled ADJUST (baseline or difference)."""
+        for row in body.get("positions", ()):
+            self.ledger.adopt_position(Position(**row))
+        if body.get("cash_ud") is not None:
+            self.ledger.cash_ud = int(body["cash_ud"])
+        for trade_id, order_id in body.get("seen", ()):
+            self.ledger.mark_seen(trade_id, order_id)
+
+
+# ======================================================================================
+# §18e ANSWERS
+# Purpose:   What an answer to a command makes of its order.
+# Position:  Uses §03, §04, §15b, §18b to §18d. Called by §18f and §18j.
+# Principle: Only a proof ends an order or frees its risk; doubt goes to the resolver.
+# ======================================================================================
+
+
+class Answers(Booker):
+    """Outcomes of creates, amends, decreases and cancels; the breakers over them."""
+
+    def __init__(self, **seams: Unpack[ExecutionSeams]) -> None:
+        super().__init__(**seams)
+        self.group_id: str | None = None
+        self.is_group_open = True  # False once the exchange's fill limiter has triggered
+        self._answers: deque[bool] = deque(maxlen=REJECT_WINDOW)
+        self._unreadable = 0
+        self.on_group_closed: Callable[[], None] = lambda: None
+
+    def open_group(self, group_id: str) -> None:
+        """From now on every order names this group."""
+        self.group_id, self.is_group_open = group_id, True
+
+    def close_group(self) -> None:
+        """The exchange has closed our group: nothing may be placed until there is a new one."""
+        if self.is_group_open:
+            self.is_group_open = False
+            self.on_group_closed()
+
+    def _after_create(self, order: Order, outcome: OrderOutcome) -> None:
+        self._watch_answers(outcome)
+        if outcome.kind is OutcomeKind.REFUSED and "order_group" in outcome.code:
+            self.close_group()  # the frame that says so may be lost
+        match outcome.kind:
+            case OutcomeKind.ACCEPTED:
+                self._accepted(order, outcome)
+            case OutcomeKind.REFUSED | OutcomeKind.RATE_LIMITED | OutcomeKind.GONE:
+                self._end_if(order, OrderStatus.SENT, OrderStatus.REJECTED, _why(outcome))
+            case OutcomeKind.NEVER_SENT:
+                self._end_if(order, OrderStatus.SENT, OrderStatus.NEVER_ACCEPTED, _why(outcome))
+            case OutcomeKind.UNKNOWN | OutcomeKind.DUPLICATE:
+                if order.status is OrderStatus.SENT:
+                    self.make_unknown(order, _why(outcome))
+            case _:
+                assert_never(outcome.kind)
+
+    def _end_if(self, order: Order, only: OrderStatus, status: OrderStatus, why: str) -> None:
+        """End an order that is still in `only`; the stream may have told the truth before."""
+        if order.status is only:
+            self._keep(replace(order, status=status, why=why), why)
+
+    def _accepted(self, order: Order, outcome: OrderOutcome) -> None:
+        if not order.status.is_live:
+            return  # the stream told the end of it before the answer came
+        filled_h = max(order.filled_h, outcome.filled_h)
+        status = OrderStatus.CANCELED
+        if outcome.remaining_h > 0:
+            status = OrderStatus.RESTING
+        if filled_h >= order.count_h:
+            status = OrderStatus.EXECUTED
+        acked = replace(
+            order,
+            status=status,
+            order_id=outcome.order_id,
+            filled_h=filled_h,
+            acked_at_ms=self._clock.now_ms(),
+            updated_at_ms=max(order.updated_at_ms, outcome.at_ms),
+            why=None if status is not OrderStatus.CANCELED else "nothing left to rest",
+        )
+        self._keep(acked, "acked")
+
+    def _after_change(
+        self,
+        kind: CommandKind,
+        order: Order,
+        outcome: OrderOutcome,
+        intent: Intent | None,
+        want: Want | None,
+    ) -> None:
+        is_other = order.pending is not kind and kind is not CommandKind.CANCEL
+        if not order.status.is_live or is_other:
+            return  # the stream settled it already
+        if order.pending is None:
+            order = _cancelling(order, self._clock.now_ms())
+            self.store.put(order)
+        match outcome.kind:
+            case OutcomeKind.ACCEPTED:
+                self._changed(kind, order, outcome, intent, want)
+            case OutcomeKind.REFUSED | OutcomeKind.RATE_LIMITED | OutcomeKind.NEVER_SENT:
+                if order.pending is kind:  # it proves nothing about a change without an answer
+                    self._keep(_at_rest(order), f"{kind} refused: {_why(outcome)}")
+            case OutcomeKind.GONE | OutcomeKind.UNKNOWN | OutcomeKind.DUPLICATE:
+                # 404 does not tell cancelled from filled: the order list decides, at full risk.
+                self.on_unknown(order)
+            case _:
+                assert_never(outcome.kind)
+
+    def _changed(
+        self,
+        kind: CommandKind,
+        order: Order,
+        outcome: OrderOutcome,
+        intent: Intent | None,
+        want: Want | None,
+    ) -> None:
+        now_ms = self._clock.now_ms()
+        filled_h = max(order.filled_h, outcome.filled_h)
+        base = replace(
+            _at_rest(order),
+            filled_h=filled_h,
+            updated_at_ms=max(order.updated_at_ms, outcome.at_ms),
+        )
+        if kind is CommandKind.CANCEL and 0 < outcome.reduced_h < order.remaining_h:
+            self.on_unknown(order)  # fills we have not heard of: at full risk until proven
+        elif kind is CommandKind.CANCEL:
+            ended = OrderStatus.EXECUTED if filled_h >= order.count_h else OrderStatus.CANCELED
+            self._keep(replace(base, status=ended, why="cancelled by us"), "cancelled")
+        elif kind is CommandKind.DECREASE and want is not None:
+            self._keep(replace(base, count_h=filled_h + want.count_h), "decreased")
+        elif intent is not None:
+            moved_ms = order.moved_at_ms if intent.is_refresh else now_ms
+            count_h = max(intent.filled_h + intent.count_h, filled_h)
+            ended = OrderStatus.EXECUTED if filled_h >= count_h else order.status
+            self._keep(
+                replace(
+                    base,
+                    price_cc=intent.price_cc,
+                    count_h=count_h,
+                    moved_at_ms=moved_ms,
+                    expires_at_ms=intent.expires_at_ms,
+                    status=ended,
+                ),
+                "expiry renewed" if intent.is_refresh else "amended",
+            )
+
+    def after_batch_cancel(self, order: Order, outcome: OrderOutcome) -> None:
+        """One entry of a batch cancel, judged like a cancel of its own."""
+        fresh = self.store.orders.get(order.client_order_id)
+        is_open = outcome.kind in (OutcomeKind.ACCEPTED, OutcomeKind.GONE, OutcomeKind.UNKNOWN)
+        # A refused cancel proves nothing about another command that has no answer yet.
+        if fresh is not None and (is_open or fresh.pending is None):
+            self._after_change(CommandKind.CANCEL, fresh, outcome, None, None)
+
+    def _watch_answers(self, outcome: OrderOutcome) -> None:
+        """Breakers over the last creates: refusals, and answers that cannot be read."""
+        is_refused = outcome.kind is OutcomeKind.REFUSED
+        self._answers.append(is_refused)
+        is_unreadable = outcome.kind is OutcomeKind.UNKNOWN and 200 <= outcome.status < 300
+        self._unreadable = self._unreadable + 1 if is_unreadable else 0
+        share = sum(self._answers) / REJECT_WINDOW
+        if self._unreadable >= UNREADABLE_MAX:
+            self._trip("unreadable_answers", "two answers in a row named no order")
+        elif outcome.status == 410:
+            self._trip(
+                "order_path_gone", "the exchange answers 410: this order path is switched off"
+            )
+        elif is_refused and share > self.config.max_reject_ratio:
+            self._trip("reject_ratio", f"{share:.0%} of the last {REJECT_WINDOW} creates refused")
+
+
+def _why(outcome: OrderOutcome) -> str:
+    return outcome.code or outcome.message or f"status {outcome.status}"
+
+
+# ======================================================================================
+# §18f SENDER
+# Purpose:   Gate, limits, budget, journal, bytes: in one go, and one command per order at a time.
+# Position:  Uses §02 to §08, §11, §14, §15f, §18b to §18e.
+# Principle: Written down before it is sent, sent once; no wait between check and bytes.
+# ======================================================================================
+
+
+class Sender(Answers):
+    """Puts commands on the wire. Synchronous up to the bytes; a task hears the answer."""
+
+    def __init__(self, **seams: Unpack[ExecutionSeams]) -> None:
+        super().__init__(**seams)
+        self.in_flight: dict[str, float] = {}  # client id → monotonic s of the command
+        self.outcomes: Counter[str] = Counter()
+        self.sent: Counter[str] = Counter()
         self._minute: deque[tuple[float, int]] = deque()  # orders: monotonic s, notional
         self._minute_ud = 0  # sum of these notionals
         self._recent: dict[tuple[str, Side, int], int] = {}
-        self._answers: deque[bool] = deque(maxlen=REJECT_WINDOW)
-        self._unreadable = 0
-        self.on_unknown: Callable[[Order], None] = lambda order: None
-        self.on_group_closed: Callable[[], None] = lambda: None
-        self.on_gap_in_fills: Callable[[Order], None] = lambda order: None
 
-    # -- wishes -------------------------------------------------------------------------
+    def _submit(self, intent: Intent, order: Order | None, quote: Quote) -> Verdict:
+        """Gate, limits, budget, journal, bytes: in one go, no await between them."""
+        verdict = self._refuse_early(intent)
+        if verdict is None:
+            self.exposure.attribute(intent.ticker, intent.event_ticker)
+            view = self._risk_view(intent, quote)
+            verdict = check_intent(intent, view, self.exposure, self.limits)
+        if not verdict.is_ok:
+            return verdict
+        assert self._rest is not None, "an intent passed the gates without a trading client"
+        if not self._rest.try_budget(intent.kind):
+            return refusal(Reason.RATE_BUDGET, "write budget", "tokens")
+        try:
+            if not self.flush_facts():
+                raise JournalError("facts of the past wait for room")
+            self._journal.fact("intent", intent.client_order_id, row_of(intent))
+        except JournalError as error:
+            log_execution.error("intent not journaled, not sent error=%s", error)
+            return refusal(Reason.JOURNAL_UNWRITABLE, str(error), "writable")
+        try:
+            request = (
+                self._rest.create(intent, self.group_id)
+                if order is None
+                else self._rest.amend(intent)
+            )
+        finally:  # the order counts from here on, even if that call broke with its bytes gone
+            self._count_rates(intent)
+            reserved = self._reserve(intent, order)
+        # The bytes have left; the intent in the journal stands for the order until this row does.
+        self._tell_order(reserved, order, "sent" if order is None else "amend sent")
+        self._send(intent.kind, reserved, request, intent)
+        return ALLOWED
+
+    def _refuse_early(self, intent: Intent) -> Verdict | None:
+        if self._rest is None:
+            return refusal(Reason.NOT_READY, "watch only", "trading")
+        permit = self._permit(intent.ticker)
+        if not permit.is_ok:
+            return permit
+        if not self.is_group_open:
+            value, limit = "order group triggered", "a new order group"
+            return refusal(Reason.RATE_BUDGET, value, limit)
+        for other in self.store.live(ticker=intent.ticker):
+            if other.side is intent.side and self.is_unproven(other):
+                limit = "no unknown order on this side"
+                return refusal(Reason.ORDER_UNKNOWN, other.client_order_id, limit)
+        return None
+
+    def _risk_view(self, intent: Intent, quote: Quote) -> RiskView:
+        now = self._container.now
+        mid2_cc = twice_mid_cc(quote.bid_cc, quote.ask_cc)
+        self._trim_minute()
+        key = (intent.ticker, intent.side, intent.price_cc)
+        age_ms = intent.at_ms - self._recent.get(key, -DUPLICATE_WINDOW_MS)
+        return RiskView(
+            gate=now.gate,
+            grid=quote.market.grid if quote.market else CENT_GRID,
+            mid_cc=None if mid2_cc is None else mid2_cc // 2,
+            last_cc=quote.last_cc,
+            cash_ud=self.ledger.cash_ud,
+            fee_ud=quote.fees.taker_ud(intent.price_cc, intent.count_h)
+            if quote.fees.is_known
+            else 0,
+            day_pnl_ud=now.day_pnl_ud,
+            drawdown_ud=now.drawdown_ud,
+            orders_last_minute=len(self._minute),
+            notional_last_minute_ud=self._minute_ud,
+            is_duplicate=intent.kind is CommandKind.CREATE and age_ms < DUPLICATE_WINDOW_MS,
+        )
+
+    def _trim_minute(self) -> None:
+        oldest_s = self._clock.monotonic() - 60.0
+        while self._minute and self._minute[0][0] <= oldest_s:
+            self._minute_ud -= self._minute.popleft()[1]
+
+    def _count_rates(self, intent: Intent) -> None:
+        if intent.is_refresh:
+            return
+        is_create = intent.kind is CommandKind.CREATE
+        notional_ud = intent.notional_ud if is_create else 0
+        self._minute.append((self._clock.monotonic(), notional_ud))
+        self._minute_ud += notional_ud
+        if is_create:
+            self._recent[intent.ticker, intent.side, intent.price_cc] = intent.at_ms
+            if len(self._recent) > ENDED_ORDERS_MAX:
+                self._recent.clear()
+
+    def _reserve(self, intent: Intent, order: Order | None) -> Order:
+        """The order as it must count from now on: new and sent, or the worse of both sizes."""
+        if order is None:
+            fresh = Order(
+                client_order_id=intent.client_order_id,
+                ticker=intent.ticker,
+                event_ticker=intent.event_ticker,
+                side=intent.side,
+                price_cc=intent.price_cc,
+                count_h=intent.count_h,
+                status=OrderStatus.SENT,
+                strategy=intent.strategy,
+                slot=intent.slot,
+                decision_id=intent.decision_id,
+                is_take=intent.is_take,
+                sent_at_ms=intent.at_ms,
+                moved_at_ms=intent.at_ms,
+                expires_at_ms=intent.expires_at_ms,
+            )
+            return self._bind(fresh, None, "sent")
+        changed = _amending(order, intent.price_cc, intent.count_h, intent.at_ms)
+        return self._bind(changed, order, "amend sent")
+
+    def cancel(self, order: Order) -> Verdict:
+        """Ask for the end of one order; always allowed, in every state and under every halt."""
+        if self._rest is None or order.order_id is None:
+            return refusal(Reason.ORDER_UNKNOWN, "no order id yet", "known id")
+        self._rest.try_budget(CommandKind.CANCEL)
+        pending = self._keep(_cancelling(order, self._clock.now_ms()), "cancel sent")
+        self._send(CommandKind.CANCEL, pending, self._rest.cancel(order))
+        return ALLOWED
+
+    def _decrease(self, order: Order, want: Want) -> Verdict:
+        assert self._rest is not None, "a resting order without a trading client"
+        if not self._rest.try_budget(CommandKind.DECREASE):
+            return refusal(Reason.RATE_BUDGET, "write budget", "tokens")
+        pending = replace(
+            order,
+            pending=CommandKind.DECREASE,
+            pending_since_ms=self._clock.now_ms(),
+            worst_h=order.remaining_h,
+            worst_cc=order.price_cc,
+        )
+        request = self._rest.decrease(order, want.count_h)
+        self._send(CommandKind.DECREASE, self._keep(pending, "decrease sent"), request, want=want)
+        return ALLOWED
+
+    def _send(
+        self,
+        kind: CommandKind,
+        order: Order,
+        request: Awaitable[OrderOutcome],
+        intent: Intent | None = None,
+        *,
+        want: Want | None = None,
+    ) -> None:
+        key = order.client_order_id
+        self.sent[str(kind)] += 1
+        self._enter_flight(key)
+        self._supervisor.spawn(
+            self._hear(kind, key, request, intent, want), name=f"order:{kind}:{key}"
+        )
+
+    async def _hear(
+        self,
+        kind: CommandKind,
+        key: str,
+        request: Awaitable[OrderOutcome],
+        intent: Intent | None,
+        want: Want | None,
+    ) -> None:
+        try:
+            outcome = await request
+        except Exception as error:
+            log_execution.exception("request broke kind=%s id=%s", kind, key)
+            outcome = OrderOutcome(
+                kind=OutcomeKind.UNKNOWN, message=repr(error), client_order_id=key
+            )
+        finally:
+            self._leave_flight(key)
+        self.outcomes[f"{kind}:{outcome.kind.value}"] += 1
+        order = self.store.orders.get(key)
+        if order is None:
+            return
+        if kind is CommandKind.CREATE:
+            self._after_create(order, outcome)
+        else:
+            self._after_change(kind, order, outcome, intent, want)
+
+    def _enter_flight(self, key: str) -> None:
+        self.in_flight[key] = self._clock.monotonic()
+        if len(self.in_flight) == 1:
+            self._bus.publish(CommandsInFlight(at_ms=self._clock.now_ms(), count=1))
+
+    def _leave_flight(self, key: str) -> None:
+        self.in_flight.pop(key, None)
+        if not self.in_flight:
+            self._bus.publish(CommandsInFlight(at_ms=self._clock.now_ms(), count=0))
+
+
+# ======================================================================================
+# §18g NEWS
+# Purpose:   Merge what the exchange tells of orders: ours, adopted, foreign, late.
+# Position:  Uses §03, §05, §18b to §18f. Fed by §16 and by the reads of §18i to §18k.
+# Principle: News only adds: an end stays an end, and a new life after one is an alarm.
+# ======================================================================================
+
+
+class OrderNews(Sender):
+    """Reports of orders, from the stream and from lists."""
+
+    def on_report(self, report: OrderReport) -> Order | None:
+        """Merge the exchange's picture of an order: ours, adopted or foreign."""
+        order = self.store.find(client_order_id=report.client_order_id, order_id=report.order_id)
+        if order is None:
+            return self._adopt(report)
+        is_old = (report.updated_at_ms or 0) < order.updated_at_ms
+        if order.is_foreign:
+            return order if is_old else self._foreign_moved(order, report)
+        if not order.status.is_live:
+            return self._late(order, report)
+        if is_old and report.status is OrderStatus.RESTING:
+            return order  # reads lag writes; an older picture proves nothing about a live order
+        if not _is_same_order(order, report):
+            self._collision(order)
+            return order
+        return self._merge(order, report)
+
+    def _foreign_moved(self, order: Order, report: OrderReport) -> Order:
+        if report.status is OrderStatus.UNKNOWN or not order.status.is_live:
+            return order  # a word we do not know, or an end we have heard of
+        return self._keep(_foreign(report, order.event_ticker), "foreign order moved")
+
+    def _merge(self, order: Order, report: OrderReport) -> Order:
+        filled_h = max(order.filled_h, report.filled_h)
+        # A word for the status that we do not know proves nothing new.
+        status = order.status if report.status is OrderStatus.UNKNOWN else report.status
+        # Fills are facts, the picture may be older: what it tells of size holds as a whole.
+        is_resting = status is OrderStatus.RESTING and order.pending is None
+        count_h = report.filled_h + report.remaining_h if is_resting else order.count_h
+        if status in (OrderStatus.CANCELED, OrderStatus.RESTING) and filled_h >= count_h:
+            status = OrderStatus.EXECUTED if order.pending is None else status
+        merged = replace(
+            order,
+            order_id=report.order_id,
+            status=status,
+            filled_h=filled_h,
+            acked_at_ms=order.acked_at_ms or self._clock.now_ms(),
+            updated_at_ms=max(order.updated_at_ms, report.updated_at_ms or 0),
+            why=report.why if status is OrderStatus.CANCELED else order.why,
+        )
+        if is_resting:
+            merged = replace(
+                merged,
+                price_cc=report.price_cc,
+                count_h=max(count_h, filled_h),
+                expires_at_ms=report.expires_at_ms or order.expires_at_ms,
+            )
+        return order if merged == order else self._keep(merged, report.why or "reported")
+
+    def settle_pending(self, order: Order, report: OrderReport) -> Order:
+        """A re-read proves what became of an amend, decrease or cancel without an answer."""
+        fresh = self.store.orders[order.client_order_id]
+        if fresh.pending is None or not fresh.status.is_live:
+            return fresh
+        merged = replace(_at_rest(fresh), updated_at_ms=0)
+        self.store.put(merged)
+        self.exposure.put_order(merged)
+        return self._merge(merged, report)
+
+    def _adopt(self, report: OrderReport) -> Order | None:
+        """An order we do not know: ours from a lost journal, or somebody else's on this account."""
+        event_ticker = self._event_of(report.ticker)
+        if not self.ids.is_ours(report.client_order_id):
+            if report.status is not OrderStatus.RESTING:
+                return None
+            text = f"an order of somebody else rests in {report.ticker}"
+            self._alert("warning", "foreign_activity", text, report.ticker)
+            return self._keep(_foreign(report, event_ticker), "foreign order found")
+        adopted = replace(_foreign(report, event_ticker), is_foreign=False, why="adopted")
+        log_execution.warning("order adopted id=%s", report.client_order_id)
+        return self._keep(adopted, "adopted")
+
+    def _late(self, order: Order, report: OrderReport) -> Order:
+        """News of an order that has ended here: more fills are facts, a new life is an alarm."""
+        is_alive = report.status is OrderStatus.RESTING
+        is_more = report.filled_h > order.filled_h
+        is_given_up = order.status in (OrderStatus.NEVER_ACCEPTED, OrderStatus.REJECTED)
+        if is_given_up and (is_alive or is_more):
+            what = "rests" if is_alive else "was filled"
+            self._alarm_late(order, f"{what} although it was given up")
+        if is_given_up and is_alive:
+            return self._revive(order, report, "late accept")
+        if is_more:
+            return self._keep(
+                replace(order, filled_h=report.filled_h, order_id=report.order_id), "late fill"
+            )
+        return order
+
+    def rests_after_all(self, order: Order, report: OrderReport) -> None:
+        """Proven: an order that has ended here still rests there. Alarm, count it, cancel it."""
+        self._alarm_late(order, f"rests although it is {order.status} here", "invariant_failed")
+        self._revive(order, report, "rests after all")
+
+    def _revive(self, order: Order, report: OrderReport, why: str) -> Order:
+        """Count an order that had ended as live again, and ask for its end at once."""
+        filled_h = max(order.filled_h, report.filled_h)
+        revived = replace(
+            order,
+            status=OrderStatus.RESTING,
+            order_id=report.order_id,
+            why=why,
+            price_cc=report.price_cc,
+            count_h=filled_h + report.remaining_h,
+            filled_h=filled_h,
+            updated_at_ms=report.updated_at_ms or 0,
+        )
+        self.store.put(revived)
+        self.exposure.put_order(revived)
+        self.cancel(revived)
+        return self.store.orders[order.client_order_id]
+
+    def _alarm_late(self, order: Order, what: str, kind: str = "late_accept") -> None:
+        self._alert("error", kind, f"{order.client_order_id} {what}", order.ticker)
+        self.write_fact("late_accept", order.client_order_id, row_of(order))
+
+    def _collision(self, order: Order) -> None:
+        text = f"{order.client_order_id} names another order at the exchange"
+        self._alert("error", "invariant_failed", text, order.ticker)
+        if order.status in (OrderStatus.SENT, OrderStatus.UNKNOWN):
+            self._keep(replace(order, status=OrderStatus.REJECTED, why="id collision"), "collision")
+
+
+def _is_same_order(order: Order, report: OrderReport) -> bool:
+    if report.ticker != order.ticker or report.side is not order.side:
+        return False
+    # Until the first answer nothing of ours can have moved it, so price and size must match too.
+    is_fresh = order.order_id is None
+    return not is_fresh or (report.price_cc == order.price_cc and report.count_h == order.count_h)
+
+
+def _foreign(report: OrderReport, event_ticker: str) -> Order:
+    return Order(
+        client_order_id=report.client_order_id or report.order_id,
+        order_id=report.order_id,
+        ticker=report.ticker,
+        event_ticker=event_ticker,
+        side=report.side,
+        price_cc=report.price_cc,
+        count_h=report.filled_h + report.remaining_h
+        if report.status is OrderStatus.RESTING
+        else report.count_h,
+        status=report.status,
+        filled_h=report.filled_h,
+        booked_h=report.filled_h,
+        updated_at_ms=report.updated_at_ms or 0,
+        expires_at_ms=report.expires_at_ms,
+        is_foreign=True,
+    )
+
+
+# ======================================================================================
+# §18h EXECUTION SERVICE
+# Purpose:   Send what is missing between what strategies want and what is there.
+# Position:  Uses §18a to §18g. Built by §23; asked by §19.
+# Principle: A strategy says what it wants; nothing it says can skip a gate or double an order.
+# ======================================================================================
+
+
+class ExecutionService(OrderNews):
+    """One writer of orders, ledger and exposures. Synchronous up to the bytes of a command."""
+
+    def __init__(self, **seams: Unpack[ExecutionSeams]) -> None:
+        super().__init__(**seams)
+        self.refusals: Counter[str] = Counter()
 
     def converge(
         self,
@@ -11101,877 +12016,19 @@ class ExecutionService:
             is_refresh=command.is_refresh,
         )
 
-    def _event_of(self, ticker: str) -> str:
-        market = self._quote(ticker).market
-        if market is not None:
-            return market.event_ticker
-        return self.exposure.event_of(ticker) or ticker.rpartition("-")[0] or ticker
-
-    # -- create and amend ---------------------------------------------------------------
-
-    def _submit(self, intent: Intent, order: Order | None, quote: Quote) -> Verdict:
-        """Gate, limits, budget, journal, bytes: in one go, no await between them."""
-        verdict = self._refuse_early(intent)
-        if verdict is None:
-            self.exposure.attribute(intent.ticker, intent.event_ticker)
-            view = self._risk_view(intent, quote)
-            verdict = check_intent(intent, view, self.exposure, self.limits)
-        if not verdict.is_ok:
-            return verdict
-        assert self._rest is not None, "an intent passed the gates without a trading client"
-        if not self._rest.try_budget(intent.kind):
-            return refusal(Reason.RATE_BUDGET, "write budget", "tokens")
-        try:
-            if not self.flush_facts():
-                raise JournalError("facts of the past wait for room")
-            self._journal.fact("intent", intent.client_order_id, row_of(intent))
-        except JournalError as error:
-            log_execution.error("intent not journaled, not sent error=%s", error)
-            return refusal(Reason.JOURNAL_UNWRITABLE, str(error), "writable")
-        try:
-            request = (
-                self._rest.create(intent, self.group_id)
-                if order is None
-                else self._rest.amend(intent)
-            )
-        finally:  # the order counts from here on, even if that call broke with its bytes gone
-            self._count_rates(intent)
-            reserved = self._reserve(intent, order)
-        # The bytes have left; the intent in the journal stands for the order until this row does.
-        self._tell_order(reserved, order, "sent" if order is None else "amend sent")
-        self._send(intent.kind, reserved, request, intent)
-        return ALLOWED
-
-    def _refuse_early(self, intent: Intent) -> Verdict | None:
-        if self._rest is None:
-            return refusal(Reason.NOT_READY, "watch only", "trading")
-        permit = self._permit(intent.ticker)
-        if not permit.is_ok:
-            return permit
-        if not self.is_group_open:
-            value, limit = "order group triggered", "a new order group"
-            return refusal(Reason.RATE_BUDGET, value, limit)
-        for other in self.store.live(ticker=intent.ticker):
-            if other.side is intent.side and self.is_unproven(other):
-                limit = "no unknown order on this side"
-                return refusal(Reason.ORDER_UNKNOWN, other.client_order_id, limit)
-        return None
-
-    def _risk_view(self, intent: Intent, quote: Quote) -> RiskView:
-        now = self._container.now
-        mid2_cc = twice_mid_cc(quote.bid_cc, quote.ask_cc)
-        self._trim_minute()
-        key = (intent.ticker, intent.side, intent.price_cc)
-        age_ms = intent.at_ms - self._recent.get(key, -DUPLICATE_WINDOW_MS)
-        return RiskView(
-            gate=now.gate,
-            grid=quote.market.grid if quote.market else CENT_GRID,
-            mid_cc=None if mid2_cc is None else mid2_cc // 2,
-            last_cc=quote.last_cc,
-            cash_ud=self.ledger.cash_ud,
-            fee_ud=quote.fees.taker_ud(intent.price_cc, intent.count_h)
-            if quote.fees.is_known
-            else 0,
-            day_pnl_ud=now.day_pnl_ud,
-            drawdown_ud=now.drawdown_ud,
-            orders_last_minute=len(self._minute),
-            notional_last_minute_ud=self._minute_ud,
-            is_duplicate=intent.kind is CommandKind.CREATE and age_ms < DUPLICATE_WINDOW_MS,
-        )
-
-    def _trim_minute(self) -> None:
-        oldest_s = self._clock.monotonic() - 60.0
-        while self._minute and self._minute[0][0] <= oldest_s:
-            self._minute_ud -= self._minute.popleft()[1]
-
-    def _count_rates(self, intent: Intent) -> None:
-        if intent.is_refresh:
-            return
-        is_create = intent.kind is CommandKind.CREATE
-        notional_ud = intent.notional_ud if is_create else 0
-        self._minute.append((self._clock.monotonic(), notional_ud))
-        self._minute_ud += notional_ud
-        if is_create:
-            self._recent[intent.ticker, intent.side, intent.price_cc] = intent.at_ms
-            if len(self._recent) > ENDED_ORDERS_MAX:
-                self._recent.clear()
-
-    def _reserve(self, intent: Intent, order: Order | None) -> Order:
-        """The order as it must count from now on: new and sent, or the worse of both sizes."""
-        if order is None:
-            fresh = Order(
-                client_order_id=intent.client_order_id,
-                ticker=intent.ticker,
-                event_ticker=intent.event_ticker,
-                side=intent.side,
-                price_cc=intent.price_cc,
-                count_h=intent.count_h,
-                status=OrderStatus.SENT,
-                strategy=intent.strategy,
-                slot=intent.slot,
-                decision_id=intent.decision_id,
-                is_take=intent.is_take,
-                sent_at_ms=intent.at_ms,
-                moved_at_ms=intent.at_ms,
-                expires_at_ms=intent.expires_at_ms,
-            )
-            return self._bind(fresh, None, "sent")
-        changed = _amending(order, intent.price_cc, intent.count_h, intent.at_ms)
-        return self._bind(changed, order, "amend sent")
-
-    # -- cancel and decrease ------------------------------------------------------------
-
-    def cancel(self, order: Order) -> Verdict:
-        """Ask for the end of one order; always allowed, in every state and under every halt."""
-        if self._rest is None or order.order_id is None:
-            return refusal(Reason.ORDER_UNKNOWN, "no order id yet", "known id")
-        self._rest.try_budget(CommandKind.CANCEL)
-        pending = self._keep(_cancelling(order, self._clock.now_ms()), "cancel sent")
-        self._send(CommandKind.CANCEL, pending, self._rest.cancel(order))
-        return ALLOWED
-
-    def _decrease(self, order: Order, want: Want) -> Verdict:
-        assert self._rest is not None, "a resting order without a trading client"
-        if not self._rest.try_budget(CommandKind.DECREASE):
-            return refusal(Reason.RATE_BUDGET, "write budget", "tokens")
-        pending = replace(
-            order,
-            pending=CommandKind.DECREASE,
-            pending_since_ms=self._clock.now_ms(),
-            worst_h=order.remaining_h,
-            worst_cc=order.price_cc,
-        )
-        request = self._rest.decrease(order, want.count_h)
-        self._send(CommandKind.DECREASE, self._keep(pending, "decrease sent"), request, want=want)
-        return ALLOWED
-
-    # -- sending and answers ------------------------------------------------------------
-
-    def _send(
-        self,
-        kind: CommandKind,
-        order: Order,
-        request: Awaitable[OrderOutcome],
-        intent: Intent | None = None,
-        *,
-        want: Want | None = None,
-    ) -> None:
-        key = order.client_order_id
-        self.sent[str(kind)] += 1
-        self._enter_flight(key)
-        self._supervisor.spawn(
-            self._hear(kind, key, request, intent, want), name=f"order:{kind}:{key}"
-        )
-
-    async def _hear(
-        self,
-        kind: CommandKind,
-        key: str,
-        request: Awaitable[OrderOutcome],
-        intent: Intent | None,
-        want: Want | None,
-    ) -> None:
-        try:
-            outcome = await request
-        except Exception as error:
-            log_execution.exception("request broke kind=%s id=%s", kind, key)
-            outcome = OrderOutcome(
-                kind=OutcomeKind.UNKNOWN, message=repr(error), client_order_id=key
-            )
-        finally:
-            self._leave_flight(key)
-        self.outcomes[f"{kind}:{outcome.kind.value}"] += 1
-        order = self.store.orders.get(key)
-        if order is None:
-            return
-        if kind is CommandKind.CREATE:
-            self._after_create(order, outcome)
-        else:
-            self._after_change(kind, order, outcome, intent, want)
-
-    def _enter_flight(self, key: str) -> None:
-        self.in_flight[key] = self._clock.monotonic()
-        if len(self.in_flight) == 1:
-            self._bus.publish(CommandsInFlight(at_ms=self._clock.now_ms(), count=1))
-
-    def _leave_flight(self, key: str) -> None:
-        self.in_flight.pop(key, None)
-        if not self.in_flight:
-            self._bus.publish(CommandsInFlight(at_ms=self._clock.now_ms(), count=0))
-
-    def open_group(self, group_id: str) -> None:
-        """From now on every order names this group."""
-        self.group_id, self.is_group_open = group_id, True
-
-    def close_group(self) -> None:
-        """The exchange has closed our group: nothing may be placed until there is a new one."""
-        if self.is_group_open:
-            self.is_group_open = False
-            self.on_group_closed()
-
-    def _after_create(self, order: Order, outcome: OrderOutcome) -> None:
-        self._watch_answers(outcome)
-        if outcome.kind is OutcomeKind.REFUSED and "order_group" in outcome.code:
-            self.close_group()  # the frame that says so may be lost
-        match outcome.kind:
-            case OutcomeKind.ACCEPTED:
-                self._accepted(order, outcome)
-            case OutcomeKind.REFUSED | OutcomeKind.RATE_LIMITED | OutcomeKind.GONE:
-                self._end_if(order, OrderStatus.SENT, OrderStatus.REJECTED, _why(outcome))
-            case OutcomeKind.NEVER_SENT:
-                self._end_if(order, OrderStatus.SENT, OrderStatus.NEVER_ACCEPTED, _why(outcome))
-            case OutcomeKind.UNKNOWN | OutcomeKind.DUPLICATE:
-                if order.status is OrderStatus.SENT:
-                    self.make_unknown(order, _why(outcome))
-            case _:
-                assert_never(outcome.kind)
-
-    def _end_if(self, order: Order, only: OrderStatus, status: OrderStatus, why: str) -> None:
-        """End an order that is still in `only`; the stream may have told the truth before."""
-        if order.status is only:
-            self._keep(replace(order, status=status, why=why), why)
-
-    def _accepted(self, order: Order, outcome: OrderOutcome) -> None:
-        if not order.status.is_live:
-            return  # the stream told the end of it before the answer came
-        filled_h = max(order.filled_h, outcome.filled_h)
-        status = OrderStatus.CANCELED
-        if outcome.remaining_h > 0:
-            status = OrderStatus.RESTING
-        if filled_h >= order.count_h:
-            status = OrderStatus.EXECUTED
-        acked = replace(
-            order,
-            status=status,
-            order_id=outcome.order_id,
-            filled_h=filled_h,
-            acked_at_ms=self._clock.now_ms(),
-            updated_at_ms=max(order.updated_at_ms, outcome.at_ms),
-            why=None if status is not OrderStatus.CANCELED else "nothing left to rest",
-        )
-        self._keep(acked, "acked")
-
-    def make_unknown(self, order: Order, why: str) -> None:
-        """No proof either way: reserve it, block its side, start the resolver."""
-        unknown = self._keep(replace(order, status=OrderStatus.UNKNOWN, why=why), "unknown")
-        log_execution.warning("order unknown id=%s why=%s", order.client_order_id, why)
-        self.tell_unknown()
-        self.on_unknown(unknown)
-
-    def _after_change(
-        self,
-        kind: CommandKind,
-        order: Order,
-        outcome: OrderOutcome,
-        intent: Intent | None,
-        want: Want | None,
-    ) -> None:
-        is_other = order.pending is not kind and kind is not CommandKind.CANCEL
-        if not order.status.is_live or is_other:
-            return  # the stream settled it already
-        if order.pending is None:
-            order = _cancelling(order, self._clock.now_ms())
-            self.store.put(order)
-        match outcome.kind:
-            case OutcomeKind.ACCEPTED:
-                self._changed(kind, order, outcome, intent, want)
-            case OutcomeKind.REFUSED | OutcomeKind.RATE_LIMITED | OutcomeKind.NEVER_SENT:
-                if order.pending is kind:  # it proves nothing about a change without an answer
-                    self._keep(_at_rest(order), f"{kind} refused: {_why(outcome)}")
-            case OutcomeKind.GONE | OutcomeKind.UNKNOWN | OutcomeKind.DUPLICATE:
-                # 404 does not tell cancelled from filled: the order list decides, at full risk.
-                self.on_unknown(order)
-            case _:
-                assert_never(outcome.kind)
-
-    def _changed(
-        self,
-        kind: CommandKind,
-        order: Order,
-        outcome: OrderOutcome,
-        intent: Intent | None,
-        want: Want | None,
-    ) -> None:
-        now_ms = self._clock.now_ms()
-        filled_h = max(order.filled_h, outcome.filled_h)
-        base = replace(
-            _at_rest(order),
-            filled_h=filled_h,
-            updated_at_ms=max(order.updated_at_ms, outcome.at_ms),
-        )
-        if kind is CommandKind.CANCEL and 0 < outcome.reduced_h < order.remaining_h:
-            self.on_unknown(order)  # fills we have not heard of: at full risk until proven
-        elif kind is CommandKind.CANCEL:
-            ended = OrderStatus.EXECUTED if filled_h >= order.count_h else OrderStatus.CANCELED
-            self._keep(replace(base, status=ended, why="cancelled by us"), "cancelled")
-        elif kind is CommandKind.DECREASE and want is not None:
-            self._keep(replace(base, count_h=filled_h + want.count_h), "decreased")
-        elif intent is not None:
-            moved_ms = order.moved_at_ms if intent.is_refresh else now_ms
-            count_h = max(intent.filled_h + intent.count_h, filled_h)
-            ended = OrderStatus.EXECUTED if filled_h >= count_h else order.status
-            self._keep(
-                replace(
-                    base,
-                    price_cc=intent.price_cc,
-                    count_h=count_h,
-                    moved_at_ms=moved_ms,
-                    expires_at_ms=intent.expires_at_ms,
-                    status=ended,
-                ),
-                "expiry renewed" if intent.is_refresh else "amended",
-            )
-
-    def _watch_answers(self, outcome: OrderOutcome) -> None:
-        """Breakers over the last creates: refusals, and answers that cannot be read."""
-        is_refused = outcome.kind is OutcomeKind.REFUSED
-        self._answers.append(is_refused)
-        is_unreadable = outcome.kind is OutcomeKind.UNKNOWN and 200 <= outcome.status < 300
-        self._unreadable = self._unreadable + 1 if is_unreadable else 0
-        share = sum(self._answers) / REJECT_WINDOW
-        if self._unreadable >= UNREADABLE_MAX:
-            self._trip("unreadable_answers", "two answers in a row named no order")
-        elif outcome.status == 410:
-            self._trip(
-                "order_path_gone", "the exchange answers 410: this order path is switched off"
-            )
-        elif is_refused and share > self.config.max_reject_ratio:
-            self._trip("reject_ratio", f"{share:.0%} of the last {REJECT_WINDOW} creates refused")
-
-    def _alert(self, severity: str, kind: str, text: str, ticker: str) -> None:
-        self._bus.publish(
-            AlertRaised(
-                at_ms=self._clock.now_ms(), severity=severity, kind=kind, text=text, ticker=ticker
-            )
-        )
-
-    def _trip(self, kind: str, text: str) -> None:
-        self._bus.publish(BreakerTripped(at_ms=self._clock.now_ms(), kind=kind, text=text))
-
-    def is_unproven(self, order: Order) -> bool:
-        """Whether nobody knows what became of the create: unknown, or sent by a run that died."""
-        is_past = not order.client_order_id.startswith(f"{self.ids.root}{self.ids.run}-")
-        return order.status is OrderStatus.UNKNOWN or (order.status is OrderStatus.SENT and is_past)
-
-    def unproven(self) -> list[Order]:
-        """Own orders of unknown outcome."""
-        return [order for order in self.store.live() if self.is_unproven(order)]
-
-    def tell_unknown(self) -> None:
-        """Publish which markets have orders of unknown outcome, halt when they are too many."""
-        unknown = self.unproven()
-        tickers = tuple(sorted({order.ticker for order in unknown}))
-        self._bus.publish(
-            UnknownOrdersChanged(at_ms=self._clock.now_ms(), count=len(unknown), markets=tickers)
-        )
-        if len(unknown) > self.config.max_unknown:
-            self._trip("max_unknown", "too many orders of unknown outcome at once")
-
-    # -- keeping ------------------------------------------------------------------------
-
-    def _keep(self, order: Order, why: str) -> Order:
-        """Bind a new picture of an order: checked, journaled, counted, told."""
-        before = self.store.orders.get(order.client_order_id)
-        bound = self._bind(order, before, why)
-        self._tell_order(bound, before, why)
-        return bound
-
-    def _bind(self, order: Order, before: Order | None, why: str) -> Order:
-        """Check the move and count the order at its worst from now on."""
-        if before is not None and before.status is not order.status:
-            assert order.status in ORDER_MOVES[before.status], (
-                f"{order.client_order_id}: {before.status} -> {order.status} ({why})"
-            )
-        if not order.status.is_live:
-            order = replace(order, pending=None, worst_h=0, worst_cc=0)
-        # Fills heard before the exchange's id was known are in the ledger already.
-        booked_h = max(order.booked_h, self.ledger.filled[order.order_id or ""])
-        if booked_h > order.booked_h:
-            order = replace(order, booked_h=booked_h, filled_h=max(order.filled_h, booked_h))
-        self.store.put(order)
-        self.exposure.put_order(order)
-        return order
-
-    def _tell_order(self, order: Order, before: Order | None, why: str) -> None:
-        """Journal a bound picture and tell whoever asked for it."""
-        self.write_fact("order", order.client_order_id, row_of(order))
-        self._bus.publish(OrderChanged(at_ms=self._clock.now_ms(), order=order, why=why))
-        if before is not None and self.is_unproven(before) and not self.is_unproven(order):
-            self.tell_unknown()
-        if order.filled_h > order.booked_h and not order.is_foreign:
-            self.on_gap_in_fills(order)
-
-    def _touch(self) -> None:
-        self.changes += 1
-        self.changed_at_ms = self._clock.now_ms()
-
-    def write_fact(self, kind: str, key: str, body: Mapping[str, JsonValue]) -> None:
-        """Journal something that has happened already; a disk that fails cannot undo it."""
-        self._facts.write(kind, key, body)
-
-    def flush_facts(self) -> bool:
-        """Journal what a failing disk refused earlier; True when nothing waits any more."""
-        return self._facts.flush()
-
-    # -- what the exchange tells --------------------------------------------------------
-
-    def on_report(self, report: OrderReport) -> Order | None:
-        """Merge the exchange's picture of an order: ours, adopted or foreign."""
-        order = self.store.find(client_order_id=report.client_order_id, order_id=report.order_id)
-        if order is None:
-            return self._adopt(report)
-        is_old = (report.updated_at_ms or 0) < order.updated_at_ms
-        if order.is_foreign:
-            return order if is_old else self._foreign_moved(order, report)
-        if not order.status.is_live:
-            return self._late(order, report)
-        if is_old and report.status is OrderStatus.RESTING:
-            return order  # reads lag writes; an older picture proves nothing about a live order
-        if not _is_same_order(order, report):
-            self._collision(order)
-            return order
-        return self._merge(order, report)
-
-    def _foreign_moved(self, order: Order, report: OrderReport) -> Order:
-        if report.status is OrderStatus.UNKNOWN or not order.status.is_live:
-            return order  # a word we do not know, or an end we have heard of
-        return self._keep(_foreign(report, order.event_ticker), "foreign order moved")
-
-    def _merge(self, order: Order, report: OrderReport) -> Order:
-        filled_h = max(order.filled_h, report.filled_h)
-        # A word for the status that we do not know proves nothing new.
-        status = order.status if report.status is OrderStatus.UNKNOWN else report.status
-        # Fills are facts, the picture may be older: what it tells of size holds as a whole.
-        is_resting = status is OrderStatus.RESTING and order.pending is None
-        count_h = report.filled_h + report.remaining_h if is_resting else order.count_h
-        if status in (OrderStatus.CANCELED, OrderStatus.RESTING) and filled_h >= count_h:
-            status = OrderStatus.EXECUTED if order.pending is None else status
-        merged = replace(
-            order,
-            order_id=report.order_id,
-            status=status,
-            filled_h=filled_h,
-            acked_at_ms=order.acked_at_ms or self._clock.now_ms(),
-            updated_at_ms=max(order.updated_at_ms, report.updated_at_ms or 0),
-            why=report.why if status is OrderStatus.CANCELED else order.why,
-        )
-        if is_resting:
-            merged = replace(
-                merged,
-                price_cc=report.price_cc,
-                count_h=max(count_h, filled_h),
-                expires_at_ms=report.expires_at_ms or order.expires_at_ms,
-            )
-        return order if merged == order else self._keep(merged, report.why or "reported")
-
-    def give_up(self, order: Order, why: str) -> None:
-        """An absence is proven: the create never arrived, or the order is gone."""
-        fresh = self.store.orders[order.client_order_id]
-        never = fresh.status in (OrderStatus.UNKNOWN, OrderStatus.SENT)
-        ended = OrderStatus.NEVER_ACCEPTED if never else OrderStatus.CANCELED
-        if fresh.status.is_live:
-            self._keep(replace(fresh, status=ended, why=why), why)
-
-    def after_batch_cancel(self, order: Order, outcome: OrderOutcome) -> None:
-        """One entry of a batch cancel, judged like a cancel of its own."""
-        fresh = self.store.orders.get(order.client_order_id)
-        is_open = outcome.kind in (OutcomeKind.ACCEPTED, OutcomeKind.GONE, OutcomeKind.UNKNOWN)
-        # A refused cancel proves nothing about another command that has no answer yet.
-        if fresh is not None and (is_open or fresh.pending is None):
-            self._after_change(CommandKind.CANCEL, fresh, outcome, None, None)
-
-    def settle_pending(self, order: Order, report: OrderReport) -> Order:
-        """A re-read proves what became of an amend, decrease or cancel without an answer."""
-        fresh = self.store.orders[order.client_order_id]
-        if fresh.pending is None or not fresh.status.is_live:
-            return fresh
-        merged = replace(_at_rest(fresh), updated_at_ms=0)
-        self.store.put(merged)
-        self.exposure.put_order(merged)
-        return self._merge(merged, report)
-
-    def _adopt(self, report: OrderReport) -> Order | None:
-        """An order we do not know: ours from a lost journal, or somebody else's on this account."""
-        event_ticker = self._event_of(report.ticker)
-        if not self.ids.is_ours(report.client_order_id):
-            if report.status is not OrderStatus.RESTING:
-                return None
-            text = f"an order of somebody else rests in {report.ticker}"
-            self._alert("warning", "foreign_activity", text, report.ticker)
-            return self._keep(_foreign(report, event_ticker), "foreign order found")
-        adopted = replace(_foreign(report, event_ticker), is_foreign=False, why="adopted")
-        log_execution.warning("order adopted id=%s", report.client_order_id)
-        return self._keep(adopted, "adopted")
-
-    def _late(self, order: Order, report: OrderReport) -> Order:
-        """News of an order that has ended here: more fills are facts, a new life is an alarm."""
-        is_alive = report.status is OrderStatus.RESTING
-        is_more = report.filled_h > order.filled_h
-        is_given_up = order.status in (OrderStatus.NEVER_ACCEPTED, OrderStatus.REJECTED)
-        if is_given_up and (is_alive or is_more):
-            what = "rests" if is_alive else "was filled"
-            self._alarm_late(order, f"{what} although it was given up")
-        if is_given_up and is_alive:
-            return self._revive(order, report, "late accept")
-        if is_more:
-            return self._keep(
-                replace(order, filled_h=report.filled_h, order_id=report.order_id), "late fill"
-            )
-        return order
-
-    def rests_after_all(self, order: Order, report: OrderReport) -> None:
-        """Proven: an order that has ended here still rests there. Alarm, count it, cancel it."""
-        self._alarm_late(order, f"rests although it is {order.status} here", "invariant_failed")
-        self._revive(order, report, "rests after all")
-
-    def _revive(self, order: Order, report: OrderReport, why: str) -> Order:
-        """Count an order that had ended as live again, and ask for its end at once."""
-        filled_h = max(order.filled_h, report.filled_h)
-        revived = replace(
-            order,
-            status=OrderStatus.RESTING,
-            order_id=report.order_id,
-            why=why,
-            price_cc=report.price_cc,
-            count_h=filled_h + report.remaining_h,
-            filled_h=filled_h,
-            updated_at_ms=report.updated_at_ms or 0,
-        )
-        self.store.put(revived)
-        self.exposure.put_order(revived)
-        self.cancel(revived)
-        return self.store.orders[order.client_order_id]
-
-    def _alarm_late(self, order: Order, what: str, kind: str = "late_accept") -> None:
-        self._alert("error", kind, f"{order.client_order_id} {what}", order.ticker)
-        self.write_fact("late_accept", order.client_order_id, row_of(order))
-
-    def _collision(self, order: Order) -> None:
-        text = f"{order.client_order_id} names another order at the exchange"
-        self._alert("error", "invariant_failed", text, order.ticker)
-        if order.status in (OrderStatus.SENT, OrderStatus.UNKNOWN):
-            self._keep(replace(order, status=OrderStatus.REJECTED, why="id collision"), "collision")
-
-    def on_fill(self, report: FillReport) -> bool:
-        """Book one execution exactly once; False when it was booked before."""
-        if self.ledger.has_fill(report.trade_id, report.order_id):
-            return False
-        order = self.store.find(client_order_id=report.client_order_id, order_id=report.order_id)
-        order = order or self._recall(report.client_order_id)
-        is_ours = order is not None and not order.is_foreign
-        fill = Fill(
-            trade_id=report.trade_id,
-            order_id=report.order_id,
-            ticker=report.ticker,
-            client_order_id=order.client_order_id if order is not None and is_ours else None,
-            side=report.side,
-            price_cc=report.price_cc,
-            count_h=report.count_h,
-            is_taker=report.is_taker,
-            fee_ud=report.fee_ud,
-            at_ms=report.at_ms,
-            strategy=order.strategy if order is not None and is_ours else "",
-            is_foreign=not is_ours,
-        )
-        if self._journal.has("fill", f"{fill.trade_id}|{fill.order_id}"):
-            return False  # older than the memory, or booked in an earlier run
-        self.write_fact("fill", f"{fill.trade_id}|{fill.order_id}", row_of(fill))
-        self._book(fill, order)
-        return True
-
-    def _recall(self, client_order_id: str | None) -> Order | None:
-        """An own order that memory has let go; the journal never does."""
-        if client_order_id is None or not self.ids.is_ours(client_order_id):
-            return None
-        fact = self._journal.newest("order", client_order_id)
-        return order_of_row(fact.body) if fact is not None else None
-
-    def is_known(self, report: FillReport) -> bool:
-        """Whether this fill is booked, or belongs to an order we know."""
-        order = self.store.find(client_order_id=report.client_order_id, order_id=report.order_id)
-        return order is not None or self.ledger.has_fill(report.trade_id, report.order_id)
-
-    def _book(self, fill: Fill, order: Order | None) -> None:
-        fees = self._quote(fill.ticker).fees
-        expected_ud = self.ledger.expected_fee_ud(fill, fees) if fees.is_known else None
-        is_fresh = self.ledger.apply_fill(fill)
-        assert is_fresh, f"fill {fill.trade_id} was applied twice"
-        self.fills_booked += 1
-        self.fills_known_to_ms = max(self.fills_known_to_ms or 0, fill.at_ms)
-        self.exposure.put_position(self.ledger.positions[fill.ticker], self._event_of(fill.ticker))
-        self._touch()
-        if order is not None:
-            self._book_on_order(order, fill)
-        self._compare_fee(fill, expected_ud)
-        self._bus.publish(
-            FillBooked(at_ms=self._clock.now_ms(), fill=fill, expected_fee_ud=expected_ud)
-        )
-
-    def _book_on_order(self, order: Order, fill: Fill) -> None:
-        booked_h = order.booked_h + fill.count_h
-        filled_h = max(order.filled_h, booked_h)
-        if filled_h > max(order.count_h, order.filled_h + order.worst_h):
-            self._overfilled(order, filled_h)
-        status = order.status
-        if filled_h >= order.count_h and order.status.is_live and order.pending is None:
-            status = OrderStatus.EXECUTED
-        elif status in (OrderStatus.SENT, OrderStatus.UNKNOWN):
-            status = OrderStatus.RESTING
-        self._keep(
-            replace(
-                order,
-                booked_h=booked_h,
-                filled_h=filled_h,
-                status=status,
-                order_id=order.order_id or fill.order_id,
-            ),
-            "filled",
-        )
-
-    def _overfilled(self, order: Order, filled_h: int) -> None:
-        """More filled than was asked for: a fill is a fact all the same, and somebody must look."""
-        sizes = f"{format_count(filled_h)} of {format_count(order.count_h)}"
-        text = f"{order.client_order_id} filled {sizes}"
-        self._alert("error", "invariant_failed", text, order.ticker)
-
-    def _compare_fee(self, fill: Fill, expected_ud: int | None) -> None:
-        if expected_ud is None or expected_ud == fill.fee_ud or fill.is_foreign:
-            self._fee_streak[fill.ticker] = 0
-            return
-        self.fee_mismatches[fill.ticker] += 1
-        self._fee_streak[fill.ticker] += 1
-        fees = f"charged {show_dollars(fill.fee_ud)}, expected {show_dollars(expected_ud)} dollars"
-        self._alert("warning", "fee_mismatch", f"{fill.ticker}: {fees}", fill.ticker)
-
-    def fees_of(self, ticker: str) -> FeeSchedule:
-        """Fee schedule in force for a market (assumed where it could not be read)."""
-        return self._quote(ticker).fees
-
-    def headroom_ud(self, ticker: str) -> int:
-        """Smallest distance to a limit of loss, exposure or cash, in micro-dollars; >= 0."""
-        limits, book = self.limits, self.exposure
-        event_ud = book.event_ud(book.event_of(ticker) or self._event_of(ticker))
-        return max(
-            0,
-            min(
-                limits.max_market_loss_ud - book.market_ud(ticker),
-                limits.max_event_loss_ud - event_ud,
-                limits.max_exposure_ud - book.total_ud,
-                (self.ledger.cash_ud or 0) - limits.min_cash_ud,
-            ),
-        )
-
-    def is_fee_trusted(self, ticker: str) -> bool:
-        """False after three fees in a row that our model did not expect."""
-        return self._fee_streak[ticker] < 3
-
-    def on_settled(self, ticker: str, result: str, settlement_cc: int) -> None:
-        """Pay out a market once, at its final value; later calls for it change nothing."""
-        position = self.ledger.positions.get(ticker)
-        if position is None or position.position_h == 0 or self._journal.has("settlement", ticker):
-            return
-        body: dict[str, JsonValue] = {
-            "ticker": ticker,
-            "result": result,
-            "settlement_cc": settlement_cc,
-            "position_h": position.position_h,
-        }
-        self.write_fact("settlement", ticker, body)
-        cash_ud = self.ledger.settle(ticker, settlement_cc)
-        self.exposure.put_position(self.ledger.positions[ticker], self._event_of(ticker))
-        self._touch()
-        self._bus.publish(
-            MarketSettled(
-                at_ms=self._clock.now_ms(),
-                ticker=ticker,
-                result=result,
-                position_h=position.position_h,
-                cash_ud=cash_ud,
-            )
-        )
-
-    # -- the journal's side -------------------------------------------------------------
-
-    def replay(self) -> None:
-        """Rebuild orders, ledger and exposures from the journal; nothing is sent or published."""
-        self.store, self.ledger, self.exposure = OrderStore(), Ledger(), ExposureBook()
-        self.is_replayed = True
-        booked: Counter[str] = Counter()
-        for fact in self._journal.facts():
-            match fact.kind:
-                case "order":
-                    self._replay_order(order_of_row(fact.body))
-                case "intent":
-                    self._replay_intent(fact.body)
-                case "fill":
-                    self._replay_fill(fact.body)
-                    booked[str(fact.body["client_order_id"])] += int(str(fact.body["count_h"]))
-                case "settlement":
-                    self.ledger.settle(
-                        str(fact.body["ticker"]), int(str(fact.body["settlement_cc"]))
-                    )
-                case "adjust":
-                    self.adopt_figures(fact.body)
-                    self.fills_known_to_ms = max(self.fills_known_to_ms or 0, fact.at_ms)
-                case _:
-                    pass  # other facts explain; they hold no money
-        for position in self.ledger.positions.values():
-            self.exposure.put_position(position, self._event_of(position.ticker))
-        for order in list(self.store.orders.values()):
-            # A crash between a fill's row and its order's row leaves the order behind the ledger.
-            booked_h = max(order.booked_h, booked[order.client_order_id])
-            if booked_h > order.booked_h:
-                filled_h = max(order.filled_h, booked_h)
-                self._replay_order(replace(order, booked_h=booked_h, filled_h=filled_h))
-
-    def _replay_order(self, order: Order) -> None:
-        self.store.put(order)
-        self.exposure.put_order(order)
-
-    def _replay_intent(self, row: Mapping[str, Any]) -> None:
-        """An intent without a later order row died between the journal and the wire: unknown."""
-        known = self.store.orders.get(row["client_order_id"])
-        if row["kind"] == CommandKind.AMEND and known is not None:
-            self._replay_order(_amending(known, row["price_cc"], row["count_h"], row["at_ms"]))
-        if row["kind"] != CommandKind.CREATE or known is not None:
-            return
-        self._replay_order(
-            Order(
-                client_order_id=row["client_order_id"],
-                ticker=row["ticker"],
-                event_ticker=row["event_ticker"],
-                side=Side(row["side"]),
-                price_cc=row["price_cc"],
-                count_h=row["count_h"],
-                status=OrderStatus.SENT,
-                strategy=row["strategy"],
-                slot=row["slot"],
-                decision_id=row["decision_id"],
-                is_take=row["is_take"],
-                sent_at_ms=row["at_ms"],
-                moved_at_ms=row["at_ms"],
-                expires_at_ms=row["expires_at_ms"],
-            )
-        )
-
-    def _replay_fill(self, row: Mapping[str, Any]) -> None:
-        fill = Fill(**{**row, "side": Side(row["side"])})
-        self.ledger.apply_fill(fill)
-        self.fills_known_to_ms = max(self.fills_known_to_ms or 0, fill.at_ms)
-
-    def adjustments(self) -> Iterator[Fact]:
-        """Journaled take-overs of the exchange's figures; the first is the baseline."""
-        return self._journal.facts("adjust")
-
-    def refresh_exposure(self, ticker: str) -> None:
-        """Bring the risk gate's picture of one holding up to date."""
-        self.exposure.put_position(self.ledger.positions[ticker], self._event_of(ticker))
-
-    def adopt_figures(self, body: Mapping[str, Any]) -> None:
-        """Take over positions and cash from a journaled ADJUST (baseline or difference)."""
-        for row in body.get("positions", ()):
-            self.ledger.adopt_position(Position(**row))
-        if body.get("cash_ud") is not None:
-            self.ledger.cash_ud = int(body["cash_ud"])
-        for trade_id, order_id in body.get("seen", ()):
-            self.ledger.mark_seen(trade_id, order_id)
-
-    def digest(self) -> str:
-        """Hash of ledger and live orders: the state a replay must reach again (I15)."""
-        live = sorted(
-            (o.client_order_id, o.status.value, o.order_id or "", o.price_cc, o.count_h, o.filled_h)
-            for o in self.store.live()
-        )
-        return hashlib.sha256(f"{self.ledger.digest()}{live!r}".encode()).hexdigest()
-
-
-def _why(outcome: OrderOutcome) -> str:
-    return outcome.code or outcome.message or f"status {outcome.status}"
-
-
-def _at_rest(order: Order) -> Order:
-    return replace(order, pending=None, worst_h=0, worst_cc=0)
-
-
-def _amending(order: Order, price_cc: int, count_h: int, at_ms: int) -> Order:
-    """With an amend under way: both forms may fill, so the worst of both counts."""
-    return replace(
-        order,
-        pending=CommandKind.AMEND,
-        pending_since_ms=at_ms,
-        worst_h=max(order.remaining_h, count_h),
-        worst_cc=max(order.price_cc, price_cc),
-    )
-
-
-def _cancelling(order: Order, now_ms: int) -> Order:
-    """With a cancel under way; a change without an answer stays, for it may still arrive."""
-    if is_change_open(order):
-        return order
-    return replace(
-        order,
-        pending=CommandKind.CANCEL,
-        pending_since_ms=now_ms,
-        worst_h=max(order.worst_h, order.remaining_h),
-        worst_cc=max(order.worst_cc, order.price_cc),
-    )
-
-
-def _is_same_order(order: Order, report: OrderReport) -> bool:
-    if report.ticker != order.ticker or report.side is not order.side:
-        return False
-    # Until the first answer nothing of ours can have moved it, so price and size must match too.
-    is_fresh = order.order_id is None
-    return not is_fresh or (report.price_cc == order.price_cc and report.count_h == order.count_h)
-
-
-def _foreign(report: OrderReport, event_ticker: str) -> Order:
-    return Order(
-        client_order_id=report.client_order_id or report.order_id,
-        order_id=report.order_id,
-        ticker=report.ticker,
-        event_ticker=event_ticker,
-        side=report.side,
-        price_cc=report.price_cc,
-        count_h=report.filled_h + report.remaining_h
-        if report.status is OrderStatus.RESTING
-        else report.count_h,
-        status=report.status,
-        filled_h=report.filled_h,
-        booked_h=report.filled_h,
-        updated_at_ms=report.updated_at_ms or 0,
-        expires_at_ms=report.expires_at_ms,
-        is_foreign=True,
-    )
-
 
 # ======================================================================================
-# §18c TRADING CLIENT
-# Purpose:   Prove what is so: connect, reconcile, resolve unknown orders, cancel and verify.
-# Position:  Uses §11 to §15, §18b. Started by §23; the only caller of account reads.
-# Principle: The exchange's truth wins; an error is never an absence; a difference is told.
+# §18i RESOLVER
+# Purpose:   Find out what became of an order or a command without an answer.
+# Position:  Uses §11, §15e, §18b to §18h. The base of §18j to §18l.
+# Principle: Absent is what a list newer than the request's last moment lacks; an error is neither.
 # ======================================================================================
+
 
 log_sync = logging.getLogger("trader.sync")
 
-_FILL_MARGIN_S: Final = 600  # fills are read again from this far before the newest one known
-_QUIET_MS: Final = 10_000  # a baseline is read twice when the account traded this recently
-_ADJUST_WINDOW_MS: Final = 3_600_000
-_CANCEL_PAUSE_MAX_S: Final = 1.0  # between two rounds of cancels: a refusal is not hammered
 CHANGE_LIFE_MS: Final = int((SIGNATURE_LIFE_S + ABSENCE_MARGIN_S) * 1000)  # of an amend, a decrease
-LOOK_LIMIT_S: Final = 3.0  # at the end, for a look at the list when nothing of ours is known
 CHANGE_SCAN_S: Final = 3.0  # between two scans for a change that has not shown at once
-RECONCILE_RETRY_MAX_S: Final = 10.0  # longest jittered wait after a pass that could not be read
-
-
-def locked_ud(resting: Iterable[OrderReport], held_h: Mapping[str, int]) -> int:
-    """What an exchange that reserves at placement locks: each order's cost where it opens."""
-    total_ud = 0
-    for report in resting:
-        sign = 1 if report.side is Side.YES else -1
-        closes_h = max(0, -sign * held_h.get(report.ticker, 0))
-        total_ud += max(0, report.remaining_h - closes_h) * report.price_cc
-    return total_ud
 
 
 def _is_moved(order: Order, report: OrderReport) -> bool:
@@ -11980,6 +12037,177 @@ def _is_moved(order: Order, report: OrderReport) -> bool:
     is_renewed = report.expires_at_ms is not None and ours_s != theirs_s
     theirs_h = report.filled_h + report.remaining_h
     return is_renewed or (order.price_cc, order.count_h) != (report.price_cc, theirs_h)
+
+
+class SyncSeams(TypedDict):
+    """What the trading client is built from (§23)."""
+
+    clock: Clock
+    supervisor: Supervisor
+    bus: EventBus
+    rest: KalshiRest
+    execution: ExecutionService
+    container: StateContainer
+    config: Config
+
+
+class Resolver:
+    """One task per open question; each is asked until it is proven (rule A13)."""
+
+    def __init__(self, **seams: Unpack[SyncSeams]) -> None:
+        self._clock, self._supervisor = seams["clock"], seams["supervisor"]
+        self._bus, self._rest = seams["bus"], seams["rest"]
+        self._execution, self._container = seams["execution"], seams["container"]
+        self._config = seams["config"]
+        self.resolved: Counter[str] = Counter()
+        self.scan_errors = 0
+        self._resolving: set[str] = set()
+        self._chasing: set[str] = set()
+        self._missing: set[str] = set()  # resting here, not in the exchange's list
+        self._undead: dict[str, int] = {}  # ended here, listed as resting: since when seen so, ms
+        self._execution.on_unknown = self.resolve
+        self._execution.on_gap_in_fills = self._chase
+
+    def resolve(self, order: Order) -> None:
+        """Ask about this order until its fate is proven; one task per order."""
+        key = order.client_order_id
+        if key in self._resolving:
+            return
+        self._resolving.add(key)
+        self._supervisor.spawn(self._resolve(key), name=f"resolve:{key}")
+
+    async def _resolve(self, key: str) -> None:
+        absences = 0
+        try:
+            while (order := self._open_question(key)) is not None:
+                try:
+                    absences = await self._scan(order, absences)
+                except (ExchangeError, WireError) as error:
+                    self.scan_errors += 1  # an error is never an absence
+                    log_sync.info("scan failed id=%s error=%s", key, error)
+                if (order := self._open_question(key)) is not None:
+                    await self._clock.sleep(self._scan_pause_s(order))
+        finally:
+            self._resolving.discard(key)
+            self._missing.discard(key)
+            self._undead.pop(key, None)
+
+    def _scan_pause_s(self, order: Order) -> float:
+        """A change that the first scans do not show is waited for with patience."""
+        age_ms = self._clock.now_ms() - order.pending_since_ms
+        is_slow = is_change_open(order) and age_ms > CHANGE_SCAN_S * 2000
+        return CHANGE_SCAN_S if is_slow else UNKNOWN_SCAN_S
+
+    def _open_question(self, key: str) -> Order | None:
+        order = self._execution.store.orders.get(key)
+        if order is None or not order.status.is_live:
+            return order if key in self._undead else None
+        is_unproven = order.status in (OrderStatus.UNKNOWN, OrderStatus.SENT)
+        return order if is_unproven or order.pending or key in self._missing else None
+
+    async def _scan(self, order: Order, absences: int) -> int:
+        """Look once in all lists; returns the absences proven so far (0 when found)."""
+        as_of_ms = await self._rest.user_data_timestamp_ms()
+        found = await self._find(order)
+        seen_ms = self._undead.get(order.client_order_id, 0)
+        since_ms = max(order.sent_at_ms, order.pending_since_ms, seen_ms)
+        is_fresh = as_of_ms > since_ms + ABSENCE_MARGIN_S * 1000
+        if seen_ms and not order.status.is_live:
+            self._judge_undead(order, found, is_fresh=is_fresh)
+            return 0
+        if found is not None:
+            is_past = as_of_ms > order.pending_since_ms + CHANGE_LIFE_MS
+            self._found(order, found, is_fresh=is_fresh, is_past=is_past)
+            return 0
+        if not is_fresh:
+            return absences
+        absences += 1
+        if absences >= ABSENCES_NEEDED and as_of_ms > self._door_ms(order):
+            never = order.status in (OrderStatus.UNKNOWN, OrderStatus.SENT)
+            self.resolved["never_accepted" if never else "gone"] += 1
+            self._missing.discard(order.client_order_id)
+            self._execution.give_up(order, "proven absent")
+        return absences
+
+    def _judge_undead(self, order: Order, found: OrderReport | None, *, is_fresh: bool) -> None:
+        """Ended here, listed as resting: an old list is no news, a fresh one an alarm."""
+        is_resting = found is not None and found.status is OrderStatus.RESTING
+        if is_resting and not is_fresh:
+            return
+        del self._undead[order.client_order_id]
+        if is_resting and found is not None:
+            self._execution.rests_after_all(order, found)
+
+    def _door_ms(self, order: Order) -> float:
+        """Moment after which the create can neither arrive nor be alive any more."""
+        if order.order_id is not None:
+            return 0.0
+        signed_ms = order.sent_at_ms + SIGNATURE_LIFE_S * 1000
+        if order.expires_at_ms is None:
+            return signed_ms
+        return min(signed_ms, order.expires_at_ms + ABSENCE_MARGIN_S * 1000)
+
+    async def _find(self, order: Order) -> OrderReport | None:
+        for read in (self._rest.orders, self._rest.historical_orders):
+            for report in await read(ticker=order.ticker):
+                is_it = report.client_order_id == order.client_order_id
+                if is_it or (order.order_id is not None and report.order_id == order.order_id):
+                    return report
+        return None
+
+    def _found(self, order: Order, report: OrderReport, *, is_fresh: bool, is_past: bool) -> None:
+        """Settle what the list proves. A change without an answer is proven by its effect, or by a
+        list that is newer (`is_past`) than its request can arrive.
+        """
+        self._missing.discard(order.client_order_id)
+        if order.pending is None:
+            self._execution.on_report(report)
+            self.resolved["found"] += 1
+            return
+        if report.status is not OrderStatus.RESTING:
+            self._execution.settle_pending(order, report)
+        elif is_fresh and (not is_change_open(order) or is_past or _is_moved(order, report)):
+            after = self._execution.settle_pending(order, report)
+            if order.pending is CommandKind.CANCEL and after.status is OrderStatus.RESTING:
+                self._execution.cancel(after)  # cannot do harm twice
+                return
+        if self._execution.store.orders[order.client_order_id].pending is None:
+            self.resolved["settled"] += 1
+
+    def _chase(self, order: Order) -> None:
+        """The exchange counts more filled than we booked: read that order's fills, never invent."""
+        key = order.client_order_id
+        if key in self._chasing or order.order_id is None:
+            return
+        self._chasing.add(key)
+        self._supervisor.spawn(self._chase_fills(key, order.order_id), name=f"fills:{key}")
+
+    async def _chase_fills(self, key: str, order_id: str) -> None:
+        try:
+            while True:
+                await self._clock.sleep(UNKNOWN_SCAN_S)
+                order = self._execution.store.orders.get(key)
+                if order is None or order.booked_h >= order.filled_h:
+                    return
+                try:
+                    for report in await self._rest.fills(order_id=order_id):
+                        self._execution.on_fill(report)
+                except (ExchangeError, WireError) as error:
+                    self.scan_errors += 1
+                    log_sync.info("fill scan failed id=%s error=%s", key, error)
+        finally:
+            self._chasing.discard(key)
+
+
+# ======================================================================================
+# §18j CANCELLER
+# Purpose:   Cancel own orders and prove them gone.
+# Position:  Uses §11, §15f, §18h, §18i. The base of §18k.
+# Principle: Gone is what the exchange's list no longer shows, never what was only asked for.
+# ======================================================================================
+
+
+_CANCEL_PAUSE_MAX_S: Final = 1.0  # between two rounds of cancels: a refusal is not hammered
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -12000,79 +12228,107 @@ class CancelReport:
         return self.is_proven and not self.remaining
 
 
-class TradingClientIntegration:
-    """Account reads, reconcile and resolver; each is single-flight (rule A13)."""
+class Canceller(Resolver):
+    """Batch cancels in rounds, each followed by a look at the list."""
 
-    def __init__(
+    def own_live(
+        self, ticker: str | None = None, key: str | None = None, strategy: str | None = None
+    ) -> list[Order]:
+        """Own orders that are, or may be, live, of one market, one id or one strategy if given."""
+        return [
+            order
+            for order in self._execution.store.live(ticker=ticker)
+            if key in (None, order.client_order_id) and strategy in (None, order.strategy)
+        ]
+
+    async def cancel_all(
         self,
         *,
-        clock: Clock,
-        supervisor: Supervisor,
-        bus: EventBus,
-        rest: KalshiRest,
-        execution: ExecutionService,
-        container: StateContainer,
-        config: Config,
+        ticker: str | None = None,
+        key: str | None = None,
+        strategy: str | None = None,
+        limit_s: float = STOP_LIMIT_S,
+    ) -> CancelReport:
+        """Cancel own orders and prove them gone by the exchange's list, within `limit_s` real s."""
+        targets = {order.client_order_id for order in self.own_live(ticker, key, strategy)}
+        asked = len(targets)
+        deadline_s, pause_s = self._clock.real_s() + limit_s, 0.2
+        while True:
+            is_proven = False
+            try:
+                async with asyncio.timeout(max(0.05, deadline_s - self._clock.real_s())):
+                    await self._cancel_round(ticker, key, strategy)
+                is_proven = True
+            except (ExchangeError, WireError, TimeoutError) as error:
+                log_sync.warning("cancel round failed error=%r", error)
+            left = tuple(o.client_order_id for o in self.own_live(ticker, key, strategy))
+            gone = len(targets - set(left))
+            report = CancelReport(sent=asked, confirmed=gone, remaining=left, is_proven=is_proven)
+            if report.is_done or self._clock.real_s() >= deadline_s:
+                return report
+            await asyncio.sleep(pause_s)
+            pause_s = min(2 * pause_s, _CANCEL_PAUSE_MAX_S)
+
+    async def _cancel_round(
+        self, ticker: str | None, key: str | None, strategy: str | None
     ) -> None:
-        self._clock, self._supervisor, self._bus = clock, supervisor, bus
-        self._rest, self._execution = rest, execution
-        self._container, self._config = container, config
+        living = self.own_live(ticker, key, strategy)
+        ready = [order for order in living if order.order_id is not None]
+        for start in range(0, len(ready), BATCH_CANCEL_MAX):
+            part = ready[start : start + BATCH_CANCEL_MAX]
+            for order, outcome in zip(part, await self._rest.cancel_batch(part), strict=True):
+                self._execution.after_batch_cancel(order, outcome)
+        for report in await self._rest.orders(status="resting"):
+            if self._execution.ids.is_ours(report.client_order_id):
+                self._execution.on_report(report)
+
+    async def trigger_group(self) -> None:
+        """One call that cancels every order of this run and refuses new ones."""
+        if self._execution.group_id is not None:
+            await self._rest.trigger_group(self._execution.group_id)
+
+
+# ======================================================================================
+# §18k RECONCILER
+# Purpose:   Compare orders, fills, positions and cash with the exchange, and adopt its truth.
+# Position:  Uses §11 to §15, §18h to §18j. The base of §18l.
+# Principle: The exchange's truth wins; a difference is believed when seen twice, and told.
+# ======================================================================================
+
+
+_FILL_MARGIN_S: Final = 600  # fills are read again from this far before the newest one known
+_QUIET_MS: Final = 10_000  # a baseline is read twice when the account traded this recently
+_ADJUST_WINDOW_MS: Final = 3_600_000
+
+
+def locked_ud(resting: Iterable[OrderReport], held_h: Mapping[str, int]) -> int:
+    """What an exchange that reserves at placement locks: each order's cost where it opens."""
+    total_ud = 0
+    for report in resting:
+        sign = 1 if report.side is Side.YES else -1
+        closes_h = max(0, -sign * held_h.get(report.ticker, 0))
+        total_ud += max(0, report.remaining_h - closes_h) * report.price_cc
+    return total_ud
+
+
+class Reconciler(Canceller):
+    """One pass at a time, each with its number; overtaken results are dropped (rule A13)."""
+
+    def __init__(self, **seams: Unpack[SyncSeams]) -> None:
+        super().__init__(**seams)
         self.generation = 0
         self.passes = Counter[str]()
         self.failures_in_row = 0  # passes of run() that could not be finished
         self.last: Reconciled | None = None
-        self.is_connected = False
-        self.resolved: Counter[str] = Counter()
-        self.scan_errors = 0
-        self._resolving: set[str] = set()
-        self._chasing: set[str] = set()
-        self._missing: set[str] = set()  # resting here, not in the exchange's list
-        self._undead: dict[str, int] = {}  # ended here, listed as resting: since when seen so, ms
         self._suspects: tuple[str, ...] = ()
         self._adjusted_ms: deque[int] = deque(maxlen=2)
         self._is_passing = False
         self._wake = asyncio.Event()
         self._has_baseline = False
-        execution.on_unknown = self.resolve
-        execution.on_gap_in_fills = self._chase
-
-    # -- connect ------------------------------------------------------------------------
-
-    async def connect(self) -> None:
-        """A signed read works, clock and limits are known, this run's order group exists."""
-        await self._rest.sync_clock()
-        await self._rest.learn_limits()
-        if self._execution.group_id is None and self._config.is_armed:
-            await self.renew_group()
-        self.is_connected = True
-
-    async def renew_group(self) -> None:
-        """Make a new group and use it; the old one stays in use until then, or closed."""
-        self._execution.open_group(await self._rest.create_group(self._config.group_h))
-
-    # -- reconcile ----------------------------------------------------------------------
 
     def ask(self) -> None:
         """Reconcile as soon as possible instead of at the next interval."""
         self._wake.set()
-
-    async def run(self) -> None:
-        """Reconcile for ever: every sync_interval_s, at once when asked, soon after a failure."""
-        backoff = Backoff(self._clock, first_s=UNKNOWN_SCAN_S, cap_s=RECONCILE_RETRY_MAX_S)
-        while True:
-            with contextlib.suppress(TimeoutError):
-                async with asyncio.timeout(self._config.sync_interval_s / self._clock.rate):
-                    await self._wake.wait()
-            self._wake.clear()
-            try:
-                await self.reconcile()
-                backoff.worked()
-            except (ExchangeError, WireError) as error:
-                self.passes["failed"] += 1
-                self.failures_in_row += 1
-                log_sync.warning("reconcile failed error=%s", error)
-                await self._clock.sleep(UNKNOWN_SCAN_S + backoff.next_s())
-                self.ask()
 
     async def reconcile(self) -> Reconciled | None:
         """One full pass; None when another is under way. Raises what a read raises."""
@@ -12301,179 +12557,55 @@ class TradingClientIntegration:
             if is_strange and (is_settled(order) or is_change_open(order)):
                 self._execution.cancel(order)
 
-    # -- unknown outcomes ---------------------------------------------------------------
 
-    def resolve(self, order: Order) -> None:
-        """Ask about this order until its fate is proven; one task per order."""
-        key = order.client_order_id
-        if key in self._resolving:
-            return
-        self._resolving.add(key)
-        self._supervisor.spawn(self._resolve(key), name=f"resolve:{key}")
+# ======================================================================================
+# §18l TRADING CLIENT
+# Purpose:   Connect the account, keep reconciling, leave it proven; read the fees of markets.
+# Position:  Uses §11, §15, §18i to §18k. Started by §23; the only caller of account reads.
+# Principle: Always on: it goes on after every failure, and says honestly what it does not know.
+# ======================================================================================
 
-    async def _resolve(self, key: str) -> None:
-        absences = 0
-        try:
-            while (order := self._open_question(key)) is not None:
-                try:
-                    absences = await self._scan(order, absences)
-                except (ExchangeError, WireError) as error:
-                    self.scan_errors += 1  # an error is never an absence
-                    log_sync.info("scan failed id=%s error=%s", key, error)
-                if (order := self._open_question(key)) is not None:
-                    await self._clock.sleep(self._scan_pause_s(order))
-        finally:
-            self._resolving.discard(key)
-            self._missing.discard(key)
-            self._undead.pop(key, None)
 
-    def _scan_pause_s(self, order: Order) -> float:
-        """A change that the first scans do not show is waited for with patience."""
-        age_ms = self._clock.now_ms() - order.pending_since_ms
-        is_slow = is_change_open(order) and age_ms > CHANGE_SCAN_S * 2000
-        return CHANGE_SCAN_S if is_slow else UNKNOWN_SCAN_S
+RECONCILE_RETRY_MAX_S: Final = 10.0  # longest jittered wait after a pass that could not be read
+LOOK_LIMIT_S: Final = 3.0  # at the end, for a look at the list when nothing of ours is known
 
-    def _open_question(self, key: str) -> Order | None:
-        order = self._execution.store.orders.get(key)
-        if order is None or not order.status.is_live:
-            return order if key in self._undead else None
-        is_unproven = order.status in (OrderStatus.UNKNOWN, OrderStatus.SENT)
-        return order if is_unproven or order.pending or key in self._missing else None
 
-    async def _scan(self, order: Order, absences: int) -> int:
-        """Look once in all lists; returns the absences proven so far (0 when found)."""
-        as_of_ms = await self._rest.user_data_timestamp_ms()
-        found = await self._find(order)
-        seen_ms = self._undead.get(order.client_order_id, 0)
-        since_ms = max(order.sent_at_ms, order.pending_since_ms, seen_ms)
-        is_fresh = as_of_ms > since_ms + ABSENCE_MARGIN_S * 1000
-        if seen_ms and not order.status.is_live:
-            self._judge_undead(order, found, is_fresh=is_fresh)
-            return 0
-        if found is not None:
-            is_past = as_of_ms > order.pending_since_ms + CHANGE_LIFE_MS
-            self._found(order, found, is_fresh=is_fresh, is_past=is_past)
-            return 0
-        if not is_fresh:
-            return absences
-        absences += 1
-        if absences >= ABSENCES_NEEDED and as_of_ms > self._door_ms(order):
-            never = order.status in (OrderStatus.UNKNOWN, OrderStatus.SENT)
-            self.resolved["never_accepted" if never else "gone"] += 1
-            self._missing.discard(order.client_order_id)
-            self._execution.give_up(order, "proven absent")
-        return absences
+class TradingClientIntegration(Reconciler):
+    """Account reads, reconcile and resolver; each is single-flight (rule A13)."""
 
-    def _judge_undead(self, order: Order, found: OrderReport | None, *, is_fresh: bool) -> None:
-        """Ended here, listed as resting: an old list is no news, a fresh one an alarm."""
-        is_resting = found is not None and found.status is OrderStatus.RESTING
-        if is_resting and not is_fresh:
-            return
-        del self._undead[order.client_order_id]
-        if is_resting and found is not None:
-            self._execution.rests_after_all(order, found)
+    def __init__(self, **seams: Unpack[SyncSeams]) -> None:
+        super().__init__(**seams)
+        self.is_connected = False
 
-    def _door_ms(self, order: Order) -> float:
-        """Moment after which the create can neither arrive nor be alive any more."""
-        if order.order_id is not None:
-            return 0.0
-        signed_ms = order.sent_at_ms + SIGNATURE_LIFE_S * 1000
-        if order.expires_at_ms is None:
-            return signed_ms
-        return min(signed_ms, order.expires_at_ms + ABSENCE_MARGIN_S * 1000)
+    async def connect(self) -> None:
+        """A signed read works, clock and limits are known, this run's order group exists."""
+        await self._rest.sync_clock()
+        await self._rest.learn_limits()
+        if self._execution.group_id is None and self._config.is_armed:
+            await self.renew_group()
+        self.is_connected = True
 
-    async def _find(self, order: Order) -> OrderReport | None:
-        for read in (self._rest.orders, self._rest.historical_orders):
-            for report in await read(ticker=order.ticker):
-                is_it = report.client_order_id == order.client_order_id
-                if is_it or (order.order_id is not None and report.order_id == order.order_id):
-                    return report
-        return None
+    async def renew_group(self) -> None:
+        """Make a new group and use it; the old one stays in use until then, or closed."""
+        self._execution.open_group(await self._rest.create_group(self._config.group_h))
 
-    def _found(
-        self, order: Order, report: OrderReport, *, is_fresh: bool, is_past: bool
-    ) -> None:
-        """Settle what the list proves. A change without an answer is proven by its effect, or by a
-        list that is newer (`is_past`) than its request can arrive.
-        """
-        self._missing.discard(order.client_order_id)
-        if order.pending is None:
-            self._execution.on_report(report)
-            self.resolved["found"] += 1
-            return
-        if report.status is not OrderStatus.RESTING:
-            self._execution.settle_pending(order, report)
-        elif is_fresh and (not is_change_open(order) or is_past or _is_moved(order, report)):
-            after = self._execution.settle_pending(order, report)
-            if order.pending is CommandKind.CANCEL and after.status is OrderStatus.RESTING:
-                self._execution.cancel(after)  # cannot do harm twice
-                return
-        if self._execution.store.orders[order.client_order_id].pending is None:
-            self.resolved["settled"] += 1
-
-    def _chase(self, order: Order) -> None:
-        """The exchange counts more filled than we booked: read that order's fills, never invent."""
-        key = order.client_order_id
-        if key in self._chasing or order.order_id is None:
-            return
-        self._chasing.add(key)
-        self._supervisor.spawn(self._chase_fills(key, order.order_id), name=f"fills:{key}")
-
-    async def _chase_fills(self, key: str, order_id: str) -> None:
-        try:
-            while True:
-                await self._clock.sleep(UNKNOWN_SCAN_S)
-                order = self._execution.store.orders.get(key)
-                if order is None or order.booked_h >= order.filled_h:
-                    return
-                try:
-                    for report in await self._rest.fills(order_id=order_id):
-                        self._execution.on_fill(report)
-                except (ExchangeError, WireError) as error:
-                    self.scan_errors += 1
-                    log_sync.info("fill scan failed id=%s error=%s", key, error)
-        finally:
-            self._chasing.discard(key)
-
-    # -- cancel and verify --------------------------------------------------------------
-
-    def own_live(
-        self, ticker: str | None = None, key: str | None = None, strategy: str | None = None
-    ) -> list[Order]:
-        """Own orders that are, or may be, live, of one market, one id or one strategy if given."""
-        return [
-            order
-            for order in self._execution.store.live(ticker=ticker)
-            if key in (None, order.client_order_id) and strategy in (None, order.strategy)
-        ]
-
-    async def cancel_all(
-        self,
-        *,
-        ticker: str | None = None,
-        key: str | None = None,
-        strategy: str | None = None,
-        limit_s: float = STOP_LIMIT_S,
-    ) -> CancelReport:
-        """Cancel own orders and prove them gone by the exchange's list, within `limit_s` real s."""
-        targets = {order.client_order_id for order in self.own_live(ticker, key, strategy)}
-        asked = len(targets)
-        deadline_s, pause_s = self._clock.real_s() + limit_s, 0.2
+    async def run(self) -> None:
+        """Reconcile for ever: every sync_interval_s, at once when asked, soon after a failure."""
+        backoff = Backoff(self._clock, first_s=UNKNOWN_SCAN_S, cap_s=RECONCILE_RETRY_MAX_S)
         while True:
-            is_proven = False
+            with contextlib.suppress(TimeoutError):
+                async with asyncio.timeout(self._config.sync_interval_s / self._clock.rate):
+                    await self._wake.wait()
+            self._wake.clear()
             try:
-                async with asyncio.timeout(max(0.05, deadline_s - self._clock.real_s())):
-                    await self._cancel_round(ticker, key, strategy)
-                is_proven = True
-            except (ExchangeError, WireError, TimeoutError) as error:
-                log_sync.warning("cancel round failed error=%r", error)
-            left = tuple(o.client_order_id for o in self.own_live(ticker, key, strategy))
-            gone = len(targets - set(left))
-            report = CancelReport(sent=asked, confirmed=gone, remaining=left, is_proven=is_proven)
-            if report.is_done or self._clock.real_s() >= deadline_s:
-                return report
-            await asyncio.sleep(pause_s)
-            pause_s = min(2 * pause_s, _CANCEL_PAUSE_MAX_S)
+                await self.reconcile()
+                backoff.worked()
+            except (ExchangeError, WireError) as error:
+                self.passes["failed"] += 1
+                self.failures_in_row += 1
+                log_sync.warning("reconcile failed error=%s", error)
+                await self._clock.sleep(UNKNOWN_SCAN_S + backoff.next_s())
+                self.ask()
 
     async def leave(self, *, limit_s: float) -> CancelReport:
         """The end: own orders go (or stay, by setting); what may remain is told honestly.
@@ -12487,24 +12619,6 @@ class TradingClientIntegration:
         if self._config.on_stop != "cancel" or (is_proven and not remaining):
             return CancelReport(sent=0, confirmed=0, remaining=remaining, is_proven=is_proven)
         return await self.cancel_all(limit_s=limit_s if remaining else min(limit_s, LOOK_LIMIT_S))
-
-    async def _cancel_round(
-        self, ticker: str | None, key: str | None, strategy: str | None
-    ) -> None:
-        living = self.own_live(ticker, key, strategy)
-        ready = [order for order in living if order.order_id is not None]
-        for start in range(0, len(ready), BATCH_CANCEL_MAX):
-            part = ready[start : start + BATCH_CANCEL_MAX]
-            for order, outcome in zip(part, await self._rest.cancel_batch(part), strict=True):
-                self._execution.after_batch_cancel(order, outcome)
-        for report in await self._rest.orders(status="resting"):
-            if self._execution.ids.is_ours(report.client_order_id):
-                self._execution.on_report(report)
-
-    async def trigger_group(self) -> None:
-        """One call that cancels every order of this run and refuses new ones."""
-        if self._execution.group_id is not None:
-            await self._rest.trigger_group(self._execution.group_id)
 
 
 class FeeReader:
@@ -12567,9 +12681,9 @@ class FeeReader:
 
 
 # ======================================================================================
-# §18d EQUITY
+# §18m EQUITY
 # Purpose:   What the account is worth at prices it could hit, today and at its best.
-# Position:  Uses §06, §13, §14, §17, §18b. Driven by §23 once a second.
+# Position:  Uses §06, §13, §14, §17, §18h. Driven by §23 once a second.
 # Principle: A mark that is not known is unknown, never zero; a closed market keeps its last one.
 # ======================================================================================
 
@@ -19640,10 +19754,11 @@ class Coordinator:
         ):
             left = await self.house.trading.leave(limit_s=STOP_LIMIT_S - SHUTDOWN_MARGIN_S)
         remaining = tuple(self.house.execution.store.live())
-        code = self._exit_code or 0 if left.is_done else 7
+        is_done = left.is_done and not remaining
+        code = self._exit_code or 0 if is_done else 7
         await self._close()
         log_coordinator.info("stopped code=%s", code)
-        if not left.is_done:
+        if not is_done:
             rows = "; ".join(map(_leftover, remaining)) or "the exchange could not be asked"
             print(f"own orders may remain: {rows}", file=sys.stderr)
         return code
