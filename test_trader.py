@@ -4579,18 +4579,56 @@ def test_what_a_throttle_remembers_is_bounded():
 # ---- cpu limit ----------------------------------------------------------------------------
 
 
-def test_work_that_never_ends_is_interrupted_and_the_alarm_is_taken_back():
-    def work_for_ever() -> None:
-        with t.CpuLimit(0.02):
-            while True:
-                sum(range(100))
+def work_for_ever(limit: t.CpuLimit) -> float:
+    """Seconds of this thread's work until the limit interrupted it."""
+    begun_s = time.thread_time()
+    with pytest.raises(t.TooSlowError), limit:
+        while True:
+            sum(range(100))
+    return time.thread_time() - begun_s
 
-    with pytest.raises(t.TooSlowError):
-        work_for_ever()
-    with t.CpuLimit(0.02):
-        pass
-    total = sum(range(2_000_000))  # nothing interrupts what comes afterwards
-    assert total == 1_999_999_000_000
+
+def test_work_that_never_ends_is_interrupted_and_nothing_else_is():
+    limit = t.CpuLimit(0.02)
+    for _ in range(3):
+        assert 0.005 < work_for_ever(limit)
+        with limit:
+            pass
+        begun_s = time.monotonic()  # longer than the alarm, which must ring at nobody
+        while time.monotonic() - begun_s < 0.05:
+            sum(range(1000))
+
+
+def test_a_timer_left_running_by_the_last_body_does_not_cut_the_next_one_short():
+    limit = t.CpuLimit(0.05)
+    for wait_s in (0.0, 0.02, 0.045):
+        with limit:
+            pass
+        time.sleep(wait_s)
+        begun_s = time.monotonic()
+        is_whole = work_for_ever(limit) >= 0.045
+        assert is_whole or time.monotonic() - begun_s >= 0.05 * t.CPU_PATIENCE
+
+
+def test_waiting_instead_of_working_is_interrupted_later_but_surely():
+    begun_s = time.monotonic()
+    with pytest.raises(t.TooSlowError), t.CpuLimit(0.02):
+        time.sleep(5)
+    assert 0.03 < time.monotonic() - begun_s < 4
+
+
+def test_most_uses_of_a_limit_leave_the_timer_alone(monkeypatch):
+    limit, armed = t.CpuLimit(0.05), []
+    real = signal.setitimer
+    monkeypatch.setattr(t.signal, "setitimer", lambda *a: (armed.append(a), real(*a))[1])
+    begun_s = time.monotonic()
+    for _ in range(200):
+        with limit:
+            pass
+    assert 1 <= len(armed) <= 2 + (time.monotonic() - begun_s) / 0.05
+    shorter = t.CpuLimit(0.01)
+    assert work_for_ever(shorter) < 1.0
+    assert len(armed) >= 3, "another limit has the timer for itself"
 
 
 # ======================================================================================
