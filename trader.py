@@ -8059,7 +8059,7 @@ class _OrderLine:
             f" HTTP/1.1\r\nHost: {urlsplit(origin).netloc}\r\n"
             f"User-Agent: {USER_AGENT}\r\nAccept: application/json\r\n"
         )
-        self._create_head = f"POST {path}{self._head}"
+        self._create_head = f"POST {path}{self._head}Content-Type: application/json\r\n"
         self.used = 0
 
     def take(self) -> aiohttp.connector.Connection | None:
@@ -8100,11 +8100,12 @@ class _OrderLine:
         if protocol is None or transport is None or transport.is_closing():
             connection.close()
             return False
-        protocol.set_response_params(read_until_eof=True, auto_decompress=True)
-        lines = "".join(f"{name}: {value}\r\n" for name, value in headers.items())
+        lines = "".join([f"{name}: {value}\r\n" for name, value in headers.items()])
         first = self._create_head if path is None else f"POST {path}{self._head}"
         head = f"{first}{lines}Content-Length: {len(body)}\r\n\r\n"
         transport.write(head.encode("ascii") + body)
+        # No byte of the answer can be heard before this call has ended.
+        protocol.set_response_params(read_until_eof=True, auto_decompress=True)
         self.used += path is None
         return True
 
@@ -8666,30 +8667,28 @@ class KalshiRest(RestReads):
         coroutine opens one. The budget must have been taken with try_budget, the intent journaled.
         """
         assert intent.kind is CommandKind.CREATE, f"a create of kind {intent.kind}"
-        body = encode_create(intent, group_id=group_id)
-        prepare = partial(self._prepare, "create", body=body, body_max=ORDER_BODY_MAX)
-        judge = partial(judge_create, intent)
-        if self._signer is not None and self.is_healthy:
-            request = prepare()
-            connection = self._line.take()
+        body, judge = encode_create(intent, group_id=group_id), partial(judge_create, intent)
+        is_ready = self._stock is not None and self.is_healthy
+        connection = self._line.take() if is_ready else None
+        if connection is not None and self._stock is not None:
+            headers = self._stock.take()
             # Nothing may come between this last look at the latch and the write.
-            is_stopped = self._stopped(opens=True) is not None
-            if connection is not None and is_stopped:
+            if self._stopped(opens=True) is not None:
                 connection.release()
-            elif connection is not None and self._line.write(connection, request.headers, body):
-                return self._outcome(request, connection, judge)
-            return self._command(lambda: request, judge, opens=(intent.ticker,))
+            elif self._line.write(connection, headers, body):
+                return self._outcome(connection, judge)
+        prepare = partial(self._prepare, "create", body=body, body_max=ORDER_BODY_MAX)
         return self._command(prepare, judge, opens=(intent.ticker,))
 
     async def _outcome(
-        self,
-        request: _Request,
-        connection: aiohttp.connector.Connection,
-        judge: Callable[[Answer], OrderOutcome],
+        self, connection: aiohttp.connector.Connection, judge: Callable[[Answer], OrderOutcome]
     ) -> OrderOutcome:
         """Outcome of a create that has left on the order line."""
+        left = _Request(
+            endpoint=ENDPOINTS["create"], path="", headers={}, body=None, body_max=ORDER_BODY_MAX
+        )
         try:
-            return judge(await self._transport(request, connection))
+            return judge(await self._transport(left, connection))
         except ExchangeError as error:
             return OrderOutcome(kind=OutcomeKind.UNKNOWN, code=error.code, message=error.message)
 
