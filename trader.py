@@ -9187,6 +9187,9 @@ PRIVATE_KINDS: Final = frozenset({"user_order", "fill", "market_position", "orde
 _SOCKET_ERRORS: Final = (aiohttp.ClientError, OSError, TimeoutError)
 _FRAME_ERRORS: Final = (WireError, KeyError, TypeError, ValueError, AttributeError, OverflowError)
 
+_OPCODES: Final = frozenset({0x0, 0x1, 0x2, 0x8, 0x9, 0xA})
+_WHOLE_TEXT: Final = 0x81  # final, text, no extension
+
 Link = aiohttp.ClientWebSocketResponse[bool]
 FrameHandler = Callable[[Json], None]
 
@@ -9210,6 +9213,76 @@ async def _open_link(
         decode_text=False,
         timeout=aiohttp.ClientWSTimeout(ws_close=WS_CLOSE_S),
     )
+
+
+class DirectFrames:
+    """Hands whole text frames on in the very call that heard them; all else is aiohttp's matter.
+
+    It stands where `ResponseHandler` has its WebSocket parser (aiohttp pinned, shape tested) and
+    saves each frame a queue and a task switch. A frame that is cut, no text, too large, or behind
+    one that still waits in the queue goes to the parser, so the order is kept. So does everything
+    after a byte that begins no frame: whether that is an error is for the parser to say.
+
+        socket ─► feed_data ─┬─► whole text frame, queue empty ─► hear() at once
+                             └─► anything else ─► parser ─► queue ─► receive()
+    """
+
+    def __init__(self, parser: Any, queue: Sequence[object], hear: Callable[[bytes], bool]) -> None:
+        self._parser, self._queue, self._hear = parser, queue, hear
+        self._left = 0  # bytes to come of a frame whose beginning the parser has
+        self._cut = b""  # a header that is not whole yet
+        self.is_open = True  # False: from here on the parser has every byte
+
+    def feed_data(self, data: bytes) -> tuple[bool, bytes]:
+        """Take what the socket gave; (True, …) when the parser found the protocol broken."""
+        data, self._cut = self._cut + bytes(data), b""
+        at, end, heard = 0, len(data), 0
+        while at < end:
+            begin, stop, is_text = self._frame(data, at, end)
+            if not stop:
+                self._cut = data[at:]
+                break
+            is_direct = is_text and stop <= end and not self._queue and heard < WS_BURST_MAX
+            if is_direct and self._hear(data[begin:stop]):
+                heard += 1
+            else:
+                is_broken, rest = self._parser.feed_data(data[at:stop])
+                if is_broken:
+                    return True, rest
+            self._left, at = max(0, stop - end), stop
+        return False, b""
+
+    def _frame(self, data: bytes, at: int, end: int) -> tuple[int, int, bool]:
+        """Begin and end of the payload at `at`, and whether it may be heard; end 0: header cut."""
+        if self._left or not self.is_open:
+            return at, at + self._left if self.is_open else end, False
+        if at + 2 > end:
+            return at, 0, False
+        first, size, begin = data[at], data[at + 1], at + 2
+        if first & 0x70 or first & 0x0F not in _OPCODES or size > 127:
+            self.is_open = False
+            return at, end, False
+        if size > 125:
+            begin += 2 if size == 126 else 8
+            if begin > end:
+                return at, 0, False
+            size = int.from_bytes(data[at + 2 : begin])
+        return begin, begin + size, first == _WHOLE_TEXT and size <= JSON_BYTES_MAX
+
+    def feed_eof(self) -> None:
+        """The connection ended."""
+        self._parser.feed_eof()
+
+
+def hear_directly(link: Link, hear: Callable[[bytes], bool]) -> DirectFrames:
+    """From now on `hear` gets each whole text frame of a link that was opened in this turn."""
+    queue: Any = link._reader
+    connection = link._response.connection
+    protocol: Any = None if connection is None else connection.protocol
+    if protocol is None:  # lost in the meantime: there is nothing to hear
+        return DirectFrames(None, (), hear)
+    protocol._payload_parser = DirectFrames(protocol._payload_parser, queue._buffer, hear)
+    return cast(DirectFrames, protocol._payload_parser)
 
 
 async def _close_link(link: Link) -> None:
@@ -9270,7 +9343,8 @@ class KalshiStream:
         self._work, self._retry = asyncio.Event(), asyncio.Event()
         self._limit: asyncio.Timeout | None = None
         self._why = ""
-        self._ping_sent_at_s = -math.inf
+        self._broke: Exception | None = None  # what a frame raised in the socket's call
+        self._ping_sent_at_s = self._armed_at_s = -math.inf
         self.subscriptions = Subscriptions(clock)
         self._by_sid = self.subscriptions.by_sid
         self._wire_subscriptions()
@@ -9363,10 +9437,12 @@ class KalshiStream:
         except _SOCKET_ERRORS as error:
             return f"no connection: {error!r:.160}"
         self._opened()
+        direct = hear_directly(link, self._hear)
         tender = self._supervisor.spawn(self._tend(link), name="stream:tender")
         try:
             return await self._read(link)
         finally:
+            direct.is_open = False
             tender.cancel()
             self._closed(self._why or "stopped")
             await _close_link(link)
@@ -9381,6 +9457,7 @@ class KalshiStream:
 
     def _opened(self) -> None:
         self.is_connected, self.key_refused, self._why = True, False, ""
+        self._armed_at_s = -math.inf
         self.connects += 1
         self.alive_at_s = self.connected_at_s = self._clock.real_s()
         self._backoff.worked()
@@ -9412,11 +9489,30 @@ class KalshiStream:
             self._why = self._why or f"silent for {WS_SILENCE_S:.0f} s"
         except _SOCKET_ERRORS as error:
             self._why = self._why or f"socket failed: {error!r:.160}"
+        if self._broke is not None:
+            broke, self._broke = self._broke, None
+            raise broke
         return self._why
 
+    def _hear(self, data: bytes) -> bool:
+        """One frame in the very call of the socket; False when this connection is given up."""
+        if self._why or self._limit is None:
+            return False
+        try:
+            self.take(data)
+        except Exception as error:  # noqa: BLE001 - the reader ends with it, as with its own
+            self._broke = error
+            self.reconnect(f"frame broke: {error!r:.120}")
+        self._keep_awake(self._limit)
+        return True
+
+    def _keep_awake(self, limit: asyncio.Timeout) -> None:
+        """Move the silence timer: not for each frame, twice a second is enough."""
+        if self.alive_at_s - self._armed_at_s > WS_REARM_S and not limit.expired():
+            self._armed_at_s = self.alive_at_s
+            limit.reschedule(asyncio.get_running_loop().time() + WS_SILENCE_S)
+
     async def _read_burst(self, link: Link, limit: asyncio.Timeout) -> None:
-        loop = asyncio.get_running_loop()
-        armed_at_s = -math.inf
         for _ in range(WS_BURST_MAX):
             message = await link.receive()
             if message.type is aiohttp.WSMsgType.TEXT or message.type is aiohttp.WSMsgType.BINARY:
@@ -9425,10 +9521,7 @@ class KalshiStream:
                 self._why = self._why or f"closed by the exchange, code {link.close_code}"
             if self._why:
                 return
-            # The silence timer is not moved for each frame: twice a second is enough.
-            if self.alive_at_s - armed_at_s > WS_REARM_S and not limit.expired():
-                armed_at_s = self.alive_at_s
-                limit.reschedule(loop.time() + WS_SILENCE_S)
+            self._keep_awake(limit)
 
     async def _heartbeat(self, link: Link, kind: aiohttp.WSMsgType, data: bytes) -> bool:
         """Answer a ping, note a pong; False for anything that ends the connection."""
