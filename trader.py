@@ -5966,14 +5966,21 @@ class EventBus:
         """Tell everyone; an error in one handler is logged and the rest still hear."""
         self.emitted += 1
         kind = type(event)
-        for handler in self._direct.get(kind, ()):
-            try:
-                handler(event)
-            except Exception as error:  # noqa: BLE001 - one must not silence its neighbours
-                self._broke(kind.__name__, error)
-            self.processed += 1
-        for queued in self._queues.get(kind, ()):
-            self._enqueue(queued, event)
+        handlers = self._direct.get(kind)
+        if handlers is not None:
+            waiting = iter(handlers)
+            while True:
+                try:
+                    for handler in waiting:
+                        handler(event)
+                    break
+                except Exception as error:  # noqa: BLE001 - one must not silence its neighbours
+                    self._broke(kind.__name__, error)
+            self.processed += len(handlers)
+        queues = self._queues.get(kind)
+        if queues is not None:
+            for queued in queues:
+                self._enqueue(queued, event)
 
     def _enqueue(self, queued: _Queued, event: Event) -> None:
         if not queued.queue.full():
