@@ -2666,12 +2666,12 @@ class OrderBook:
         Raises WireError for a level that would fall below zero: the book has then lost its base.
         `leg` is the wire's word; KeyError for any other.
         """
-        counts, prices = self.counts[leg], self.prices[leg]
+        counts = self.counts[leg]
         before_h = counts.get(price_cc, 0)
         after_h = before_h + change_h
         if before_h and after_h > 0:
             counts[price_cc] = after_h
-            return price_cc == prices[-1]
+            return price_cc == self.prices[leg][-1]
         if after_h < 0:
             self.lose(Proof.RESYNCING)
             raise WireError(f"level {leg} {price_cc} cc of {self.ticker} fell to {after_h} h")
@@ -5673,6 +5673,8 @@ class Clock:
         token_hex: Callable[[int], str] = secrets.token_hex,
     ) -> None:
         self._real_monotonic = monotonic
+        # Unscaled seconds, for what people and sockets wait for; read for every frame, hence bare.
+        self.real_s: Callable[[], float] = monotonic
         self._start_s, self._base_s = monotonic(), 0.0
         self._epoch_s = epoch_s
         self._is_adjustable = is_adjustable
@@ -5690,10 +5692,6 @@ class Clock:
         assert self._is_adjustable, "only the clock of a tape changes its pace"
         self._base_s, self._start_s = self.monotonic(), self._real_monotonic()
         self.rate = rate
-
-    def real_s(self) -> float:
-        """Unscaled seconds, for what people and sockets wait for."""
-        return self._real_monotonic()
 
     def wall_s(self) -> float:
         """Unix seconds as this machine (or the tape) has them, uncorrected."""
@@ -9196,6 +9194,7 @@ _FRAME_ERRORS: Final = (WireError, KeyError, TypeError, ValueError, AttributeErr
 
 _OPCODES: Final = frozenset({0x0, 0x1, 0x2, 0x8, 0x9, 0xA})
 _WHOLE_TEXT: Final = 0x81  # final, text, no extension
+_loads: Final = orjson.loads
 
 Link = aiohttp.ClientWebSocketResponse[bool]
 FrameHandler = Callable[[Json], None]
@@ -9344,6 +9343,7 @@ class KalshiStream:
     ) -> None:
         self._session, self._url, self._signer = session, ws_url, signer
         self._clock, self._supervisor, self._bus = clock, supervisor, bus
+        self._real_s = clock.real_s
         self._stale_s = config.book_stale_s
         self._backoff, self._throttle = Backoff(clock), Throttle(clock, interval_s=60.0)
         self._outbox: deque[bytes] = deque()
@@ -9546,18 +9546,17 @@ class KalshiStream:
     def take(self, data: bytes | str) -> None:
         """One frame, from bytes to the last listener, in this call; never raises for the peer."""
         self.frames += 1
-        self.alive_at_s = self._clock.real_s()
+        self.alive_at_s = self._real_s()
         frame = None
         try:
-            frame = orjson.loads(data)
-            seq = frame.get("seq")
+            frame = _loads(data)
+            kind, seq = frame["type"], frame.get("seq")
             if seq is not None:
                 channel = self._by_sid.get(frame["sid"])
                 if channel is not None and seq == channel.seq + 1:
                     channel.seq = seq
-                elif not self.subscriptions.may_use(channel, seq, frame["type"]):
+                elif not self.subscriptions.may_use(channel, seq, kind):
                     return
-            kind = frame["type"]
             if self.on_public is not None and kind in RECORDED_TYPES:
                 self.on_public(data)
             handler = self._handlers.get(kind)
@@ -10589,7 +10588,8 @@ class OrderbookIntegration(BookShelf):
             msg["side"], LEVEL_PRICES[msg["price_dollars"]], COUNTS[msg["delta_fp"]]
         )
         book.seq = frame["seq"]
-        if (msg.get("ts_ms") or 0) < self._oldest_ms:
+        ts_ms = msg.get("ts_ms")
+        if ts_ms is None or ts_ms < self._oldest_ms:
             self._look_closer(msg)
         if has_moved:
             self._publish_bests(book)
