@@ -13514,6 +13514,7 @@ COMPONENT_KEYS = {
     "risk": "limits",
     "reconcile": "is_clean",
     "books": "proven",
+    "market_selection": "funnel",
     "journal": "",
     "rate_budget": "",
 }
@@ -17430,6 +17431,172 @@ def test_a_recorded_tape_is_traded_without_a_stale_book(house: House24) -> None:
     assert bot.get("/v3/status")["components"]["orderbook_integration"]["gaps"] == 0
     bot.signal(signal.SIGTERM)
     assert bot.wait() == 0
+
+
+# --------------------------------------------------------------------------------------
+# The commands beside the bot: what they tell is what the exchange and the journal hold.
+# --------------------------------------------------------------------------------------
+
+
+def answer_of(house: House24, *flags: str) -> Any:
+    """What a command prints as JSON; it must end with 0."""
+    done = house.command(*flags, "--json")
+    assert done.returncode == 0, f"{flags}: {done.returncode}\n{done.stdout}\n{done.stderr}"
+    return json.loads(done.stdout)
+
+
+@pytest.mark.process
+def test_commands_tell_what_exchange_and_journal_hold_and_the_audit_agrees(
+    trading: House24,
+) -> None:
+    exchange = exchange_of(trading)
+    bot = trading.bot().until_ready()
+    eventually_24(lambda: len(exchange.resting()) >= 2, "orders rest")
+    eventually_24(lambda: force_fills(exchange) >= 3, "fills")
+    until_agreed(bot, exchange)
+    status = trading.command("status", "--quiet")
+    assert (status.returncode, status.stdout) == (0, "")
+    assert "verified 20" in trading.command("status").stdout
+    followed = {row["ticker"] for row in answer_of(trading, "markets")}
+    assert followed == set(bot.get("/v3/status")["markets"]) != set()
+    assert "seen" in trading.command("markets", "--funnel").stdout
+    audit = trading.command("audit")
+    assert audit.returncode == 0, audit.stdout + audit.stderr
+    assert "ok   cash_ud" in audit.stdout
+    assert bot.control("pause", keep_orders=True)[0] == 202
+    eventually_24(lambda: len(exchange.resting()) == len(answer_of(trading, "orders")), "orders")
+    resting = {row["client_order_id"] for row in exchange.resting()}
+    assert {row["client_order_id"] for row in answer_of(trading, "orders")} == resting
+    dry = trading.command("cancel-all", "--dry-run")
+    assert f"{len(resting)} cancels; nothing was sent" in dry.stdout
+    assert len(exchange.resting()) == len(resting)
+    bot.signal(signal.SIGTERM)
+    assert bot.wait() == 0
+    # Without the bot the same questions have the same answers.
+    account = exchange.account()
+    held = {row["ticker"]: row["position_h"] for row in answer_of(trading, "positions")}
+    assert held == account["positions"]
+    fills = answer_of(trading, "fills")
+    assert {row["fill_id"] for row in fills} == {row["trade_id"] for row in account["fills"]}
+    daily = answer_of(trading, "export", "daily")
+    whole = [row for row in daily if not row["strategy"]]
+    assert sum(row["fills"] for row in whole) == len(fills)
+    assert sum(row["fees_ud"] for row in whole) == sum(row["fee_ud"] for row in fills)
+    assert trading.command("audit", "--quiet").stdout == ""
+    check_explanations(trading, fills)
+    lose_the_last_fill(trading)
+    audit = trading.command("audit")
+    assert audit.returncode == 5, audit.stdout + audit.stderr
+    assert "DIFF" in audit.stdout
+
+
+def check_explanations(house: House24, fills: list[dict[str, Any]]) -> None:
+    """A fill leads to its decision; running the strategy on the stored view gives it again."""
+    fill_id = next(row["fill_id"] for row in fills if row["decision_id"])
+    record = answer_of(house, "explain", fill_id)
+    assert fill_id in {row["fill_id"] for row in record["fills"]}
+    assert record["wants"]
+    done = house.command("explain", fill_id, "--verify")
+    assert done.returncode == 0, done.stdout + done.stderr
+    assert "verified: the same wants" in done.stdout
+
+
+def lose_the_last_fill(house: House24) -> None:
+    """Take one fact out of the journal, as no fault of ours could."""
+    path = house.data / "sim" / "journal.sqlite3"
+    with contextlib.closing(sqlite3.connect(path)) as base:
+        base.execute("DELETE FROM facts WHERE seq = (SELECT max(seq) FROM facts WHERE kind='fill')")
+        base.commit()
+
+
+@pytest.mark.process
+def test_the_audit_takes_a_key_of_its_own_and_says_what_it_may_do(trading: House24) -> None:
+    exchange = exchange_of(trading)
+    bot = trading.bot("--strategy", "hold").until_ready()
+    own = ("--audit-key-id", exchange.told["key_id"])
+    file = ("--audit-key-file", exchange.told["private_key_path"])
+    assert "may do more than read" in trading.command("audit", *own, *file).stdout
+    exchange.control("set_scopes", scopes=["read"])
+    done = trading.command("audit", *own, *file)
+    assert done.returncode == 0, done.stdout + done.stderr
+    assert "may do more" not in done.stdout
+    sent = {row["method"] for row in exchange.requests()[-12:]}
+    assert sent == {"GET"}, "an audit only reads"
+    assert trading.command("audit", *own).returncode == 2
+    bot.signal(signal.SIGTERM)
+    bot.wait()
+
+
+@pytest.mark.process
+def test_without_a_bot_kill_cancels_what_is_ours_and_the_next_start_is_halted(
+    trading: House24,
+) -> None:
+    exchange = exchange_of(trading)
+    bot = trading.bot().until_ready()
+    eventually_24(lambda: len(exchange.resting()) >= 2, "orders rest")
+    bot.signal(signal.SIGKILL)
+    bot.wait()
+    assert exchange.resting(), "they rest until their expiry"
+    done = trading.command("kill", "--reason", "tested")
+    assert done.returncode == 0, done.stdout + done.stderr
+    assert exchange.resting() == []
+    assert "next start will be halted" in done.stdout
+    bot = trading.bot().until_ready()
+    assert bot.health()["status"] == "halted"
+    assert trading.command("status").returncode == 4
+
+
+@pytest.mark.parametrize(
+    ("flags", "code", "word"),
+    [
+        (["status"], 8, "no bot runs in sim"),
+        (["markets"], 8, "no bot runs"),
+        (["rearm", "--confirm", "sim"], 8, "no bot runs"),
+        (["rearm"], 2, "--confirm sim"),
+        (["orders"], 2, "no journal yet"),
+        (["explain"], 2, "explain needs an id"),
+        (["export", "secrets"], 2, "orders, fills"),
+        (["export", "fills", "--format", "xls"], 2, "csv"),
+        (["fills", "--funnel"], 2, "--funnel belongs to markets"),
+        (["fills", "--limit", "0"], 2, "1 or more"),
+        (["status", "now"], 2, "takes no word"),
+        (["audit"], 2, "outlives its bot"),
+        (["record", "--no-record"], 2, "contradict"),
+    ],
+    ids=lambda value: "_".join(value) if isinstance(value, list) else "",
+)
+def test_a_wrong_command_is_one_clear_sentence(tmp_path, capsys, monkeypatch, flags, code, word):
+    monkeypatch.setenv("V3_DATA_DIR", str(tmp_path))
+    monkeypatch.setattr(t, "HERE", tmp_path)
+    assert t.main(flags) == code
+    said = capsys.readouterr().err
+    assert word in said
+    assert said.count("\n") == 1
+
+
+@pytest.mark.parametrize(
+    ("text", "moment"),
+    [
+        ("today", "2026-11-22T05:00"),
+        ("yesterday", "2026-11-21T05:00"),
+        ("90m", "2026-11-22T10:30"),
+        ("2h", "2026-11-22T10:00"),
+        ("7d", "2026-11-15T12:00"),
+        ("2026-11-01T10:30", "2026-11-01T10:30"),
+        ("2026-11-01T10:30+02:00", "2026-11-01T08:30"),
+    ],
+)
+def test_since_is_read_as_people_write_it(text, moment):
+    now_ms = int(t.datetime(2026, 11, 22, 12, tzinfo=t.UTC).timestamp() * 1000)
+    expected = t.datetime.fromisoformat(moment).replace(tzinfo=t.UTC).timestamp() * 1000
+    assert t.since_ms(text, now_ms) == expected
+
+
+def test_a_table_shows_each_number_in_its_unit():
+    rows = [{"at_ms": 0, "price_cc": 4700, "count_h": 150, "fee_ud": -17500, "is_taker": False}]
+    head, line = t.table_lines(rows, ["at_ms", "price_cc", "count_h", "fee_ud", "is_taker"])
+    assert head.split() == ["at", "(UTC)", "price", "$", "count", "fee", "$", "is", "taker"]
+    assert line.split() == ["1970-01-01", "00:00:00", "0.4700", "1.50", "-0.0175", "no"]
 
 
 # ======================================================================================

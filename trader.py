@@ -46,6 +46,7 @@ import asyncio
 import base64
 import bisect
 import contextlib
+import csv
 import ctypes
 import dataclasses
 import difflib
@@ -82,6 +83,7 @@ import zlib
 from bisect import bisect_left, bisect_right
 from collections import Counter, OrderedDict, deque
 from collections.abc import (
+    AsyncIterator,
     Awaitable,
     Callable,
     Coroutine,
@@ -6662,6 +6664,23 @@ class JournalFile:
             self._worker = _WalSync(self.path, self._sync_failed)
             self._worker.start()
 
+    def open_to_read(self) -> None:
+        """Look at it beside a running trader: nothing is written, locked or verified.
+
+        Raises ConfigError when it is no journal of this program, JournalError when unreadable.
+        """
+        assert self._db is None, "the journal is open already"
+        try:
+            uri = f"{self.path.resolve().as_uri()}?mode=ro"
+            self._db = sqlite3.connect(uri, uri=True, timeout=1.0, isolation_level=None)
+            self._check_header(self._db)
+        except sqlite3.Error as error:
+            self.close()
+            raise JournalError(f"{self.path} cannot be read: {error}") from error
+        except TraderError:
+            self.close()
+            raise
+
     def _create_file(self) -> None:
         self.path.parent.mkdir(mode=DIR_MODE, parents=True, exist_ok=True)
         flags = os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW | os.O_CLOEXEC
@@ -6700,7 +6719,7 @@ class JournalFile:
         db.execute(f"PRAGMA user_version={JOURNAL_SCHEMA}")
         db.execute("COMMIT")
 
-    def _check_identity(self, db: sqlite3.Connection) -> None:
+    def _check_header(self, db: sqlite3.Connection) -> None:
         if db.execute("PRAGMA application_id").fetchone()[0] != JOURNAL_APP_ID:
             raise ConfigError(f"{self.path} is not a journal of this program; move it away")
         version = db.execute("PRAGMA user_version").fetchone()[0]
@@ -6709,6 +6728,9 @@ class JournalFile:
                 f"{self.path} has schema {version}, this program knows {JOURNAL_SCHEMA};"
                 " use the program that wrote it"
             )
+
+    def _check_identity(self, db: sqlite3.Connection) -> None:
+        self._check_header(db)
         meta = dict(db.execute("SELECT name, value FROM meta"))
         for name, ours in (("environment", self._environment), ("account", self._account_tag)):
             if meta.get(name) != ours:
@@ -13417,6 +13439,7 @@ class TradingDecisionService:
         if view is not None:
             body["book"] = {"yes": view.yes[:5], "no": view.no[:5]}
             body["view"] = dump_view(view)
+            body["fees"] = dataclasses.asdict(self._execution.fees_of(seat.ticker))
         return body
 
     @staticmethod
@@ -14199,6 +14222,31 @@ def shown_setting(config: Config, setting: Setting) -> object:
 _EDGE_TEXT: Final = re.compile(r"edge (-?[0-9]{1,6}) cc")
 
 
+def order_row(order: Order) -> StatusRow:
+    """Row of topic `orders`, as far as the order alone tells it."""
+    return {
+        "client_order_id": order.client_order_id,
+        "order_id": order.order_id,
+        "ticker": order.ticker,
+        "side": order.side,
+        "price_cc": order.price_cc,
+        "count_h": order.count_h,
+        "filled_h": order.filled_h,
+        "remaining_h": order.remaining_h,
+        "status": order.status,
+        "status_why": order.why or (f"{order.pending} asked" if order.pending else None),
+        "strategy": order.strategy or None,
+        "slot": order.slot or None,
+        "decision_id": order.decision_id or None,
+        "sent_at_ms": order.sent_at_ms or None,
+        "acked_at_ms": order.acked_at_ms,
+        "expires_at_ms": order.expires_at_ms,
+        "ahead_h": None,
+        "ahead_from": None,
+        "foreign": order.is_foreign,
+    }
+
+
 class RowMaker:
     """Builds single rows from the services at the moment they are asked for. Changes nothing."""
 
@@ -14392,25 +14440,10 @@ class RowMaker:
         if acked_ms is not None:
             acked_ms = self._acked_ms.setdefault(order.client_order_id, acked_ms)
         return {
-            "client_order_id": order.client_order_id,
-            "order_id": order.order_id,
-            "ticker": order.ticker,
-            "side": order.side,
-            "price_cc": order.price_cc,
-            "count_h": order.count_h,
-            "filled_h": order.filled_h,
-            "remaining_h": order.remaining_h,
-            "status": order.status,
-            "status_why": order.why or (f"{order.pending} asked" if order.pending else None),
-            "strategy": order.strategy or None,
-            "slot": order.slot or None,
-            "decision_id": order.decision_id or None,
-            "sent_at_ms": order.sent_at_ms or None,
+            **order_row(order),
             "acked_at_ms": acked_ms,
-            "expires_at_ms": order.expires_at_ms,
             "ahead_h": self.ahead_h(order) if is_resting else None,
             "ahead_from": self.queues.source(order.client_order_id) if is_resting else None,
-            "foreign": order.is_foreign,
         }
 
     def position(self, key: str | int) -> StatusRow | None:
@@ -15922,6 +15955,7 @@ def _components(reporter: StatusReporter) -> StatusRow:
         "risk": {"limits": reporter.tables.risk()},
         "reconcile": _reconcile_part(services),
         "books": _books_part(services),
+        "market_selection": _selection_part(services),
         "journal": _journal_part(services),
         "rate_budget": _budget_part(services),
     }  # fmt: skip
@@ -16032,6 +16066,19 @@ def _books_part(services: Services) -> StatusRow:
             }
             for ticker, book in books.items()
         },
+    }
+
+
+def _selection_part(services: Services) -> StatusRow:
+    last = services.selection.last if services.selection is not None else None
+    if last is None:
+        return {"funnel": None}
+    return {
+        "at_ms": last.at_ms,
+        "funnel": last.funnel,
+        "seen": last.seen,
+        "lost": dict(last.lost),
+        "nearest": dict(last.nearest),
     }
 
 
@@ -20216,6 +20263,15 @@ def set_log_level(text: str) -> None:
         logging.getLogger(f"trader.{room}" if room else "trader").setLevel(level.upper())
 
 
+def set_quiet_logs() -> None:
+    """A command that prints an answer logs nothing below a warning, and that to stderr."""
+    root = logging.getLogger("trader")
+    if not root.handlers:
+        root.addHandler(logging.StreamHandler(sys.stderr))
+        root.handlers[0].setFormatter(PlainFormatter())
+    root.setLevel(logging.WARNING)
+
+
 def set_up_logs(config: Config, folder: Path) -> None:
     """Terminal and rotated file; the file takes everything the terminal takes."""
     root = logging.getLogger("trader")
@@ -20501,32 +20557,13 @@ def _run_on(
 
 
 # ======================================================================================
-# §24d CLI
-# Purpose:   Arguments and env files in, exit code out; the commands that talk to a running bot.
-# Position:  Uses every room; the only one that imports sim_exchange, and only when it is needed.
-# Principle: The operator's mistake is one clear sentence and code 2; nothing else ends silently.
+# §24d ARGUMENTS
+# Purpose:   Flags, environment and env files in; settings with their sources out.
+# Position:  Uses §01, §02, §24b. Read by §24e to §24g.
+# Principle: The operator's mistake is one clear sentence; nothing is guessed or silently ignored.
 # ======================================================================================
 
-log_cli = logging.getLogger("trader.cli")
-
-EXIT_OK: Final = 0
-EXIT_USAGE: Final = 2
-EXIT_CHECK: Final = 3
-EXIT_UNREACHABLE: Final = 6
-EXIT_NO_BOT: Final = 8
-EXIT_LOCKED: Final = 75
-CONTROL_COMMANDS: Final = (
-    "pause",
-    "resume",
-    "rearm",
-    "reduce-only",
-    "kill",
-    "cancel-all",
-    "flatten",
-)
 HERE: Final = Path(__file__).resolve().parent
-SIM_JOURNALS_MAX: Final = 10
-LAST_CANCEL_S: Final = 1.0
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -20537,42 +20574,125 @@ class Sourced:
     source: str
 
 
+COMMANDS: Final[Mapping[str, str]] = {
+    "run": "the bot (default)",
+    "status": "state, gate and why, health, money",
+    "markets": "followed markets",
+    "orders": "orders as journal and last reconcile have them",
+    "positions": "holdings, likewise",
+    "fills": "fills, likewise",
+    "explain": "a decision, order or fill by its id",
+    "pause": "gate paused",
+    "reduce-only": "gate reduce-only",
+    "resume": "gate open",
+    "rearm": "clear the halt latch",
+    "kill": "halt latch, then cancel everything of ours",
+    "cancel-all": "cancel own orders; does not pause",
+    "flatten": "leave own positions by reduce-only exits",
+    "replay": "tapes at full speed in virtual time",
+    "backtest": "the same as replay",
+    "record": "follow markets and write tapes; never trades",
+    "export": "a table of the journal as csv, json or ndjson",
+    "audit": "cash and positions from REST alone against the journal",
+    "config": "show or check the settings",
+    "version": "version, hash of the file, Python, dependencies",
+}
+CONTROL_COMMANDS: Final = frozenset(
+    "pause reduce-only resume rearm kill cancel-all flatten".split()
+)
+WITH_WORD: Final = {"config": "show or check", "explain": "an id", "export": "a table"}
+
+
+@dataclass(frozen=True, slots=True)
+class OwnFlag:
+    """A flag of some commands that is no setting. `kind`: bool, int, or str for text."""
+
+    option: str
+    commands: str
+    meaning: str
+    kind: type = bool
+
+    @property
+    def dest(self) -> str:
+        """Its attribute in the parsed arguments; None there when it was not given."""
+        return self.option.lstrip("-").replace("-", "_")
+
+
+_READS: Final = "status markets orders positions fills explain replay backtest config audit export"
+OWN_FLAGS: Final = tuple(
+    OwnFlag(*row)
+    for row in (
+        ("--audit-key-id", "audit", "id of a key that may only read", str),
+        ("--audit-key-file", "audit", "its private key", str),
+        ("--json", _READS, "as JSON, with stable keys and units"),
+        ("--quiet", "status export audit", "nothing on success; for cron"),
+        ("--origin", "config", "show: with sources"),
+        ("--changed", "config", "show: only what is not default"),
+        ("--link", "status", "print a new unlock link"),
+        ("--new-token", "status", "replace the run token"),
+        ("--funnel", "markets", "how discovery and decisions ended, with counts"),
+        ("--scan", "markets", "a fresh scan; needs no bot"),
+        ("--all", "orders positions fills flatten", "ended, closed and foreign ones too"),
+        ("--since", "orders fills export", "today, yesterday, 90m, 2h, 7d or an ISO time", str),
+        ("--limit", "orders fills export", "at most so many, newest first", int),
+        ("--verify", "explain", "run the strategy again on the stored view"),
+        ("--reason", "pause reduce-only resume rearm kill flatten", "why, for the audit row", str),
+        ("--confirm", "resume rearm", "name of the environment", str),
+        ("--to", "rearm", "reduce-only (default) or open", str),
+        ("--override", "rearm", "on the day of a loss limit"),
+        ("--keep-orders", "pause", "leave resting orders"),
+        ("--ticker", "cancel-all flatten", "only this market", str),
+        ("--order", "cancel-all", "only this client order id", str),
+        ("--dry-run", "kill cancel-all flatten", "print what would be sent, send nothing"),
+        ("--yes", "cancel-all flatten", "production: do not ask"),
+        ("--fee-type", "replay backtest", "fees of the series (default quadratic)", str),
+        ("--fee-multiplier", "replay backtest", "multiplier of the fees (default 1)", str),
+        ("--serve", "replay backtest", "play at --speed and show it on the page"),
+        ("--minutes", "record", "end after so many minutes", int),
+        ("--format", "export", "csv (default), json or ndjson", str),
+        ("--out", "export", "write here instead of the terminal", str),
+    )
+)
+
+
 def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(
         prog="trader.py",
         description="A trader for Kalshi that shows what it does.",
-        epilog="Without a command it runs the bot; in sim no account is needed.",
+        epilog="Without a command it runs the bot; in sim no account is needed. Commands: "
+        + "; ".join(f"{name}: {what}" for name, what in COMMANDS.items()),
+        allow_abbrev=False,
     )
-    parser.add_argument(
-        "command",
-        nargs="?",
-        default="run",
-        choices=("run", "status", "config", "version", "replay", "backtest", *CONTROL_COMMANDS),
-        help="run (default), status, config, version, replay (= backtest), or a control of the bot",
-    )
-    parser.add_argument("what", nargs="?", help="config: show or check")
+    parser.add_argument("command", nargs="?", default="run", choices=COMMANDS, metavar="command")
+    words = ", ".join(f"{command}: {word}" for command, word in WITH_WORD.items())
+    parser.add_argument("what", nargs="?", help=words)
     for setting in SETTINGS:
         _add_flag(parser, setting)
     parser.add_argument("--no-record", action="store_true", help="write no tapes")
-    parser.add_argument("--json", action="store_true", help="status, config: as JSON")
-    parser.add_argument("--origin", action="store_true", help="config show: with sources")
-    parser.add_argument(
-        "--changed", action="store_true", help="config show: only what is not default"
-    )
-    parser.add_argument("--link", action="store_true", help="status: print a new unlock link")
-    parser.add_argument("--new-token", action="store_true", help="status: replace the run token")
-    parser.add_argument("--reason", default="", help="why, for the audit row")
-    parser.add_argument("--confirm", help="resume, rearm: name of the environment")
-    parser.add_argument("--to", choices=("reduce-only", "open"), help="rearm: into which gate")
-    parser.add_argument("--override", action="store_true", help="rearm on the day of a loss limit")
-    parser.add_argument("--keep-orders", action="store_true", help="pause: leave resting orders")
-    parser.add_argument("--ticker", help="cancel-all: only this market")
-    parser.add_argument("--order", help="cancel-all: only this client order id")
-    parser.add_argument("--all", action="store_true", help="flatten: foreign positions too")
-    parser.add_argument("--fee-type", default="quadratic", help="replay: fees of the series")
-    parser.add_argument("--fee-multiplier", default="1", help="replay: multiplier of the fees")
-    parser.add_argument("--yes", action="store_true", help="production: do not ask")
+    for flag in OWN_FLAGS:
+        text = f"{', '.join(flag.commands.split())}: {flag.meaning}"
+        if flag.kind is bool:
+            parser.add_argument(flag.option, action="store_true", default=None, help=text)
+        else:
+            parser.add_argument(flag.option, type=flag.kind, metavar="X", help=text)
     return parser
+
+
+def parse_arguments(argv: Sequence[str]) -> argparse.Namespace:
+    """The command line; ConfigError for a flag or a word that the command does not have."""
+    args = _parser().parse_args(argv)
+    for flag in OWN_FLAGS:
+        value = getattr(args, flag.dest)
+        if value is not None and args.command not in flag.commands.split():
+            homes = ", ".join(flag.commands.split())
+            raise ConfigError(f"{flag.option} belongs to {homes}, not to {args.command}")
+        if flag.kind is int and value is not None and value < 1:
+            raise ConfigError(f"{flag.option}: {value} is not 1 or more")
+    if args.what is not None and args.command not in WITH_WORD:
+        raise ConfigError(f"{args.command} takes no word {args.what!r:.40}; see --help")
+    if args.what is None and args.command in ("explain", "export"):
+        raise ConfigError(f"{args.command} needs {WITH_WORD[args.command]}; see --help")
+    return args
 
 
 def _add_flag(parser: argparse.ArgumentParser, setting: Setting) -> None:
@@ -20724,6 +20844,47 @@ def tag_of(key_id: str) -> str:
     return re.sub(r"[^A-Za-z0-9]", "", key_id)[-4:].lower() or "none"
 
 
+def file_digest(path: Path) -> str:
+    """SHA-256 of a file, hexadecimal."""
+    return hashlib.sha256(path.read_bytes()).hexdigest()
+
+
+def settings_rows(found: Mapping[str, Sourced], config: Config) -> tuple[dict[str, JsonValue], ...]:
+    """Every setting with value and source, secrets masked."""
+    rows: list[dict[str, JsonValue]] = []
+    for setting in SETTINGS:
+        given = found.get(setting.name)
+        text = given.text if given is not None else setting.default
+        if setting.kind is Kind.SECRET and text:
+            text = "***"
+        if given is None and setting.name in ("strategy", "data_dir"):
+            value = getattr(config, setting.field)
+            text = ",".join(value) if isinstance(value, tuple) else str(value)
+        rows.append(
+            {
+                "name": setting.name,
+                "value": text,
+                "source": given.source if given else "default",
+                "unit": setting.unit,
+                "variable": setting.env,
+            }
+        )
+    return tuple(rows)
+
+
+# ======================================================================================
+# §24e PROCESS
+# Purpose:   The running bot: its exchange, its loop, its signals, its first words.
+# Position:  Uses §14, §15, §23, §24a to §24d. Imports sim_exchange for the embedded exchange.
+# Principle: Lock first, then logs, then the loop; every signal has one meaning.
+# ======================================================================================
+
+log_cli = logging.getLogger("trader.cli")
+
+SIM_JOURNALS_MAX: Final = 10
+LAST_CANCEL_S: Final = 1.0
+
+
 class TapeDesk:
     """The embedded tape as §22 may command it: pace and settlement."""
 
@@ -20794,37 +20955,6 @@ async def _embed(config: Config, clock: Clock) -> Venue:
         replay=player,
         close=exchange.stop,
     )
-
-
-def file_digest(path: Path) -> str:
-    """SHA-256 of a file, hexadecimal."""
-    return hashlib.sha256(path.read_bytes()).hexdigest()
-
-
-def settings_rows(found: Mapping[str, Sourced], config: Config) -> tuple[dict[str, JsonValue], ...]:
-    """Every setting with value and source, secrets masked."""
-    rows: list[dict[str, JsonValue]] = []
-    for setting in SETTINGS:
-        given = found.get(setting.name)
-        text = given.text if given is not None else setting.default
-        if setting.kind is Kind.SECRET and text:
-            text = "***"
-        if given is None and setting.name in ("strategy", "data_dir"):
-            value = getattr(config, setting.field)
-            text = ",".join(value) if isinstance(value, tuple) else str(value)
-        rows.append(
-            {
-                "name": setting.name,
-                "value": text,
-                "source": given.source if given else "default",
-                "unit": setting.unit,
-                "variable": setting.env,
-            }
-        )
-    return tuple(rows)
-
-
-# -- running the bot --------------------------------------------------------------------
 
 
 def build_strategies(config: Config) -> tuple[Strategy, ...]:
@@ -21009,29 +21139,55 @@ def loop_factory() -> Callable[[], asyncio.AbstractEventLoop] | None:
     return cast("Callable[[], asyncio.AbstractEventLoop]", uvloop.new_event_loop)
 
 
-# -- talking to a running bot -----------------------------------------------------------
+@contextlib.asynccontextmanager
+async def visit(config: Config, signer: KalshiSigner | None = None) -> AsyncIterator[KalshiRest]:
+    """The exchange's REST for one command that creates nothing; `signer` instead of the own key."""
+    clock = Clock()
+    venue = await open_venue(config, clock)
+    async with make_session(aiohttp.TCPConnector(ssl=secure_tls(), limit=4)) as session:
+        rest = KalshiRest(
+            session,
+            venue.api_url,
+            signer or venue.signer,
+            clock,
+            request_timeout_s=config.request_timeout_s,
+            rate_share=config.rate_share,
+            may_open=lambda: False,
+            permits=lambda _: False,
+            threads=False,
+        )
+        try:
+            yield rest
+        finally:
+            rest.close()
+            if venue.close is not None:
+                await venue.close()
 
 
-async def _ask_bot(
-    port: int,
-    method: str,
-    path: str,
-    token: str | None,
-    body: Mapping[str, Any] | None,
-    headers: Mapping[str, str] | None = None,
-) -> tuple[int, Any]:
-    """One request to the bot on this machine; (status, JSON body)."""
-    all_headers = {"X-Trader-Control": "1", **(headers or {})}
-    if token is not None:
-        all_headers["Authorization"] = f"Bearer {token}"
-    async with (
-        asyncio.timeout(10.0),
-        aiohttp.ClientSession(trust_env=False) as session,
-        session.request(
-            method, f"http://127.0.0.1:{port}{path}", json=body, headers=all_headers
-        ) as answer,
-    ):
-        return answer.status, await answer.json()
+# ======================================================================================
+# §24f ASKING
+# Purpose:   The commands that speak to a running bot, and print what it says.
+# Position:  Uses §14a, §24d. Called by §24g.
+# Principle: One way to ask, one way to print; who gets no answer is told why by the exit code.
+# ======================================================================================
+
+EXIT_OK: Final = 0
+EXIT_USAGE: Final = 2
+EXIT_CHECK: Final = 3
+EXIT_HALTED: Final = 4
+EXIT_DIFFERENCE: Final = 5
+EXIT_UNREACHABLE: Final = 6
+EXIT_ORDERS_REMAIN: Final = 7
+EXIT_NO_BOT: Final = 8
+EXIT_LOCKED: Final = 75
+CANCEL_PAUSE_S: Final = 0.5
+
+
+class NoBotError(TraderError):
+    """Nobody runs in this data directory; exit code 8."""
+
+
+# -- asking and printing ----------------------------------------------------------------
 
 
 def running_port(data_dir: DataDir) -> int | None:
@@ -21040,79 +21196,874 @@ def running_port(data_dir: DataDir) -> int | None:
     return int(str(holder["port"])) if holder is not None and holder.get("port") else None
 
 
+class Desk:
+    """What one command needs of a running bot: its address and its token."""
+
+    def __init__(self, config: Config) -> None:
+        self.environment = config.environment
+        self.data_dir = DataDir(config.home)
+        self.port = running_port(self.data_dir)
+
+    def need(self) -> Desk:
+        """Itself; NoBotError when nobody answers there."""
+        if self.port is None:
+            raise NoBotError(f"no bot runs in {self.environment.value}; start it first")
+        return self
+
+    def get(self, path: str) -> Any:
+        """JSON body of a GET."""
+        return asyncio.run(self._ask("GET", path, None, {}))[1]
+
+    def rows(self, topic: str) -> list[dict[str, Any]]:
+        """All rows of a topic."""
+        found: list[dict[str, Any]] = self.get(f"/v3/topic/{topic}?limit=500")["rows"]
+        return found
+
+    def post(
+        self, path: str, body: Mapping[str, Any], headers: Mapping[str, str] | None = None
+    ) -> tuple[int, Any]:
+        """Status and JSON body of a POST with the run token."""
+        token = {"Authorization": f"Bearer {self.data_dir.run_token(Clock())}"}
+        return asyncio.run(self._ask("POST", path, body, token | dict(headers or {})))
+
+    async def _ask(
+        self, method: str, path: str, body: Mapping[str, Any] | None, headers: Mapping[str, str]
+    ) -> tuple[int, Any]:
+        url = f"http://127.0.0.1:{self.port}{path}"
+        async with (
+            asyncio.timeout(10.0),
+            aiohttp.ClientSession(trust_env=False) as session,
+            session.request(
+                method, url, json=body, headers={"X-Trader-Control": "1", **headers}
+            ) as answer,
+        ):
+            return answer.status, await answer.json()
+
+
+def shown(key: str, value: object) -> str:
+    """A value as people read it; its unit is the end of its key (DASHBOARD §3)."""
+    if value is None or value == "":
+        return "–"
+    if isinstance(value, bool):
+        return "yes" if value else "no"
+    if isinstance(value, int):
+        if key.endswith("at_ms"):
+            return f"{datetime.fromtimestamp(value / 1000, UTC):%Y-%m-%d %H:%M:%S}"
+        for end, write in (("_cc", format_price), ("_h", format_count), ("_ud", show_dollars)):
+            if key.endswith(end):
+                return write(value)
+    if isinstance(value, list | tuple):
+        return ", ".join(shown(key, item) for item in value)
+    return escape_controls(str(value))
+
+
+_HEAD_UNITS: Final = (
+    ("_at_ms", " (UTC)"),
+    ("at_ms", "at (UTC)"),
+    ("_cc", " $"),
+    ("_ud", " $"),
+    ("_h", ""),
+    ("_ms", " ms"),
+)
+
+
+def _heading(key: str) -> str:
+    for end, unit in _HEAD_UNITS:
+        if key.endswith(end):
+            return key.removesuffix(end).replace("_", " ") + unit
+    return key.replace("_", " ")
+
+
+def table_lines(rows: Sequence[Mapping[str, object]], columns: Sequence[str]) -> list[str]:
+    """Rows under headings, numbers to the right."""
+    cells = [[_heading(key) for key in columns]]
+    cells += [[shown(key, row.get(key)) for key in columns] for row in rows]
+    widths = [max(map(len, column)) for column in zip(*cells, strict=True)]
+    is_number = [
+        all(isinstance(row.get(key), int | float | None) for row in rows) for key in columns
+    ]
+    return [
+        "  ".join(
+            text.rjust(width) if right else text.ljust(width)
+            for text, width, right in zip(line, widths, is_number, strict=True)
+        ).rstrip()
+        for line in cells
+    ]
+
+
+def print_rows(
+    args: argparse.Namespace, rows: Sequence[Mapping[str, object]], columns: str, none: str
+) -> None:
+    """Rows as a table of `columns`, or whole as JSON; the sentence `none` when there are none."""
+    if args.json:
+        print(json.dumps(rows, indent=1, default=str))
+    elif rows:
+        print("\n".join(table_lines(rows, columns.split())))
+    else:
+        print(none)
+
+
+# -- status and markets -----------------------------------------------------------------
+
+
 def command_status(config: Config, args: argparse.Namespace) -> int:
     """State, gate and why, health, money; 3 when unhealthy, 4 when halted, 8 without a bot."""
-    data_dir = DataDir(config.home)
-    port = running_port(data_dir)
-    if port is None:
-        print(f"no bot runs in {config.environment.value}", file=sys.stderr)
-        return EXIT_NO_BOT
+    desk = Desk(config)
+    if args.new_token:
+        desk.data_dir.make()
+        desk.data_dir.new_run_token(Clock())
+        print("new run token written; a running bot takes it at its next start")
+        return EXIT_OK
+    desk.need()
     if args.link:
-        token = data_dir.run_token(Clock())
-        _, answer = asyncio.run(_ask_bot(port, "POST", "/v3/unlock/link", token, {}))
+        _, answer = desk.post("/v3/unlock/link", {})
         print(answer.get("url") or answer)
         return EXIT_OK
-    _, health = asyncio.run(_ask_bot(port, "GET", "/v3/health", None, None))
-    _, status = asyncio.run(_ask_bot(port, "GET", "/v3/status", None, None))
+    health, status = desk.get("/v3/health"), desk.get("/v3/status")
+    code = EXIT_HALTED if status["halted"] else EXIT_OK if health["healthy"] else EXIT_CHECK
     if args.json:
         print(json.dumps(status, indent=2))
-    else:
-        client = status["components"].get("trading_client", {})
-        print(f"{status['environment']}: {health['status']}, state {status['state']}")
-        print(f"halted: {status['halted'] or 'no'}; degraded: {health.get('reasons', []) or 'no'}")
-        print(
-            f"balance {client.get('balance')} dollars, {client.get('positions_count')} positions, "
-            f"{client.get('open_orders_count')} open orders"
-        )
-    return 4 if status["halted"] else EXIT_OK if health["healthy"] else EXIT_CHECK
+    elif not (args.quiet and code == EXIT_OK):
+        print("\n".join(_status_lines(health, status, desk.rows("overview")[0])))
+    return code
+
+
+def _status_lines(
+    health: Mapping[str, Any], status: Mapping[str, Any], overview: Mapping[str, Any]
+) -> list[str]:
+    client, checked = (status["components"][name] for name in ("trading_client", "reconcile"))
+    money = ("cash_ud", "equity_ud", "day_pnl_ud", "exposure_ud")
+    why = f" ({overview['gate_why']})" if overview["gate_why"] else ""
+    verified = shown("_at_ms", checked["reconciled_at_ms"])
+    held, live, unknown = (
+        client[key] for key in ("positions_count", "open_orders_count", "unknown_orders")
+    )
+    reasons = ", ".join(str(row.get("reason", row)) for row in status["degraded"])
+    return [
+        f"{status['environment']}: {health['status']}, state {status['state']}",
+        f"gate {overview['gate']}{why}",
+        f"halted: {status['halted'] or 'no'}; degraded: {reasons or 'no'}",
+        ", ".join(f"{_heading(key)} {shown(key, overview[key])}" for key in money),
+        f"{held} positions, {live} open orders, {unknown} unknown; verified {verified} UTC",
+    ]
+
+
+def command_markets(config: Config, args: argparse.Namespace) -> int:
+    """Followed markets of the running bot; its funnels; or a fresh scan without one."""
+    if args.scan:
+        found = asyncio.run(_scan(config))
+        rows = [
+            {"ticker": m.ticker, "title": m.title, "bid_cc": m.bid_cc, "ask_cc": m.ask_cc}
+            for m in found.followed
+        ]
+        if not args.json:
+            print(found.funnel)
+        print_rows(args, rows, "ticker title bid_cc ask_cc", "no market passes the gates")
+        return EXIT_OK
+    desk = Desk(config).need()
+    if args.funnel:
+        scan = desk.get("/v3/status")["components"]["market_selection"]
+        if not args.json:
+            print(scan.get("funnel") or "no scan yet")
+        rows = desk.rows("funnel")
+        print_rows(args, rows, "strategy stage reason count", "nothing was evaluated yet")
+        return EXIT_OK
+    columns = "ticker bid_cc bid_h ask_cc ask_h last_cc position_h pnl_ud proof reason"
+    print_rows(args, desk.rows("markets"), columns, "no market is followed")
+    return EXIT_OK
+
+
+async def _scan(config: Config) -> Selection:
+    async with visit(config) as rest:
+        return await MarketSelection().select(rest, config, Clock().now_ms(), set())
+
+
+# -- controls ---------------------------------------------------------------------------
 
 
 def command_control(config: Config, args: argparse.Namespace) -> int:
-    """Ask the running bot; without one, kill and pause act on the latch on the disk."""
-    data_dir = DataDir(config.home)
-    port = running_port(data_dir)
-    if port is None:
-        return _control_without_bot(config, data_dir, args)
-    if config.environment is Environment.PRODUCTION and args.command == "flatten" and not args.yes:
-        raise ConfigError("flatten in production: add --yes to confirm")
-    status, answer = asyncio.run(_control(port, data_dir.run_token(Clock()), args))
+    """Ask the running bot; without one, act on the latch, the gate and the exchange ourselves."""
+    desk = Desk(config)
+    _confirm(config, args)
+    if args.dry_run:
+        return _dry_run(config, desk, args)
+    if desk.port is None:
+        return _control_alone(config, desk, args)
+    status, answer = _control(desk, args)
     print(json.dumps(answer, indent=2))
     return EXIT_OK if status in (200, 202) else EXIT_CHECK
 
 
-async def _control(port: int, token: str, args: argparse.Namespace) -> tuple[int, Any]:
+def _confirm(config: Config, args: argparse.Namespace) -> None:
+    """Ask what must be asked: the environment's name, and in production whether it is meant."""
+    name, is_asked = config.environment.value, sys.stdin.isatty()
+    if args.command in ("resume", "rearm") and args.confirm is None and is_asked:
+        args.confirm = input(f"{args.command}: type the environment's name ({name}): ").strip()
+    if args.command in ("resume", "rearm") and args.confirm != name:
+        raise ConfigError(f"{args.command} needs --confirm {name}")
+    is_risky = args.command in ("cancel-all", "flatten") and not args.dry_run
+    if config.environment is Environment.PRODUCTION and is_risky and not args.yes:
+        answer = input(f"{args.command} in production? yes/no: ").strip() if is_asked else ""
+        if answer != "yes":
+            raise ConfigError(f"{args.command} in production: add --yes to confirm")
+
+
+def _control(desk: Desk, args: argparse.Namespace) -> tuple[int, Any]:
     body: dict[str, Any] = {"key": secrets.token_hex(16)}
     headers: dict[str, str] = {}
-    if args.reason and args.command != "cancel-all":
+    if args.reason:
         body["reason"] = args.reason
+    if args.strategy and args.command in ("pause", "resume"):
+        body["strategy"] = args.strategy[0]
     if args.command in ("resume", "rearm"):
-        body |= {"environment": args.confirm or "", "reason": args.reason}
-        _, overview = await _ask_bot(port, "GET", "/v3/topic/overview", None, None)
-        headers["If-Match"] = str(overview["rows"][0]["state_version"])
+        body |= {"environment": args.confirm or "", "reason": args.reason or ""}
+        headers["If-Match"] = str(desk.rows("overview")[0]["state_version"])
     if args.command == "rearm":
-        body |= {"to": args.to or "reduce-only", "override": args.override}
+        body |= {"to": args.to or "reduce-only", "override": bool(args.override)}
     if args.command == "pause":
-        body |= {"keep_orders": args.keep_orders}
+        body |= {"keep_orders": bool(args.keep_orders)}
     if args.command == "cancel-all":
+        body.pop("reason", None)
         body |= {k: v for k, v in (("ticker", args.ticker), ("client_order_id", args.order)) if v}
     if args.command == "flatten":
-        body |= {"all": args.all}
-        _, preview = await _ask_bot(port, "POST", "/v3/control/flatten", token, body, headers)
+        body |= {"all": bool(args.all)}
+        _, preview = desk.post("/v3/control/flatten", body, headers)
         print(json.dumps(preview, indent=2))
         body |= {"nonce": preview.get("nonce"), "key": secrets.token_hex(16)}
-    return await _ask_bot(port, "POST", f"/v3/control/{args.command}", token, body, headers)
+    return desk.post(f"/v3/control/{args.command}", body, headers)
 
 
-def _control_without_bot(config: Config, data_dir: DataDir, args: argparse.Namespace) -> int:
-    if args.command != "kill":
-        print(f"no bot runs in {config.environment.value}; start it first", file=sys.stderr)
-        return EXIT_NO_BOT
-    data_dir.make()
-    data_dir.write_kill(
-        Halt(why=args.reason or "kill switch", by="cli", since_at_ms=Clock().now_ms())
-    )
-    print("no bot runs; the halt latch is set and the next start will be halted")
+def _dry_run(config: Config, desk: Desk, args: argparse.Namespace) -> int:
+    """What the control would send, from the bot's own rows or from the exchange."""
+    if args.command == "flatten":
+        _, preview = desk.need().post(
+            "/v3/control/flatten", {"key": secrets.token_hex(16), "all": bool(args.all)}
+        )
+        print(json.dumps(preview, indent=2))
+        return EXIT_OK
+    if desk.port is None:
+        orders = [row_of(order) for order in asyncio.run(_own_resting(config, args))]
+    else:
+        orders = [row for row in desk.rows("orders") if _is_meant(row, args)]
+    if args.command == "kill":
+        print("the halt latch would be set")
+    for row in orders:
+        print(f"DELETE {row['order_id']} {row['client_order_id']} {row['ticker']}")
+    print(f"{len(orders)} cancels; nothing was sent")
     return EXIT_OK
+
+
+def _is_meant(row: Mapping[str, Any], args: argparse.Namespace) -> bool:
+    return (
+        row["status"] in ("sent", "unknown", "resting")
+        and not row["foreign"]
+        and args.ticker in (None, row["ticker"])
+        and args.order in (None, row["client_order_id"])
+    )
+
+
+def _control_alone(config: Config, desk: Desk, args: argparse.Namespace) -> int:
+    """No bot runs: hold its lock meanwhile, so that none starts in between."""
+    if args.command in ("rearm", "flatten"):
+        desk.need()
+    desk.data_dir.make()
+    desk.data_dir.take_lock({"pid": os.getpid(), "run_id": args.command})
+    now_ms, why = Clock().now_ms(), args.reason or f"command line: {args.command}"
+    if args.command == "kill":
+        desk.data_dir.write_kill(
+            Halt(why=args.reason or "kill switch", by="cli", since_at_ms=now_ms)
+        )
+        print("no bot runs; the halt latch is set and the next start will be halted")
+    elif args.command != "cancel-all":
+        gate = {"pause": Gate.PAUSED, "resume": Gate.OPEN, "reduce-only": Gate.REDUCE_ONLY}
+        desk.data_dir.write_state(
+            {"gate": gate[args.command], "why": why, "by": "cli", "since_at_ms": now_ms}
+        )
+        print(f"no bot runs; the next start will have the gate {gate[args.command]}")
+    is_cancelling = args.command in ("kill", "cancel-all") or (
+        args.command == "pause" and not args.keep_orders
+    )
+    return asyncio.run(_cancel_alone(config, args)) if is_cancelling else EXIT_OK
+
+
+async def _own_resting(config: Config, args: argparse.Namespace) -> list[Order]:
+    if config.is_embedded:
+        return []  # that exchange lives and dies with its bot
+    async with visit(config) as rest:
+        return await _mine(rest, config, args)
+
+
+async def _mine(rest: KalshiRest, config: Config, args: argparse.Namespace) -> list[Order]:
+    ids = own_ids(config)
+    return [
+        _foreign(report, "")
+        for report in await rest.orders(ticker=args.ticker, status="resting")
+        if ids.is_ours(report.client_order_id) and args.order in (None, report.client_order_id)
+    ]
+
+
+def own_ids(config: Config) -> ClientIds:
+    """How this bot's own orders are told from others on the account."""
+    return ClientIds(
+        prefix=config.order_prefix,
+        environment=config.environment.value,
+        account=tag_of(config.key_id or ""),
+        run="",
+    )
+
+
+async def _cancel_alone(config: Config, args: argparse.Namespace) -> int:
+    """Cancel what is ours at the exchange and look again; 7 when something remains."""
+    if config.is_embedded:
+        print("the embedded exchange ended with its bot; nothing rests there")
+        return EXIT_OK
+    need_key(config)
+    async with visit(config) as rest:
+        found = left = await _mine(rest, config, args)
+        clock = Clock()
+        deadline_s = clock.real_s() + STOP_LIMIT_S
+        while left and clock.real_s() < deadline_s:
+            for start in range(0, len(left), BATCH_CANCEL_MAX):
+                await rest.cancel_batch(left[start : start + BATCH_CANCEL_MAX])
+            await asyncio.sleep(CANCEL_PAUSE_S)  # the exchange's list lags behind its engine
+            left = await _mine(rest, config, args)
+    print(f"cancelled {len(found) - len(left)} of {len(found)} own orders, verified")
+    for order in left:
+        print(f"may remain: {order.client_order_id} {order.ticker}", file=sys.stderr)
+    return EXIT_ORDERS_REMAIN if left else EXIT_OK
+
+
+# ======================================================================================
+# §24g RECORDS
+# Purpose:   What the journal holds, as rows for people: orders, fills, decisions, days; export.
+# Position:  Uses §14d, §18b, §21b, §24d to §24f. Needs no running bot and disturbs none.
+# Principle: Read only; the rows are made by the rooms that make them live, so both tell the same.
+# ======================================================================================
+
+
+EXPORT_TABLES: Final = "orders fills settlements positions decisions equity daily activity".split()
+EXPORT_ROWS_MAX: Final = 200_000
+_SPAN_S: Final = {"m": 60, "h": 3600, "d": 86_400}
+
+
+def since_ms(text: str | None, now_ms: int) -> int:
+    """What `--since` means, Unix ms; 0 without it. Days begin at midnight in New York."""
+    if text is None:
+        return 0
+    if text in ("today", "yesterday"):
+        day = datetime.fromtimestamp(now_ms / 1000, NEW_YORK).date()
+        day -= timedelta(days=text == "yesterday")
+        return int(datetime(day.year, day.month, day.day, tzinfo=NEW_YORK).timestamp() * 1000)
+    if re.fullmatch(r"[0-9]{1,6}[mhd]", text, re.ASCII):
+        return now_ms - int(text[:-1]) * _SPAN_S[text[-1]] * 1000
+    try:
+        moment = datetime.fromisoformat(text)
+    except ValueError as error:
+        raise ConfigError(
+            f"--since {text!r:.40}: write today, yesterday, 90m, 2h, 7d or 2026-11-22T10:30"
+        ) from error
+    return int((moment if moment.tzinfo else moment.replace(tzinfo=UTC)).timestamp() * 1000)
+
+
+AnyRow = dict[str, Any]
+
+
+class Records:
+    """The journal as people ask it, beside a running bot or without one; nothing is written.
+
+    Orders, ledger and rows are built by the same rooms that build them live.
+    """
+
+    def __init__(self, config: Config) -> None:
+        path = DataDir(config.home).journal_path
+        if not path.exists():
+            raise ConfigError(f"{path}: no journal yet; run the bot in this environment first")
+        self.clock = Clock()
+        self.journal = Journal(path, self.clock, config.environment.value, "")
+        self.journal.open_to_read()
+        supervisor = Supervisor(lambda name, error: None)
+        bus, container = EventBus(self.clock, supervisor), StateContainer(self.clock)
+        self.execution = ExecutionService(
+            clock=self.clock,
+            supervisor=supervisor,
+            bus=bus,
+            journal=self.journal,
+            rest=None,
+            config=config,
+            ids=own_ids(config),
+            quote=lambda _: Quote(
+                market=None, bid_cc=None, ask_cc=None, last_cc=None, fees=FeeSchedule()
+            ),
+            permit=lambda _: ALLOWED,
+            container=container,
+        )
+        self.execution.replay()
+        for fact in self.journal.facts("reconcile"):
+            if fact.body.get("is_clean"):
+                container.update(reconciled_at_ms=fact.at_ms)
+        self.rows = RowMaker(
+            Services(
+                clock=self.clock,
+                bus=bus,
+                config=config,
+                container=container,
+                supervisor=supervisor,
+                health=HealthMonitor(clock=self.clock, bus=bus, config=config),
+                machine=StateMachine(now_s=0.0),
+                run=RunFacts(run_id="", file_sha256="", account="", origins={}),
+                journal=self.journal,
+                execution=self.execution,
+            )
+        )
+
+    def orders(self) -> list[AnyRow]:
+        """Every order the journal knows, in the order in which they were first written."""
+        known: dict[str, Order | None] = {}
+        for fact in self.journal.facts("intent"):
+            known.setdefault(str(fact.body["client_order_id"]), None)
+        for fact in self.journal.facts("order"):
+            known[str(fact.body["client_order_id"])] = order_of_row(fact.body)
+        rows = []
+        for key, written in known.items():
+            order = self.execution.store.orders.get(key) or written
+            if order is not None:
+                rows.append(order_row(order))
+        return rows
+
+    def fills(self) -> list[AnyRow]:
+        """Every fill, oldest first."""
+        strategies = {row["client_order_id"]: row["decision_id"] for row in self.orders()}
+        return [
+            {
+                "fill_id": fact.body["trade_id"],
+                **{key: fact.body.get(key) for key in _FILL_KEYS},
+                "at_ms": fact.body.get("at_ms"),
+                "decision_id": strategies.get(fact.body.get("client_order_id")),
+                "foreign": fact.body.get("is_foreign"),
+            }
+            for fact in self.journal.facts("fill")
+        ]
+
+    def positions(self) -> list[AnyRow]:
+        """Every market that was ever held, by ticker."""
+        return [
+            self.rows.position(ticker) or {**_FLAT, "ticker": ticker, **_money_of(position)}
+            for ticker, position in sorted(self.execution.ledger.positions.items())
+        ]
+
+    def table(self, name: str, from_ms: int, limit: int | None) -> list[AnyRow]:
+        """Rows of one table of `export` since a moment, oldest first; the newest `limit`."""
+        match name:
+            case "orders":
+                rows = [r for r in self.orders() if int(r["sent_at_ms"] or 0) >= from_ms]
+            case "fills":
+                rows = [r for r in self.fills() if int(r["at_ms"] or 0) >= from_ms]
+            case "positions":
+                rows = self.positions()
+            case "daily":
+                rows = self.daily(from_ms)
+            case "settlements":
+                facts = self.journal.facts("settlement")
+                rows = [{"at_ms": f.at_ms, **f.body} for f in facts if f.at_ms >= from_ms]
+            case _:
+                kind = "decision" if name == "decisions" else name
+                found = self.journal.rows_of(kind, since_ms=from_ms, limit=limit or EXPORT_ROWS_MAX)
+                rows = [{"at_ms": f.at_ms, **f.body} for f in reversed(found)]
+                for row in rows:
+                    row.pop("view", None)
+        return rows[-limit:] if limit is not None else rows
+
+    def daily(self, from_ms: int) -> list[AnyRow]:
+        """Per New York day and strategy ("" is the whole account): profit, fees, settlements."""
+        ledger, rows = Ledger(), dict[tuple[str, str], dict[str, Any]]()
+        settled: Counter[str] = Counter()
+        told: dict[str, tuple[int, int]] = {}
+        for fact in self.journal.facts():
+            names: set[str] = {""}
+            if fact.kind == "fill":
+                body: AnyRow = {**fact.body, "side": Side(str(fact.body["side"]))}
+                fill = Fill(**body)
+                ledger.apply_fill(fill)
+                names.add(fill.strategy)
+            elif fact.kind == "settlement":
+                ticker = str(fact.body["ticker"])
+                names |= {who for who, where in ledger.by_strategy if where == ticker}
+                settled[_day_of(fact.at_ms)] += 1
+                ledger.settle(ticker, int(str(fact.body["settlement_cc"])))
+            elif fact.kind == "adjust":
+                for row in cast("Sequence[Mapping[str, Any]]", fact.body.get("positions", ())):
+                    ledger.adopt_position(Position(**row))
+                told[""] = _sums(ledger, "")
+                continue
+            else:
+                continue
+            day = _day_of(fact.at_ms)
+            for name in sorted(names):
+                before, after = told.get(name, (0, 0)), _sums(ledger, name)
+                told[name] = after
+                row = rows.setdefault((day, name), {"day": day, "strategy": name, **_NO_DAY})
+                row["realised_ud"] += after[0] - before[0]
+                row["fees_ud"] += after[1] - before[1]
+                row["net_ud"] = row["realised_ud"] - row["fees_ud"]
+                row["settlements"] += fact.kind == "settlement"
+                row["fills"] += fact.kind == "fill"
+        first = _day_of(from_ms) if from_ms else ""
+        return [row for key, row in sorted(rows.items()) if key[0] >= first]
+
+    def explain(self, some_id: str) -> AnyRow | None:
+        """Decision record by decision, order or fill id, with its orders and fills."""
+        orders, fills = self.orders(), self.fills()
+        decision_id = next(
+            (
+                str(row["decision_id"] or "")
+                for row in [*fills, *orders]
+                if some_id in (row.get("fill_id"), row["client_order_id"], row.get("order_id"))
+            ),
+            some_id,
+        )
+        fact = self.journal.explained("decision", decision_id)
+        if fact is None:
+            return None
+        record: AnyRow = dict(fact.body)
+        record["orders"] = [row for row in orders if row["decision_id"] == decision_id]
+        record["fills"] = [row for row in fills if row["decision_id"] == decision_id]
+        return record
+
+
+_FILL_KEYS: Final = (
+    "client_order_id order_id ticker side price_cc count_h is_taker fee_ud strategy".split()
+)
+_FLAT: Final = {"position_h": 0, "average_cc": None, "mark_cc": None, "unrealised_ud": 0}
+_NO_DAY: Final = {"realised_ud": 0, "fees_ud": 0, "settlements": 0, "net_ud": 0, "fills": 0}
+
+
+def _money_of(position: Position) -> AnyRow:
+    return {"realised_ud": position.realised_ud, "fees_ud": position.fees_ud}
+
+
+def _day_of(at_ms: int) -> str:
+    return f"{datetime.fromtimestamp(at_ms / 1000, NEW_YORK):%Y-%m-%d}"
+
+
+def _sums(ledger: Ledger, strategy: str) -> tuple[int, int]:
+    """Realised and fees so far: of the account, or of one strategy's own holdings."""
+    held = [
+        position for (name, _), position in ledger.by_strategy.items() if strategy in ("", name)
+    ]
+    return sum(p.realised_ud for p in held), sum(p.fees_ud for p in held)
+
+
+# -- the commands -----------------------------------------------------------------------
+
+
+def command_records(config: Config, args: argparse.Namespace) -> int:
+    """orders, positions and fills."""
+    records = Records(config)
+    from_ms = since_ms(args.since, records.clock.now_ms())
+    rows = records.table(args.command, from_ms, None)
+    match args.command:
+        case "orders":
+            rows = rows if args.all else [r for r in rows if _is_live(r) and not r["foreign"]]
+            columns = "sent_at_ms client_order_id ticker side price_cc count_h filled_h status"
+        case "fills":
+            rows = rows if args.all else [row for row in rows if not row["foreign"]]
+            columns = "at_ms ticker side price_cc count_h fee_ud is_taker strategy fill_id"
+        case _:
+            rows = rows if args.all else [row for row in rows if row["position_h"]]
+            columns = "ticker position_h average_cc realised_ud fees_ud verified_at_ms"
+    rows = rows[-args.limit :] if args.limit else rows
+    print_rows(args, rows, columns, f"no {args.command}")
+    return EXIT_OK
+
+
+def _is_live(row: AnyRow) -> bool:
+    return OrderStatus(str(row["status"])).is_live
+
+
+def command_explain(config: Config, args: argparse.Namespace) -> int:
+    """One decision, line by line; with --verify the strategy is run again on the stored view."""
+    record = Records(config).explain(args.what)
+    if record is None:
+        print(f"{args.what}: no decision, order or fill with this id is kept", file=sys.stderr)
+        return EXIT_CHECK
+    view = record.pop("view", None)
+    if args.json:
+        print(json.dumps(record, indent=1, default=str))
+    else:
+        print("\n".join(_explain_lines(record)))
+    return _verify(config, record, view) if args.verify else EXIT_OK
+
+
+def _explain_lines(record: AnyRow) -> list[str]:
+    head = ("decision_id", "at_ms", "ticker", "strategy", "reason", "value", "limit")
+    lines = [f"{_heading(key):12} {shown(f'_{key}', record.get(key))}" for key in head]
+    lines += [f"book {side:7} {record['book'][side]}" for side in record.get("book", ())]
+    for key, value in record.get("features", {}).items():
+        lines.append(f"  {key} {value:g}")
+    for edge in record.get("edges", ()):
+        steps = (f"{_heading(key)} {shown(key, value)}" for key, value in edge.items())
+        lines.append(f"edge         {', '.join(steps)}")
+    for row in record["orders"]:
+        lines.append(
+            f"order        {row['client_order_id']} {row['side']} {shown('_h', row['count_h'])} at "
+            f"{shown('_cc', row['price_cc'])}: {row['status']}"
+        )
+    for row in record["fills"]:
+        lines.append(
+            f"fill         {row['fill_id']} {shown('_h', row['count_h'])} at "
+            f"{shown('_cc', row['price_cc'])}, fee {shown('_ud', row['fee_ud'])}"
+        )
+    return lines
+
+
+def _verify(config: Config, record: AnyRow, view: Any) -> int:
+    """Same view, same wants? 3 when not; the strategy is that of the present settings."""
+    if not isinstance(view, Mapping):
+        print("no view was stored with this decision", file=sys.stderr)
+        return EXIT_CHECK
+    name = str(record["strategy"])
+    strategies = {each.name: each for each in build_strategies(config)}
+    if name not in strategies:
+        strategies = {
+            each.name: each
+            for each in build_strategies(replace(config, strategy=(name,), strategy_params={}))
+        }
+    decision = strategies[name].decide(load_view(view, FeeSchedule(**record["fees"])))
+    wants = [
+        {"slot": w.slot, "side": w.side, "price_cc": w.price_cc, "count_h": w.count_h}
+        for w in decision.wants
+    ]
+    is_same = wants == record.get("wants")
+    print("verified: the same wants" if is_same else f"DIFFERENT: now it wants {wants}")
+    return EXIT_OK if is_same else EXIT_CHECK
+
+
+def command_export(config: Config, args: argparse.Namespace) -> int:
+    """One table of the journal, to the terminal or a file."""
+    if args.what not in EXPORT_TABLES:
+        raise ConfigError(f"export {args.what!r:.40}: there are {', '.join(EXPORT_TABLES)}")
+    form = args.format or ("json" if args.json else "csv")
+    if form not in ("csv", "json", "ndjson"):
+        raise ConfigError(f"--format {form!r:.40}: there are csv, json, ndjson")
+    records = Records(config)
+    rows = records.table(args.what, since_ms(args.since, records.clock.now_ms()), args.limit)
+    write_out(REDACTOR.clean(_as_text(rows, form)), args)
+    if args.out and not args.quiet:
+        print(f"{len(rows)} rows of {args.what} written to {args.out}")
+    return EXIT_OK
+
+
+def _as_text(rows: Sequence[AnyRow], form: str) -> str:
+    if form == "json":
+        return json.dumps(rows, indent=1, default=str) + "\n"
+    if form == "ndjson":
+        return "".join(json.dumps(row, default=str) + "\n" for row in rows)
+    text = io.StringIO()
+    columns = list(dict.fromkeys(key for row in rows for key in row))
+    writer = csv.DictWriter(text, columns, lineterminator="\n")
+    writer.writeheader()
+    for row in rows:
+        writer.writerow(
+            {
+                key: json.dumps(value, default=str) if isinstance(value, dict | list) else value
+                for key, value in row.items()
+            }
+        )
+    return text.getvalue()
+
+
+def write_out(text: str, args: argparse.Namespace) -> None:
+    """To --out, or to the terminal; ConfigError for a path that cannot be written."""
+    if not args.out:
+        print(text, end="")
+        return
+    try:
+        Path(args.out).expanduser().write_text(text)
+    except OSError as error:
+        raise ConfigError(f"--out {args.out}: {error.strerror or error}") from error
+
+
+# ======================================================================================
+# §24h AUDIT
+# Purpose:   Rebuild cash and positions from the exchange's REST alone; compare with the journal.
+# Position:  Uses §05c, §07, §14d, §15, §24d to §24g. A process of its own, with a key of its own.
+# Principle: It reads, and only reads. A difference that stays is a difference, whoever is to blame.
+# ======================================================================================
+
+AUDIT_TRIES: Final = 5  # a fill between two readings is no difference; one that stays is
+AUDIT_PAUSE_S: Final = 1.0
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class AccountPicture:
+    """What REST tells of an account, read while its cash did not move."""
+
+    balance: Balance
+    positions: tuple[PositionReport, ...]
+    fills: tuple[FillReport, ...]
+    settlements: tuple[Settlement, ...]
+    resting: tuple[OrderReport, ...]
+
+
+async def read_account(rest: KalshiRest) -> AccountPicture:
+    """Read everything between two equal balances; the last reading counts when it never rests."""
+    for left in reversed(range(AUDIT_TRIES)):
+        before = await rest.balance()
+        picture = AccountPicture(
+            positions=tuple(await rest.positions()),
+            fills=tuple(await rest.fills()),
+            settlements=tuple(await rest.settlements()),
+            resting=tuple(await rest.orders(status="resting")),
+            balance=await rest.balance(),
+        )
+        if picture.balance.cash_ud == before.cash_ud or not left:
+            return picture
+    raise AssertionError("the loop above returns")
+
+
+def rebuild(picture: AccountPicture, baseline: Fact | None) -> Ledger:
+    """Cash and positions from the exchange's own fills and settlements.
+
+    The start is the first take-over of the journal: what was deposited no list of REST tells.
+    """
+    ledger, from_ms, seen = Ledger(), 0, set[tuple[str, str]]()
+    if baseline is not None:
+        from_ms = baseline.at_ms
+        body = cast("Mapping[str, Any]", baseline.body)
+        ledger.cash_ud = int(body["cash_ud"])
+        for row in body["positions"]:
+            ledger.adopt_position(Position(**row))
+        seen = {(trade_id, order_id) for trade_id, order_id in body["seen"]}
+    events: list[tuple[int, int, FillReport | Settlement]] = [
+        (fill.at_ms, 0, fill)
+        for fill in picture.fills
+        if (fill.trade_id, fill.order_id) not in seen
+        and fill.at_ms >= from_ms - 1000 * _FILL_MARGIN_S
+    ]
+    events += [(each.at_ms, 1, each) for each in picture.settlements if each.at_ms >= from_ms]
+    for _, _, event in sorted(events, key=lambda row: row[:2]):
+        if isinstance(event, FillReport):
+            ledger.apply_fill(fill_of_report(event))
+        else:
+            paid_cc = {"yes": CC_PER_DOLLAR, "no": 0}.get(event.result, event.value_cc or 0)
+            value_cc = paid_cc if event.value_cc is None else event.value_cc
+            ledger.settle(event.ticker, value_cc)
+    return ledger
+
+
+def fill_of_report(report: FillReport) -> Fill:
+    """A fill of the account as the ledger takes it; whose it was plays no part here."""
+    fields = "trade_id order_id client_order_id ticker side price_cc count_h is_taker fee_ud at_ms"
+    values: AnyRow = {name: getattr(report, name) for name in fields.split()}
+    return Fill(**values)
+
+
+def compare_account(
+    picture: AccountPicture, rebuilt: Ledger, records: Records, ids: ClientIds
+) -> list[AnyRow]:
+    """One row per thing compared: cash, each holding, the lists of fills and of own orders."""
+    journal, held = records.execution.ledger, {p.ticker: p.position_h for p in picture.positions}
+    rows = [
+        {
+            "what": "cash_ud",
+            "exchange_ud": picture.balance.cash_ud,
+            "rebuilt_ud": rebuilt.cash_ud,
+            "journal_ud": journal.cash_ud,
+        }
+    ]
+    for ticker in sorted(held.keys() | rebuilt.positions.keys() | journal.positions.keys()):
+        three = held.get(ticker, 0), rebuilt.position_h(ticker), journal.position_h(ticker)
+        names = ("exchange_h", "rebuilt_h", "journal_h")
+        rows.append({"what": ticker, **dict(zip(names, three, strict=True))})
+    booked = {fact.key for fact in records.journal.facts("fill")}
+    theirs = {f"{fill.trade_id}|{fill.order_id}" for fill in picture.fills}
+    rows.append({"what": "fills not in the list of REST", "journal_n": len(booked - theirs)})
+    live = {order.client_order_id for order in records.execution.store.live()}
+    resting = {o.client_order_id for o in picture.resting if ids.is_ours(o.client_order_id)}
+    rows.append({"what": "own orders the journal does not know", "exchange_n": len(resting - live)})
+    return [{**row, "same": _is_same(row)} for row in rows]
+
+
+def _is_same(row: AnyRow) -> bool:
+    values = [value for key, value in row.items() if key != "what"]
+    return len(set(values)) == 1 if len(values) > 1 else values == [0]
+
+
+def command_audit(config: Config, args: argparse.Namespace) -> int:
+    """Rebuild, compare, tell; 5 for a difference that stays."""
+    if config.is_embedded:
+        raise ConfigError(
+            "audit needs an exchange that outlives its bot: --env paper or production, or "
+            "sim_exchange.py run alone (KALSHI_API_URL)"
+        )
+    need_key(config)
+    if (args.audit_key_id is None) != (args.audit_key_file is None):
+        raise ConfigError("--audit-key-id and --audit-key-file belong together; give both")
+    signer = None
+    if args.audit_key_id is not None:
+        is_sim = config.environment is Environment.SIM
+        path = Path(args.audit_key_file).expanduser()
+        pem = read_key_file(path, is_sim=is_sim, repository=HERE)
+        signer = load_signer(pem, args.audit_key_id)
+    rows, scopes = asyncio.run(_audit(config, signer, args.audit_key_id or config.key_id or ""))
+    is_clean = all(row["same"] for row in rows)
+    if args.json:
+        print(json.dumps({"is_clean": is_clean, "scopes": scopes, "rows": rows}, indent=1))
+    elif not (args.quiet and is_clean):
+        print("\n".join(_audit_lines(rows, scopes, signer is not None)))
+    return EXIT_OK if is_clean else EXIT_DIFFERENCE
+
+
+async def _audit(
+    config: Config, signer: KalshiSigner | None, key_id: str
+) -> tuple[list[AnyRow], list[str] | None]:
+    rows: list[AnyRow] = []
+    async with visit(config, signer) as rest:
+        await rest.exchange_status()
+        rest.apply_clock()
+        for _ in range(AUDIT_TRIES):
+            picture, records = await read_account(rest), Records(config)
+            baseline = next(records.execution.adjustments(), None)
+            rebuilt = rebuild(picture, baseline)
+            rows = compare_account(picture, rebuilt, records, own_ids(config))
+            records.journal.close()
+            if all(row["same"] for row in rows):
+                break
+            await asyncio.sleep(AUDIT_PAUSE_S)
+        return rows, await _scopes_of(rest, key_id)
+
+
+async def _scopes_of(rest: KalshiRest, key_id: str) -> list[str] | None:
+    """What a key may do, sorted; None where that cannot be read."""
+    try:
+        keys = dict(await rest.api_keys())
+    except (ExchangeError, WireError):
+        return None
+    return sorted(keys[key_id]) if key_id in keys else None
+
+
+def _audit_lines(rows: Sequence[AnyRow], scopes: list[str] | None, is_own_key: bool) -> list[str]:
+    lines = []
+    if not is_own_key:
+        lines.append("key: the bot's own; give the audit a read-only one with --audit-key-id")
+    if scopes is not None and scopes != ["read"] and is_own_key:
+        lines.append(f"warn: the audit's key may do more than read ({', '.join(scopes)})")
+    for row in rows:
+        values = ", ".join(
+            f"{_heading(key)} {shown(key, value)}"
+            for key, value in row.items()
+            if key not in ("what", "same")
+        )
+        lines.append(f"{'ok  ' if row['same'] else 'DIFF'} {row['what']}: {values}")
+    return lines
+
+
+# ======================================================================================
+# §24i MAIN
+# Purpose:   Which command it is, and the exit code of whatever comes of it.
+# Position:  Uses every room. The end of the file.
+# Principle: Nothing ends silently: a sentence and a code, or a traceback for a mistake of ours.
+# ======================================================================================
 
 
 def command_config(config: Config, found: Mapping[str, Sourced], args: argparse.Namespace) -> int:
@@ -21167,28 +22118,54 @@ def command_version() -> int:
     return EXIT_OK
 
 
+def _own_settings(args: argparse.Namespace) -> dict[str, str]:
+    """Settings that a command implies, whatever the flags say."""
+    if args.command == "record":
+        minutes = {"duration_s": str(60 * args.minutes)} if args.minutes else {}
+        return {"trading": "false", "strategy": "hold", **minutes}
+    if args.command in ("replay", "backtest") and args.serve:
+        return {"environment": "sim", "record": "off"}
+    return {}
+
+
 def _dispatch(argv: Sequence[str], environ: MutableMapping[str, str], root: Path) -> int:
-    args = _parser().parse_args(argv)
+    args = parse_arguments(argv)
     if args.command == "version":
         return command_version()
+    implied = _own_settings(args)
+
+    def texts_of(found: Mapping[str, Sourced]) -> dict[str, str | None]:
+        return {**{name: given.text for name, given in found.items()}, **implied}
+
     found, warnings = gather(args, environ, root)
-    if args.command in ("replay", "backtest"):
+    if args.command in ("replay", "backtest") and not args.serve:
         return command_replay(found, args)
-    config = build_config({name: given.text for name, given in found.items()})
+    config = build_config(texts_of(found))
+    if args.command == "record" and config.record_dir is None:
+        if config.record == "off":
+            raise ConfigError("record and --no-record contradict each other; leave one out")
+        config = replace(config, record=str(config.home / "tapes"))
+    if args.command in _ONE_SHOT:
+        set_quiet_logs()
+        return _ONE_SHOT[args.command](config, args)
+    if args.command == "config":
+        return command_config(config, found, args)
 
     def reload() -> Config:
-        again, _ = gather(args, environ, root)
-        return build_config({name: given.text for name, given in again.items()})
+        return build_config(texts_of(gather(args, environ, root)[0]))
 
-    match args.command:
-        case "run":
-            return command_run(config, found, warnings, reload)
-        case "status":
-            return command_status(config, args)
-        case "config":
-            return command_config(config, found, args)
-        case _:
-            return command_control(config, args)
+    return command_run(config, found, warnings, reload)
+
+
+_ONE_SHOT: Final[Mapping[str, Callable[[Config, argparse.Namespace], int]]] = {
+    "status": command_status,
+    "markets": command_markets,
+    "explain": command_explain,
+    "export": command_export,
+    "audit": command_audit,
+    **dict.fromkeys(("orders", "positions", "fills"), command_records),
+    **dict.fromkeys(CONTROL_COMMANDS, command_control),
+}
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -21199,16 +22176,38 @@ def main(argv: Sequence[str] | None = None) -> int:
     sys.modules.setdefault("trader", sys.modules[__name__])
     try:
         return _dispatch(sys.argv[1:] if argv is None else argv, os.environ, HERE)
-    except ConfigError as error:
-        print(f"error: {error}", file=sys.stderr)
-        return EXIT_USAGE
     except LockHeldError as error:
         if sys.stderr.isatty():
             print(error, file=sys.stderr)
         return EXIT_LOCKED
-    except (aiohttp.ClientError, TimeoutError) as error:
-        print(f"error: the bot does not answer: {error!r}", file=sys.stderr)
-        return EXIT_UNREACHABLE
+    except BrokenPipeError:  # the reader of our output has gone, as `head` does
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return EXIT_OK
+    except KeyboardInterrupt:
+        return 128 + signal.SIGINT
+    except (TraderError, aiohttp.ClientError, TimeoutError) as error:
+        print(f"error: {_sentence_of(error)}", file=sys.stderr)
+        return _code_of(error)
+
+
+def _code_of(error: Exception) -> int:
+    match error:
+        case ConfigError() | JournalError():
+            return EXIT_USAGE
+        case NoBotError():
+            return EXIT_NO_BOT
+        case _:
+            return EXIT_UNREACHABLE
+
+
+def _sentence_of(error: Exception) -> str:
+    match error:
+        case ExchangeError():
+            return f"the exchange does not answer as it should: {error}"
+        case aiohttp.ClientError() | TimeoutError():
+            return f"nobody answers: {error!r:.200}"
+        case _:
+            return REDACTOR.clean(str(error))
 
 
 if __name__ == "__main__":
