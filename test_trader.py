@@ -1894,7 +1894,8 @@ class Recount07:
 
     def settle(self, ticker: str, yes_cc: int) -> None:
         piles = self.piles.pop(ticker)
-        self.cash_ud += piles[YES7] * yes_cc + piles[NO7] * (10_000 - yes_cc)
+        paid_ud = piles[YES7] * yes_cc + piles[NO7] * (10_000 - yes_cc)
+        self.cash_ud += paid_ud // 10_000 * 10_000  # whole cents (PROTOCOL §6)
 
     def held_h(self, ticker: str) -> int:
         piles = self.piles[ticker]
@@ -11156,6 +11157,103 @@ async def test_a_settlement_explains_a_position_that_is_gone(folder_18):
     house.service.on_settled("A-1", "yes", 10_000)
     assert len(house.said(t.MarketSettled)) == 1, "paid out once"
     assert house.service.ledger.cash_ud == RICH_18 + 6_000_000
+
+
+def settlement_18(position_h: int, value_cc: int, revenue_ud: int) -> t.Settlement:
+    return t.Settlement(
+        ticker="A-1",
+        result="yes",
+        yes_h=max(0, position_h),
+        no_h=max(0, -position_h),
+        revenue_ud=revenue_ud,
+        fee_ud=0,
+        value_cc=value_cc,
+        at_ms=0,
+    )
+
+
+async def settled_18(house: House18, value_cc=10_000) -> None:
+    """Ten YES at 40 cents, paid out by what the market's facts say."""
+    house.baseline()
+    key = await house.rest_order()
+    house.service.on_fill(fill_18("t1", key, 1000))
+    house.service.on_settled("A-1", "yes", value_cc)
+    await asyncio.sleep(5)
+
+
+@pytest.mark.parametrize("to_cc", [0, 2500, 10_000])
+@virtual_18
+async def test_an_amended_result_is_booked_again_at_its_final_value_and_never_twice(
+    folder_18, to_cc
+):
+    house = House18(folder_18)
+    await settled_18(house, 5000)
+    for _ in range(3):
+        house.service.on_settled("A-1", "yes", to_cc)
+    ledger = house.service.ledger
+    assert ledger.cash_ud == RICH_18 - 4_000_000 + 1000 * to_cc
+    assert ledger.realised_ud == 1000 * (to_cc - 4000)
+    assert ledger.positions["A-1"].realised_ud == 1000 * (to_cc - 4000)
+    assert ledger.by_strategy["s", "A-1"].realised_ud == 1000 * (to_cc - 4000)
+    moved = [event.cash_ud for event in house.said(t.MarketSettled)]
+    assert moved == [5_000_000, 1000 * (to_cc - 5000)]
+    digest, cash_ud = house.service.digest(), ledger.cash_ud
+    again = house.reborn(folder_18, run="run2")
+    assert (again.service.digest(), again.service.ledger.cash_ud) == (digest, cash_ud)
+    again.service.on_settled("A-1", "yes", to_cc)
+    assert again.service.ledger.cash_ud == cash_ud, "nor after a restart"
+    again.service.on_settled("A-1", "no", 5000)
+    assert again.service.ledger.cash_ud == RICH_18 + 1_000_000
+
+
+@virtual_18
+async def test_the_account_itself_corrects_a_payout_whose_amendment_was_not_heard(folder_18):
+    house = House18(folder_18)
+    await settled_18(house, 10_000)
+    house.rest.told_settlements = [settlement_18(1000, 0, 0)]
+    found = await differ_18(house, cash_ud=RICH_18 - 4_000_000)
+    assert found.is_clean
+    assert "reconcile_difference" not in house.alerts()
+    assert house.service.ledger.realised_ud == -4_000_000
+
+
+@virtual_18
+async def test_the_record_of_a_payout_rules_where_the_market_tells_less(folder_18):
+    house = House18(folder_18)
+    house.baseline()
+    key = await house.rest_order()
+    house.service.on_fill(fill_18("t1", key, 1000))
+    house.service.on_settled("A-1", "scalar", 3333, told=(1000, 3_330_000))
+    house.service.on_settled("A-1", "scalar", 3300, told=(1000, 3_330_000))
+    assert house.service.ledger.cash_ud == RICH_18 - 4_000_000 + 3_330_000
+    assert len(house.said(t.MarketSettled)) == 1
+    house.service.on_settled("A-1", "scalar", 3333, told=(900, 1))
+    assert house.service.ledger.cash_ud == RICH_18 - 4_000_000 + 3_330_000, "of another count"
+
+
+@virtual_18
+async def test_a_payout_is_in_whole_cents(folder_18):
+    house = House18(folder_18)
+    house.baseline()
+    key = await house.rest_order()
+    house.service.on_fill(fill_18("t1", key, 101))
+    house.service.on_settled("A-1", "scalar", 3333)
+    assert house.service.ledger.cash_ud == RICH_18 - 404_000 + 330_000
+    assert house.service.ledger.realised_ud == 330_000 - 404_000
+    assert house.service.ledger.positions["A-1"].realised_ud == 330_000 - 404_000
+
+
+@virtual_18
+async def test_a_fill_found_after_the_payout_is_paid_out_too(folder_18):
+    house = House18(folder_18)
+    await settled_18(house)
+    house.service.on_fill(fill_18("t2", "z", 300, side=NO18, price_cc=6000))
+    house.rest.told_settlements = [settlement_18(700, 10_000, 7_000_000)]
+    found = await differ_18(house, cash_ud=RICH_18 - 4_000_000 + 10_000_000 - 1_800_000)
+    assert found.is_clean
+    assert house.service.ledger.position_h("A-1") == 0
+    again = house.reborn(folder_18, run="run2")
+    assert again.service.ledger.cash_ud == RICH_18 - 4_000_000 + 10_000_000 - 1_800_000
 
 
 @virtual_18

@@ -2851,6 +2851,11 @@ def payout_ud(position_h: int, settlement_cc: int) -> int:
     return abs(position_h) * per_contract_cc
 
 
+def settlement_ud(position_h: int, settlement_cc: int) -> int:
+    """What the exchange pays for a net position: whole cents, the rest is kept (PROTOCOL §6)."""
+    return floor_div(payout_ud(position_h, settlement_cc), UD_PER_CENT) * UD_PER_CENT
+
+
 class Ledger:
     """Mutable book of one account. One owner: ExecutionService (§18).
 
@@ -2919,12 +2924,17 @@ class Ledger:
         return fee_ud
 
     def settle(self, ticker: str, settlement_cc: int) -> int:
-        """Pay out a market: position to zero, cash credited; returns the cash, in micro-dollars."""
+        """Pay out a market: position to zero, cash credited; returns the cash, in micro-dollars.
+
+        Cash is in whole cents; of realised profit, what the exchange keeps is taken off.
+        """
         position = self.positions.get(ticker)
         if position is None or position.position_h == 0:
             return 0
-        paid_ud = payout_ud(position.position_h, settlement_cc)
-        self.positions[ticker] = self._closed(position, settlement_cc)
+        paid_ud = settlement_ud(position.position_h, settlement_cc)
+        kept_ud = payout_ud(position.position_h, settlement_cc) - paid_ud
+        closed = self._closed(position, settlement_cc)
+        self.positions[ticker] = replace(closed, realised_ud=closed.realised_ud - kept_ud)
         for key in [key for key in self.by_strategy if key[1] == ticker]:
             self.by_strategy[key] = self._closed(self.by_strategy[key], settlement_cc)
         self.realised_ud += paid_ud - position.cost_ud
@@ -2932,6 +2942,21 @@ class Ledger:
         if self.cash_ud is not None:
             self.cash_ud += paid_ud
         return paid_ud
+
+    def amend_settlement(
+        self, ticker: str, moved_ud: int, *, from_cc: int, to_cc: int, held: Mapping[str, int]
+    ) -> None:
+        """Correct a payout by `moved_ud` of cash; `held` are the strategies' shares of it."""
+        known = self.positions.get(ticker, Position(ticker=ticker))
+        self.positions[ticker] = replace(known, realised_ud=known.realised_ud + moved_ud)
+        for name, held_h in held.items():
+            own = self.by_strategy.get((name, ticker), Position(ticker=ticker))
+            gain_ud = payout_ud(held_h, to_cc) - payout_ud(held_h, from_cc)
+            self.by_strategy[name, ticker] = replace(own, realised_ud=own.realised_ud + gain_ud)
+        self.realised_ud += moved_ud
+        self.settled_ud += moved_ud
+        if self.cash_ud is not None:
+            self.cash_ud += moved_ud
 
     @staticmethod
     def _closed(position: Position, settlement_cc: int) -> Position:
@@ -10154,7 +10179,7 @@ _LIFECYCLE_STATUS: Final = {
     "settled": "finalized",
 }
 _REREAD_EVENTS: Final = frozenset(
-    {"activated", "close_date_updated", "determined", "metadata_updated"}
+    {"activated", "close_date_updated", "determined", "metadata_updated", "settled"}
 )
 _FACTS: Final = ("status", "close_at_ms", "grid", "result", "settlement_cc")
 
@@ -11271,6 +11296,50 @@ class OrderKeeper:
 # ======================================================================================
 
 
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Payout:
+    """All that was paid for one market: for `position_h` in all, `paid_ud` of cash in all."""
+
+    result: str
+    settlement_cc: int
+    position_h: int
+    paid_ud: int
+    held: Mapping[str, int]  # strategy → its part of the position
+    pairs_ud: int = 0  # of `paid_ud`: pairs of YES and NO that met only after a payout
+
+    @classmethod
+    def of_row(cls, row: Mapping[str, Any]) -> Payout:
+        """The payout a journal row describes; older rows name no sum and no shares."""
+        position_h, cc = int(row["position_h"]), int(row["settlement_cc"])
+        return cls(
+            result=str(row["result"]),
+            settlement_cc=cc,
+            position_h=position_h,
+            paid_ud=int(row.get("paid_ud", settlement_ud(position_h, cc))),
+            held=row.get("held", {}),
+            pairs_ud=int(row.get("pairs_ud", 0)),
+        )
+
+    def after(self, before: Payout | None) -> Payout:
+        """This payout on top of an earlier one of the same market, all of it at today's value."""
+        if before is None:
+            return self
+        names = {*before.held, *self.held}
+        held = {name: before.held.get(name, 0) + self.held.get(name, 0) for name in sorted(names)}
+        again_ud = before.paid_ud
+        if before.settlement_cc != self.settlement_cc:
+            again_ud = settlement_ud(before.position_h, self.settlement_cc) + before.pairs_ud
+        is_crossing = before.position_h * self.position_h < 0
+        pairs_h = min(abs(before.position_h), abs(self.position_h)) if is_crossing else 0
+        return replace(
+            self,
+            position_h=before.position_h + self.position_h,
+            paid_ud=again_ud + self.paid_ud,
+            held=held,
+            pairs_ud=before.pairs_ud + pairs_h * CC_PER_DOLLAR,
+        )
+
+
 class Booker(OrderKeeper):
     """Money: every execution and payout, once, live and in a replay."""
 
@@ -11280,6 +11349,7 @@ class Booker(OrderKeeper):
         self.fills_known_to_ms: int | None = None
         self.fee_mismatches: Counter[str] = Counter()
         self._fee_streak: Counter[str] = Counter()
+        self._payouts: dict[str, Payout] = {}  # ticker → paid so far; the newest FILLS_MAX
         self.is_replayed = False
 
     def on_fill(self, report: FillReport) -> bool:
@@ -11381,34 +11451,82 @@ class Booker(OrderKeeper):
         """False after three fees in a row that our model did not expect."""
         return self._fee_streak[ticker] < 3
 
-    def on_settled(self, ticker: str, result: str, settlement_cc: int) -> None:
-        """Pay out a market once, at its final value; later calls for it change nothing."""
-        position = self.ledger.positions.get(ticker)
-        if position is None or position.position_h == 0 or self._journal.has("settlement", ticker):
+    def on_settled(
+        self, ticker: str, result: str, settlement_cc: int, *, told: tuple[int, int] | None = None
+    ) -> None:
+        """Pay out a market at this value, once; another value or sum later corrects the first.
+
+        `told` is the exchange's own record: (net count, cash paid); None when it has not told.
+        """
+        position, before = self.ledger.positions.get(ticker), self._paid(ticker)
+        open_h = position.position_h if position is not None else 0
+        if before is None and open_h == 0:
             return
-        body: dict[str, JsonValue] = {
-            "ticker": ticker,
-            "result": result,
-            "settlement_cc": settlement_cc,
-            "position_h": position.position_h,
-        }
-        self.write_fact("settlement", ticker, body)
-        cash_ud = self.ledger.settle(ticker, settlement_cc)
+        now = Payout(
+            result=result,
+            settlement_cc=settlement_cc,
+            position_h=open_h,
+            paid_ud=settlement_ud(open_h, settlement_cc),
+            held=self._held_by_strategy(ticker),
+        ).after(before)
+        if told is not None and told[0] == now.position_h:
+            now = replace(now, paid_ud=told[1] + now.pairs_ud)
+        if before is not None and open_h == 0 and now.paid_ud == before.paid_ud:
+            return
+        self.write_fact("settlement", ticker, {"ticker": ticker, **dataclasses.asdict(now)})
+        moved_ud = self._pay(ticker, before, now)
         self.exposure.put_position(self.ledger.positions[ticker], self._event_of(ticker))
         self._touch()
+        if before is not None:
+            text = f"{ticker}: payout corrected by {show_dollars(moved_ud)} dollars"
+            self._alert("warning", "settled", text, ticker)
         self._bus.publish(
             MarketSettled(
                 at_ms=self._clock.now_ms(),
                 ticker=ticker,
                 result=result,
-                position_h=position.position_h,
-                cash_ud=cash_ud,
+                position_h=open_h,
+                cash_ud=moved_ud,
             )
         )
+
+    def is_paid(self, ticker: str) -> bool:
+        """Whether a payout of this market was booked."""
+        return self._paid(ticker) is not None
+
+    def _held_by_strategy(self, ticker: str) -> dict[str, int]:
+        rows = self.ledger.by_strategy.items()
+        return {name: own.position_h for (name, t), own in rows if t == ticker and own.position_h}
+
+    def _paid(self, ticker: str) -> Payout | None:
+        """What was paid for this market so far; the journal knows what memory let go."""
+        if ticker in self._payouts:
+            return self._payouts[ticker]
+        fact = self._journal.newest("settlement", ticker)
+        return Payout.of_row(fact.body) if fact is not None else None
+
+    def _pay(self, ticker: str, before: Payout | None, now: Payout) -> int:
+        """Move the ledger from one payout to the next; returns the cash, in micro-dollars."""
+        was_ud, was_cc = (before.paid_ud, before.settlement_cc) if before else (0, 0)
+        opened_ud = self.ledger.settle(ticker, now.settlement_cc)
+        moved_ud = now.paid_ud - was_ud
+        if moved_ud != opened_ud or (before is not None and was_cc != now.settlement_cc):
+            self.ledger.amend_settlement(
+                ticker,
+                moved_ud - opened_ud,
+                from_cc=was_cc,
+                to_cc=now.settlement_cc,
+                held=before.held if before is not None else {},
+            )
+        self._payouts[ticker] = now
+        while len(self._payouts) > FILLS_MAX:
+            del self._payouts[next(iter(self._payouts))]
+        return moved_ud
 
     def replay(self) -> None:
         """Rebuild orders, ledger and exposures from the journal; nothing is sent or published."""
         self.store, self.ledger, self.exposure = OrderStore(), Ledger(), ExposureBook()
+        self._payouts.clear()
         self.is_replayed = True
         booked: Counter[str] = Counter()
         for fact in self._journal.facts():
@@ -11421,9 +11539,8 @@ class Booker(OrderKeeper):
                     self._replay_fill(fact.body)
                     booked[str(fact.body["client_order_id"])] += int(str(fact.body["count_h"]))
                 case "settlement":
-                    self.ledger.settle(
-                        str(fact.body["ticker"]), int(str(fact.body["settlement_cc"]))
-                    )
+                    ticker = str(fact.body["ticker"])
+                    self._pay(ticker, self._payouts.get(ticker), Payout.of_row(fact.body))
                 case "adjust":
                     self.adopt_figures(fact.body)
                     self.fills_known_to_ms = max(self.fills_known_to_ms or 0, fact.at_ms)
@@ -12433,6 +12550,7 @@ class Canceller(Resolver):
 
 
 _FILL_MARGIN_S: Final = 600  # fills are read again from this far before the newest one known
+_PAYOUTS_AGAIN_S: Final = 86_400  # payouts of so long are read again when cash differs
 _QUIET_MS: Final = 10_000  # a baseline is read twice when the account traded this recently
 _ADJUST_WINDOW_MS: Final = 3_600_000
 
@@ -12499,6 +12617,8 @@ class Reconciler(Canceller):
             if not differences and not cash_difference_ud:
                 self._suspects = ()
                 break
+            if cash_difference_ud:
+                await self._read_payouts_again()
             suspects = (*differences, f"cash {cash_difference_ud}", str(changes))
             if changes == self._execution.changes and self._is_proven(as_of_ms, suspects):
                 self._adjust(held, balance, differences, cash_difference_ud)
@@ -12619,8 +12739,20 @@ class Reconciler(Canceller):
         ]
         for ticker in gone:
             for settlement in await self._rest.settlements(ticker=ticker):
-                if settlement.value_cc is not None and settlement.ticker == ticker:
-                    self._execution.on_settled(ticker, settlement.result, settlement.value_cc)
+                if settlement.ticker == ticker:
+                    self._book_settlement(settlement)
+
+    async def _read_payouts_again(self) -> None:
+        """Cash differs: what the exchange paid of late may not be what was booked."""
+        since_s = self._clock.now_ms() // 1000 - _PAYOUTS_AGAIN_S
+        for settlement in await self._rest.settlements(min_ts_s=since_s):
+            if self._execution.is_paid(settlement.ticker):
+                self._book_settlement(settlement)
+
+    def _book_settlement(self, row: Settlement) -> None:
+        if row.value_cc is not None:
+            told = (row.yes_h - row.no_h, row.revenue_ud)
+            self._execution.on_settled(row.ticker, row.result, row.value_cc, told=told)
 
     def _compare(
         self,
