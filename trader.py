@@ -22022,7 +22022,8 @@ def write_out(text: str, args: argparse.Namespace) -> None:
 # Principle: It reads, and only reads. A difference that stays is a difference, whoever is to blame.
 # ======================================================================================
 
-AUDIT_TRIES: Final = 5  # a fill between two readings is no difference; one that stays is
+AUDIT_TRIES: Final = 4  # a fill between two readings is no difference; one that stays is
+AUDIT_READINGS: Final = 2
 AUDIT_PAUSE_S: Final = 1.0
 
 
@@ -22039,7 +22040,7 @@ class AccountPicture:
 
 async def read_account(rest: KalshiRest) -> AccountPicture:
     """Read everything between two equal balances; the last reading counts when it never rests."""
-    for left in reversed(range(AUDIT_TRIES)):
+    for left in reversed(range(AUDIT_READINGS)):
         before = await rest.balance()
         picture = AccountPicture(
             positions=tuple(await rest.positions()),
