@@ -11920,7 +11920,7 @@ class Execution19:
     def __init__(self) -> None:
         self.store, self.ledger, self.exposure = t.OrderStore(), t.Ledger(), t.ExposureBook()
         self.ids = t.ClientIds(prefix="kt", environment="sim", account="acc", run="r1")
-        self.ledger.cash_ud = 10**9
+        self.ledger.cash_ud, self.limits = 10**9, limits_08()
         self.asked: list[dict[str, Any]] = []
         self.came: Callable[[dict[str, Any]], t.Convergence] = lambda asked: t.Convergence(
             reason=t.Reason.ACTED if asked["wants"] else t.Reason.KEPT,
@@ -12444,6 +12444,14 @@ def test_an_acted_decision_is_kept_with_everything_needed_to_run_it_again(folder
     assert body["wants"] == [{"slot": "x", "side": "yes", "price_cc": 4800, "count_h": 100}]
     assert body["edges"][0]["margin_cc"] == 100
     assert body["edges"][0]["edge_cc"] == 5000 - 4800 - 100
+    assert body["book"]["seq"] == house.data.books["A-1"].seq
+    assert {gate["gate"]: gate["ok"] for gate in body["gates"]} == {
+        "limit_market": True,
+        "limit_event": True,
+        "limit_exposure": True,
+        "limit_open_orders": True,
+    }
+    assert len(body["params_hash"]) == 8
     view = t.load_view(body["view"], t.FeeSchedule())
     assert (view.yes, view.no) == (player.views[0].yes, player.views[0].no)
     assert decide(view) == decide(player.views[0])

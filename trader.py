@@ -13560,6 +13560,8 @@ class TradingDecisionService:
             "value": value,
             "limit": limit,
             "commands": [dict(row) for row in came.commands],
+            "params_hash": _params_hash(seat.strategy),
+            "gates": self._gates(seat.ticker),
         }
         if decision is not None:
             body["features"] = dict(decision.features)
@@ -13569,10 +13571,42 @@ class TradingDecisionService:
             ]
             body["edges"] = self._edges(decision, view)
         if view is not None:
-            body["book"] = {"yes": view.yes[:5], "no": view.no[:5]}
+            book = self._market_data.books.get(seat.ticker)
+            seq = book.seq if book is not None else None
+            body["book"] = {"seq": seq, "yes": view.yes[:5], "no": view.no[:5]}
             body["view"] = dump_view(view)
             body["fees"] = dataclasses.asdict(self._execution.fees_of(seat.ticker))
         return body
+
+    def _gates(self, ticker: str) -> list[dict[str, JsonValue]]:
+        """The limits that §08 held the orders against, with these orders counted as filled."""
+        exposure, limits = self._execution.exposure, self._execution.limits
+        market = self._market_data.markets.get(ticker)
+        event_ud = exposure.event_ud(market.event_ticker) if market is not None else 0
+        money = (
+            (Reason.LIMIT_MARKET, exposure.market_ud(ticker), limits.max_market_loss_ud),
+            (Reason.LIMIT_EVENT, event_ud, limits.max_event_loss_ud),
+            (Reason.LIMIT_EXPOSURE, exposure.total_ud, limits.max_exposure_ud),
+        )
+        rows: list[dict[str, JsonValue]] = [
+            {
+                "gate": str(reason),
+                "value": f"{show_dollars(used_ud)} dollars",
+                "limit": f"{show_dollars(most_ud)} dollars",
+                "ok": used_ud <= most_ud,
+            }
+            for reason, used_ud, most_ud in money
+        ]
+        count, most = exposure.open_orders, limits.max_orders
+        return [
+            *rows,
+            {
+                "gate": str(Reason.LIMIT_OPEN_ORDERS),
+                "value": f"{count} orders",
+                "limit": f"{most} orders",
+                "ok": count <= most,
+            },
+        ]
 
     @staticmethod
     def _edges(decision: Decision, view: MarketView | None) -> list[dict[str, JsonValue]]:
@@ -13609,6 +13643,11 @@ def _holding_of(*, position: Position | None, orders: Mapping[str, Order], **res
         orders=tuple(own),
         **rest,
     )
+
+
+def _params_hash(strategy: Strategy) -> str:
+    """Eight letters that differ when a parameter of the strategy does."""
+    return hashlib.sha256(repr(getattr(strategy, "p", None)).encode()).hexdigest()[:8]
 
 
 class TradingFlowOrchestrator:
@@ -14192,10 +14231,15 @@ class Evidence:
         is_losing = is_enough and high_ud is not None and high_ud < 0
         markout_is_good = markout_cc is not None and markout_cc >= EVIDENCE_MARKOUT_CC
         facts: tuple[tuple[str, object, object, bool], ...] = (
-            ("days", days, EVIDENCE_DAYS, days >= EVIDENCE_DAYS),
-            ("low_bound_ud", low_ud, "> 0", low_ud is not None and low_ud > 0),
-            ("markout_300s_cc", _tenths(markout_cc), f">= {EVIDENCE_MARKOUT_CC}", markout_is_good),
-            ("p_against_random", None, "< 0.10", False),
+            ("days of this run", days, EVIDENCE_DAYS, days >= EVIDENCE_DAYS),
+            ("lower 80 % bound of net, micro-dollars", low_ud, "> 0", (low_ud or 0) > 0),
+            (
+                "mean markout after 300 s, cc",
+                _tenths(markout_cc),
+                f">= {EVIDENCE_MARKOUT_CC}",
+                markout_is_good,
+            ),
+            ("p against random (not measured in one run)", None, "< 0.10", False),
         )
         return {
             "strategy": strategy,

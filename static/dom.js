@@ -78,7 +78,7 @@ export const refillFlashes = () => {
 export function flash(node) {
   if (calm.matches || flashesLeft <= 0) return;
   flashesLeft -= 1;
-  node.animate([{ backgroundColor: "rgb(128 150 175 / 28%)" }, { backgroundColor: "transparent" }],
+  node.animate([{ backgroundColor: "rgb(128 150 175 / 20%)" }, { backgroundColor: "transparent" }],
     280);
 }
 
@@ -198,30 +198,17 @@ export const tableOf = (host) => tables.get(host) ?? null;
 /**
  * @typedef {(row: any, view: any) => any} Ask
  *
- * @typedef {Object} Column
- * @property {string} id  also the CSS class of its cells
- * @property {string} label  header words
- * @property {string} [unit]  shown small in the header
- * @property {boolean} [num]  right-aligned figures
- * @property {number} [ch]  fixed width in digits; the others share the rest
- * @property {Ask} text
- * @property {string|Ask} [tone]  class names
- * @property {string|Ask} [hint]  tooltip
- * @property {Ask} [sort]  value to sort by; null goes last
- * @property {(cell: any, row: any, view: any) => void} [paint]  own content
- * @property {boolean} [flash]
+ * `id` is also the CSS class of the cells, `ch` a fixed width in digits (others share the rest),
+ * `sort` the value to sort by (null goes last), `paint` makes content of its own.
+ * @typedef {{id: string, label: string, unit?: string, num?: boolean, ch?: number, text: Ask,
+ *   tone?: string|Ask, hint?: string|Ask, sort?: Ask, flash?: boolean,
+ *   paint?: (cell: any, row: any, view: any) => void}} Column
  *
- * @typedef {Object} TableSpec
- * @property {string} id
- * @property {string} caption
- * @property {Column[]} columns
- * @property {(row: any) => any} key
- * @property {(view: any) => string} empty  what is missing and what would fill it
- * @property {Ask} [onOpen]  Enter or click
- * @property {Ask} [age]  age in ms of the row's truth
- * @property {Ask} [rowTone]
- * @property {string[]} [sort]  first order: column and "asc" or "desc"
- * @property {boolean} [stream]  newest first; new rows wait under the pointer
+ * `empty` says what is missing and what would fill it, `age` is that of a row's truth in ms, `sort`
+ * the first column and "asc" or "desc"; a `stream` is newest first and waits under the pointer.
+ * @typedef {{id: string, caption: string, columns: Column[], key: (row: any) => any,
+ *   empty: (view: any) => string, onOpen?: Ask, age?: Ask, rowTone?: Ask, sort?: string[],
+ *   stream?: boolean}} TableSpec
  */
 export class DataTable {
   constructor(host, spec) {

@@ -138,7 +138,6 @@ export class Store {
     this.socket = null;
     this.bookSocket = null;
     this.bookTicker = null;
-    this.bookRetry = 0;
     this.runId = null;
   }
 
@@ -215,7 +214,6 @@ export class Store {
     this.bookSocket?.close();
     this.topics.books.restart();
     this.topics.books.clear();
-    this.bookRetry = 0;
     this.mark("books");
     if (ticker !== null && this.link.live) this.#connectBook(ticker);
   }
@@ -372,7 +370,6 @@ export class Store {
       const message = JSON.parse(event.data);
       if (message.type === "ping") socket.send('{"type":"pong"}');
       if (message.type !== "books") return;
-      this.bookRetry = 0;
       this.#topic(this.topics.books, message.data, message.timestamp * 1000);
       this.mark("books");
     };
@@ -383,13 +380,10 @@ export class Store {
     if (socket !== this.bookSocket) return;
     this.bookSocket = null;
     if (ticker !== this.bookTicker || !this.link.live) return;
-    const wait = Math.min(BACKOFF_MAX_MS, BACKOFF_FIRST_MS * 2 ** this.bookRetry) * (0.5
-      + Math.random() / 2);
-    this.bookRetry = Math.min(this.bookRetry + 1, 10);
     setTimeout(() => {
-      if (ticker === this.bookTicker && this.link.live
-        && !this.bookSocket) this.#connectBook(ticker);
-    }, wait);
+      const wanted = ticker === this.bookTicker && this.link.live && !this.bookSocket;
+      if (wanted) this.#connectBook(ticker);
+    }, BACKOFF_FIRST_MS * (1 + 3 * Math.random()));
   }
 
   #history(data) {

@@ -60,7 +60,7 @@ function edgeBlock(edge) {
   let level = 0;
   const bars = steps.flatMap(([name, cc, hue]) => bar(name, cc, (level += cc) - cc, hue));
   const sum = bar("= edge", edge.edge_cc, 0, tone);
-  return block("Edge", el("div.waterfall", ...bars, ...sum));
+  return block(`Edge of the ${upper(edge.side)} order`, el("div.waterfall", ...bars, ...sum));
 }
 
 const gateRow = (g) => [words(g.gate), plain(g.value), plain(g.limit),
@@ -85,7 +85,8 @@ function recordNodes(record) {
     ["Strategy", `${plain(record.strategy)} (parameters ${plain(record.params_hash)})`],
     ["Outcome", words(record.reason) + (record.value ? `: ${record.value}` : "") + needs],
   ])];
-  if (record.edge) nodes.push(edgeBlock(record.edge));
+  const edges = record.edges ?? [record.edge].filter(Boolean);
+  nodes.push(...edges.map(edgeBlock));
   for (const [title, name, heads, row] of PARTS) {
     const rows = record[name] ?? [];
     if (rows.length) nodes.push(block(title, plainTable(title, heads, rows.map(row))));

@@ -8,6 +8,8 @@ import { drawdowns } from "./headline.js";
 import { RANGES, windowOf } from "./price.js";
 
 const KINDS = [["equity", "Equity"], ["drawdown", "Drawdown"], ["exposure", "Exposure"]];
+/** Hold and random are told as our lead over them. */
+const BESIDE = { plus: true, unit: "" };
 const FETCH_AGAIN_MS = 30000;
 const state = { range: "3600000", kind: "equity", chart: null, cross: null, all: [],
   askedAt: -Infinity };
@@ -59,8 +61,14 @@ function readout(root, rows) {
   const at = state.cross;
   const row = at === null ? rows.at(-1) : rows.findLast((r) => r.at_ms <= at);
   const value = row?.[`${state.kind}_ud`];
-  const text = state.kind === "equity" ? dollars(value, { digits: 4 }) : money(value);
-  setText($(root, ".readout"), (at === null ? "" : `${clockTime(at)}  `) + text);
+  const texts = [at === null ? "" : clockTime(at), `━ ${money(value)}`];
+  if (state.kind === "equity") {
+    for (const [line, name] of [["╌", "hold"], ["┄", "random"]]) {
+      const other = row?.[`${name}_ud`];
+      if (known(other)) texts.push(`${line} ${name} ${dollars(value - other, BESIDE)}`);
+    }
+  }
+  setText($(root, ".readout"), texts.filter(Boolean).join(" "));
 }
 
 function pictureOf(rows, from, to, o) {

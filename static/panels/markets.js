@@ -7,7 +7,7 @@ import {
   plain, positionWords, untilClose, words,
 } from "../format.js";
 
-const DETAIL_PX = 190;
+const DETAIL_PX = 186;
 const ROW_PX = 24;
 const SOON_MS = 300_000;
 const PROOF_MARK = { proven: "", resyncing: "↻ ", stale: "! ", never: "… " };
@@ -63,7 +63,7 @@ const SPEC = {
       ...CENT, ch: 7.4, tone: (r) => gainTone(r.edge_cc), hint: "after fee and margin",
     }),
     col("position", "Position", "position_h", (h) => (h === 0 ? "·" : positionWords(h)), {
-      num: true, ch: 8.6, flash: true, tone: (r) => heldTone(r.position_h),
+      num: true, ch: 8.2, flash: true, tone: (r) => heldTone(r.position_h),
     }),
     col("pnl", "P&L", "pnl_ud", (ud) => (ud === 0 ? "·" : moneyColumn(ud)), {
       ...DOLLAR, ch: 8.8, flash: true, tone: (r) => gainTone(r.pnl_ud) || "muted",

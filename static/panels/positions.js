@@ -23,8 +23,8 @@ const left = (row, view) => (known(row.close_at_ms) && view.nowMs() !== null
   ? row.close_at_ms - view.nowMs() : null);
 
 const cost = (ud) => moneyColumn(known(ud) ? -ud : null);
-const result = (id, label, field, format = moneyColumn) =>
-  col(id, label, field, format, { ...DOLLAR, tone: (r) => gainTone(r[field]) || "muted" });
+const result = (id, label, field, format, ch) =>
+  col(id, label, field, format, { ...DOLLAR, ch, tone: (r) => gainTone(r[field]) || "muted" });
 
 const SPEC = {
   id: "positions", caption: "Open positions", sort: ["ticker", "asc"],
@@ -45,11 +45,11 @@ const SPEC = {
       ...CENT, ch: 9, flash: true, hint: "the bid that could be hit now",
     }),
     result("unrealised", "Unrealised", "unrealised_ud", (ud) =>
-      `${arrow(ud)} ${moneyColumn(ud)}`.trim()),
-    result("realised", "Realised", "realised_ud"),
+      `${arrow(ud)} ${moneyColumn(ud)}`.trim(), 13),
+    result("realised", "Realised", "realised_ud", moneyColumn, 11),
     col("fees", "Fees", "fees_ud", cost, { ...DOLLAR, ch: 9,
       tone: (r) => (r.fees_ud ? "" : "muted") }),
-    col("worst", "Worst case", "worst_case_ud", moneyColumn, DOLLAR),
+    col("worst", "Worst case", "worst_case_ud", moneyColumn, { ...DOLLAR, ch: 13 }),
     col("event", "Event", "event_ticker", plain, { ch: 21, tone: "muted" }),
     col("eventworst", "Event worst", "event_worst_ud", moneyColumn, { ...DOLLAR, ch: 13 }),
     col("close", "Closes", "close_at_ms", String, {

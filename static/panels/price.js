@@ -71,7 +71,7 @@ function readout(root, view) {
   const at = state.cross;
   const point = at === null ? points.at(-1) : points.findLast((p) => p.at_ms <= at);
   const time = at === null ? "" : `${clockTime(at)}  `;
-  const text = point ? `${time}mid ${cents(point.mid_cc)}  fair ${cents(point.fair_cc)}` : "";
+  const text = point ? `${time}━ ${cents(point.mid_cc)} ╌ fair ${cents(point.fair_cc)}` : "";
   setText($(root, ".readout"), text);
 }
 

@@ -38,7 +38,7 @@ export function renderStrategies(root, view) {
     const card = [...list.children].find((node) => node.dataset.key === s.name) ?? make(s.name);
     card.paused = isPaused(s);
     const state = $(card, "output");
-    setText(state, card.paused ? "‖ paused" : "✓ asked");
+    setText(state, card.paused ? "‖ paused" : "✓ active");
     setClass(state, card.paused ? "attention" : "gain");
     $(card, ".badge-word").hidden = !s.experimental;
     setText($(card, ".act"), card.paused ? "Resume …" : "Pause …");

@@ -109,14 +109,14 @@ function facts(root, view, o) {
   fact("#f-state", big(state), !/^(ready|acting)$/.test(state), state === "error",
     since(o.state_since_at_ms));
   fact("#f-gate", plain(gate).toUpperCase(), gate !== "open", gate === "halted",
-    gate === "open" ? "orders allowed" : since(o.gate_since_at_ms), o.gate_why ?? null);
+    gate === "open" ? "" : since(o.gate_since_at_ms), o.gate_why ?? null);
   const feed = older(feed_age_ms);
   fact("#f-feed", duration(feed), feed === null || feed > 2000, feed > 10000);
   const books = known(books_total) ? `${plain(books_proven)} / ${books_total}` : DASH;
   fact("#f-books", books, books_proven < books_total);
   const clean = older(o.reconcile_age_ms);
   fact("#f-reconcile", duration(clean), clean === null || clean > 60000, off,
-    known(off) ? `difference ${off === 0 ? 0 : money(off, true)}` : "");
+    known(off) ? `diff ${off === 0 ? 0 : money(off, true)}` : "");
   fact("#f-unknown", count(o.unknown_orders), false, o.unknown_orders > 0);
   const used = known(o.rate_write_ratio) ? Math.max(o.rate_read_ratio ?? 0, o.rate_write_ratio)
     : null;
