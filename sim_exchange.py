@@ -3502,13 +3502,26 @@ class PortfolioReads:
         cash_ud = account.cash_versions.at(as_of_us)
         cash_ud = account.cash_ud if cash_ud is None else cash_ud
         if self._switches.is_on("reserve_at_placement"):
-            cash_ud -= self._engine.reserved_ud(account)
+            cash_ud -= self._reserved_ud(account, as_of_us)
         worth_ud = sum(self._worth_ud(ticker, position.versions.at(as_of_us))
                        for ticker, position in account.positions.items())
         return _ok({"balance": cash_ud // 10_000, "balance_dollars": money4_text(cash_ud),
                     "portfolio_value": worth_ud // 10_000,
                     "updated_ts": account.updated_us // SECOND_US,
                     "balance_breakdown": [{"exchange_index": 0, "balance": money4_text(cash_ud)}]})
+
+    def _reserved_ud(self, account: Account, as_of_us: int) -> int:
+        """What resting orders locked at that moment: this read lags like every other."""
+        total_ud = 0
+        for order in self._engine.orders.values():
+            state = order.versions.at(as_of_us) if order.account is account else None
+            if state is None or state.status != "resting":
+                continue
+            held = account.positions.get(order.market.ticker)
+            position = None if held is None else held.versions.at(as_of_us)
+            total_ud += collateral_ud(0 if position is None else position.position_h, order.is_bid,
+                                      state.remaining_h, state.price_cc)
+        return total_ud
 
     def _worth_ud(self, ticker: str, state: PositionState | None) -> int:
         if state is None or not state.position_h:

@@ -87,13 +87,80 @@ class Listener:
 
 
 class Loop(sim.SimLoop):
-    """The virtual loop, with a listener in memory for the trader's page."""
+    """The virtual loop, with a listener in memory for the trader's page, and no way outside."""
 
     listener: Listener | None = None
+    on_outside: Callable[[str], None] = staticmethod(lambda what: None)
 
     async def create_server(self, factory: Any, *_: Any, **__: Any) -> Any:
         self.listener = Listener(factory)
         return self.listener
+
+    async def getaddrinfo(self, host: Any, *_: Any, **__: Any) -> Any:
+        self.on_outside(f"name look-up of {host}")
+        raise OSError("simulated: no names here")
+
+    async def create_connection(self, *_: Any, host: Any = None, **__: Any) -> Any:
+        self.on_outside(f"connection to {host}")
+        raise OSError("simulated: no network here")
+
+
+class Connector(sim.MemoryConnector):
+    """The seam of the trader, which notes who is called."""
+
+    def __init__(self, world: World) -> None:
+        super().__init__(world.net, world._runner.server, "exchange")
+        self._hear = world.oracle.watchman.on_host
+
+    async def _create_connection(self, req: Any, traces: Any, timeout: Any) -> Any:
+        self._hear(str(req.url.host))
+        return await super()._create_connection(req, traces, timeout)
+
+
+class MortalDb:
+    """A database whose process can die before or after any statement."""
+
+    on_step: Callable[[str, bool], None] = staticmethod(lambda kind, is_after: None)
+    on_refused: Callable[[str], None] = staticmethod(lambda why: None)
+
+    def __init__(self, database: sqlite3.Connection) -> None:
+        self._database = database
+
+    def execute(self, *given: Any) -> sqlite3.Cursor:
+        MortalDb.on_step("execute", False)
+        try:
+            cursor = self._database.execute(*given)
+        except sqlite3.OperationalError as error:
+            MortalDb.on_refused(str(error))
+            raise
+        MortalDb.on_step("execute", True)
+        return cursor
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._database, name)
+
+
+class MortalSqlite:
+    """The module sqlite3 as the trader finds it, with databases that die with their process."""
+
+    @staticmethod
+    def connect(*given: Any, **named: Any) -> Any:
+        return MortalDb(sqlite3.connect(*given, **named))
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(sqlite3, name)
+
+
+trader.sqlite3 = MortalSqlite()         # type: ignore[assignment]
+
+
+@dataclass
+class Fuse:
+    """Where the process dies: at the `left`-th step of a kind, before or after it."""
+
+    kind: str
+    left: int
+    is_after: bool
 
 
 class Hand:
@@ -158,7 +225,14 @@ class World:
         self.address = self.exchange.address("sim.invalid")
         self.texts = {**DEFAULTS, **texts, "data_dir": str(self.folder / "life-1")}
         self.lives: list[Life] = []
+        self.present = ""               # the process that should be alone
+        self.is_disk_full = self.is_refusing = False
+        MortalDb.on_refused = self._on_refused
+        self.fuse: Fuse | None = None
+        self.digest_at_death = ""
         self.oracle = Oracle(self)
+        self.loop.on_outside = self.oracle.watchman.on_outside
+        self.loop.set_exception_handler(self.oracle.watchman.on_loop_error)
         self._open_exchange()
 
     def _open_exchange(self) -> None:
@@ -169,10 +243,39 @@ class World:
         self.loop.call_soon(self.exchange.start_drivers, context=context)
         self.loop.create_task(self.oracle.watch())
 
+    def _on_refused(self, why: str) -> None:
+        self.is_refusing = self.is_refusing or (self.is_disk_full and "full" in why)
+
     def _on_write(self, end: Any, data: bytes) -> str | None:
-        if end.process.startswith("trader"):
-            self.oracle.on_bytes(end, data)
+        if not end.process.startswith(("trader", "intruder")):
+            return None
+        if self.fuse is not None and self._burns("write", is_after=False):
+            return "black_hole"
+        self.oracle.on_bytes(end, data)
+        if self.fuse is not None and self.fuse.left == 0 and self.fuse.is_after:
+            end._send(bytes(data))      # the kernel has the bytes; their writer dies now
+            self._burns("write", is_after=True)
+            return "black_hole"
         return None
+
+    def _burns(self, kind: str, *, is_after: bool) -> bool:
+        """Count a step of the living process; True when it dies at this one."""
+        fuse = self.fuse
+        if fuse is None or fuse.kind != kind or sim.PROCESS.get() != self.lives[-1].name:
+            return False
+        if not is_after:
+            fuse.left -= 1
+        if fuse.left > 0 or fuse.is_after != is_after:
+            return False
+        self.fuse = None
+        self.oracle.sometimes[f"died at {kind}"] += 1
+        self.kill()
+        return True
+
+    def light(self, kind: str, left: int, is_after: bool) -> None:
+        """Let the process die at a step: `write` of a transport, or `execute` of the journal."""
+        self.fuse = Fuse(kind, left, is_after)
+        MortalDb.on_step = lambda at, after: self._burns(at, is_after=after) and None
 
     def __enter__(self) -> World:
         return self
@@ -194,6 +297,7 @@ class World:
             await self._runner.cleanup()
 
         self.loop.run_until_complete(end())
+        MortalDb.on_step = MortalDb.on_refused = staticmethod(lambda *_: None)
         self.oracle.close()
         self.loop.close()
         asyncio.set_event_loop(None)
@@ -236,12 +340,14 @@ class World:
 
     def start(self, *, wait: bool = True) -> Life:
         """Begin a life of the trader on the present folder; with `wait`, until it is ready."""
-        name = f"trader-{len(self.lives) + 1}"
+        name = self.present = f"trader-{len(self.lives) + 1}"
         config = trader.build_config(self.texts)
         box: list[Any] = []
         task = self.loop.create_task(self._live(name, config, box), context=sim.context_of(name))
         while not box and not task.done():
             self.run(0.01)
+        if not box:
+            task.result()               # what kept it from beginning
         life = Life(name, box[0] if box else None, task, config.home)
         self.lives.append(life)
         self.oracle.on_start(life)
@@ -250,15 +356,16 @@ class World:
         return life
 
     async def _live(self, name: str, config: Any, box: list[Any]) -> int:
+        """What the command `run` does, on this clock and these links."""
         rng = random.Random(f"{name}-{self.seed}")
         clock = trader.Clock(monotonic=self.loop.time, epoch_s=EPOCH_S + self.now_s + self.skew_s,
                              rng=rng, token_hex=lambda size: rng.randbytes(size).hex())
         folder = trader.DataDir(config.home)
         folder.make()
         folder.take_lock({})
-        self.locked = folder
-        connector = sim.MemoryConnector(self.net, self._runner.server, "exchange")
-        async with trader.make_session(connector) as session:
+        if name.startswith("trader"):
+            self.locked = folder
+        async with trader.make_session(Connector(self)) as session:
             coordinator = trader.Coordinator(
                 config=config, clock=clock, data_dir=folder, venue=self._venue(),
                 facts=self._facts(clock), strategies=self._strategies(config), session=session,
@@ -286,6 +393,32 @@ class World:
             run_id=clock.token_hex(5), file_sha256="0" * 64, config_sha256="0" * 64,
             started_at_ms=clock.now_ms(), origins={})
 
+    def intrude(self) -> bool:
+        """A second copy is started beside the living one; True when it was sent away."""
+        name, box = f"intruder-{self.now_s:.3f}", []
+        config = trader.build_config(self.texts)
+        task = self.loop.create_task(self._live(name, config, box), context=sim.context_of(name))
+        self.run(3.0)
+        if not task.done():
+            self.net.kill(name)
+            return False
+        return isinstance(task.exception(), trader.LockHeldError)
+
+    def step_wall(self, seconds: float) -> None:
+        """The wall clock of the trader's machine is set; intervals must not notice."""
+        self.trader.clock._epoch_s += seconds
+        self.skew_s += seconds
+        self.oracle.watchman.stepped_s = self.now_s
+
+    def fill_disk(self, is_full: bool = True) -> None:
+        """No page more for the journal, or free again."""
+        database = self.trader.journal._db
+        if database is None:
+            return
+        pages = database.execute("PRAGMA page_count").fetchone()[0] if is_full else 1073741823
+        database.execute(f"PRAGMA max_page_count={pages}")
+        self.is_disk_full, self.is_refusing = is_full, False
+
     def stop(self) -> int:
         """End the trader as SIGTERM does; answers its exit code."""
         life = self.lives[-1]
@@ -295,12 +428,15 @@ class World:
             assert self.now_s < limit_s, f"no end within 30 s\n{self.story()}"
             self.run(0.05)
         life.exit_code = life.task.result()
+        self.locked.release_lock()      # the process ends
         self.oracle.on_stop(life)
         return life.exit_code
 
     def kill(self, damage: Callable[[Path], None] | None = None) -> Path:
         """kill -9; the folder is copied at that instant, spoiled by `damage`, and used next."""
         life = self.lives[-1]
+        self.fuse, self.is_disk_full, self.is_refusing = None, False, False
+        self.digest_at_death = life.coordinator.house.execution.digest()
         self.net.kill(life.name)
         self.oracle.on_kill(life)
         fresh = self.folder / f"life-{len(self.lives) + 1}"
@@ -315,9 +451,26 @@ class World:
         return fresh / "sim"
 
     def restart(self, damage: Callable[[Path], None] | None = None, *, wait: bool = True) -> Life:
-        """kill -9 and start again at once."""
+        """kill -9 and start again at once; without damage the replay gives the same state."""
         self.kill(damage)
-        return self.start(wait=wait)
+        before, life = self.digest_at_death, self.start(wait=False)
+        if damage is None:
+            self.prove_replay(before)
+        if wait:
+            self.until(lambda: self.is_ready, 60.0, "ready after the start")
+        return life
+
+    def prove_replay(self, before: str | None = None) -> None:
+        """I15 I16: the state of before the death, from an unbroken chain of facts."""
+        house, limit_s = self.trader, self.now_s + 5.0
+        while house.machine.state.value in ("startup", "initializing") and self.now_s < limit_s:
+            self.run(0.001)
+        if house.machine.state.value == "error":
+            return                      # a full disk or a damaged file: no replay to compare
+        if before is not None and house.execution.digest() != before:
+            self.oracle.blame("I15", "the replay gives another state")
+        if not house.journal.verify_chain():
+            self.oracle.blame("I16", "the chain of facts is broken")
 
     # -- what tests ask -----------------------------------------------------------------
 
@@ -359,7 +512,7 @@ class World:
 
     def story(self) -> str:
         """What happened last, for a failing run."""
-        now = self.trader.container.now if self.lives and self.trader else None
+        now = self.trader.container.now if self.lives and self.lives[-1].coordinator else None
         rows = [f"{(row.at_us / 1e6 - EPOCH_S):.2f} {row.operation} {row.status} "
                 f"{row.client_order_id}" for row in self.account.requests[-25:]]
         orders = [f"{o.client_order_id} {o.status} {o.pending} why={o.why}"
@@ -392,6 +545,7 @@ class Violation:
         return f"{self.invariant} at {self.at_s:.3f} s: {self.text}"
 
 
+LATE_S = 17.0                           # a create this late may have been given up (1.2, point 3)
 RISKY_REASONS = ("orderbook", "reconcile", "clock", "loop", "trading", "journal", "task", "pause")
 FINAL = ("executed", "canceled", "rejected", "never_accepted")
 
@@ -447,7 +601,6 @@ class Oracle:
         self.is_killed = False          # the operator's latch: nothing may open any more
         self.has_faults = False         # some fault is on: time limits of calm weather wait
         self.expects_429 = False
-        self.allows_late = False        # some create of this scene arrives after all is over
         self.trouble_ended_s = 0.0
         self._eye: JournalEye | None = None
         self._seen_seq = 0
@@ -457,6 +610,10 @@ class Oracle:
         self._pass_s: float | None = None
         self.allowed: frozenset[str] = frozenset()
         self.trace = hashlib.sha256()
+        self.accepted_s: dict[str, float] = {}
+        self.doubled: set[str] = set()  # creates that were told 409: exists already
+        self.pieces: Counter[str] = Counter()
+        self.watchman = Watchman(self)
         self._listen()
 
     def _listen(self) -> None:
@@ -468,8 +625,15 @@ class Oracle:
             self._keep_book(ticker)
 
     def close(self) -> None:
+        """Let go of the journal and of the logs."""
+        self.watchman.close()
+        self.close_eye()
+
+    def close_eye(self) -> None:
+        """Let go of the journal."""
         if self._eye is not None:
             self._eye.close()
+        self._eye = None
 
     def blame(self, invariant: str, text: str) -> None:
         """Note a violation."""
@@ -486,12 +650,16 @@ class Oracle:
     def on_start(self, life: Life) -> None:
         """A new life: its journal is the copy of the last one's, or new."""
         self._pass_s = None
+        self.watchman.on_start(life)
 
     def on_kill(self, life: Life) -> None:
         """The last words of a dead process."""
         self.read_journal()
-        self.close()
-        self._eye = None
+        self.watchman.on_end(life, is_killed=True)
+        if any(self.last_status.get(order.client_order_id, "sent") == "sent"
+               for order in self.world.own_open()):
+            self.sometimes["crash between accept and ack"] += 1
+        self.close_eye()
         self._half.clear()
 
     def on_stop(self, life: Life) -> None:
@@ -499,8 +667,8 @@ class Oracle:
         left = self.world.own_open()
         if life.exit_code == 0 and left and life.coordinator.house.config.on_stop == "cancel":
             self.blame("I21", f"exit 0 with {len(left)} own orders resting")
-        self.close()
-        self._eye = None
+        self.watchman.on_end(life, is_killed=False)
+        self.close_eye()
 
     # -- the journal --------------------------------------------------------------------
 
@@ -526,7 +694,8 @@ class Oracle:
             self.amends[body["order_id"]] += 1
         elif kind == "late_accept":
             self.late.add(key)
-            if not self.allows_late:
+            late_s = self.accepted_s.get(key, 0.0) - self.sent_creates.get(key, 0.0)
+            if late_s < LATE_S:
                 self.blame("I18", f"{key} was given up, and lived")
             self.sometimes["late accept"] += 1
         elif kind == "adjust" and key != "baseline":
@@ -540,6 +709,13 @@ class Oracle:
         self.fills[key] += 1
         if body["is_foreign"]:
             self.sometimes["foreign fill"] += 1
+            return
+        mine = str(body["client_order_id"])
+        if self.last_status.get(mine, "sent") in ("sent", "unknown"):
+            self.sometimes["fill before ack"] += 1
+        self.pieces[mine] += 1
+        if self.pieces[mine] == 3:
+            self.sometimes["partial fill in three pieces"] += 1
 
     def _take_order(self, key: str, body: dict[str, Any]) -> None:
         before, status = self.last_status.get(key), body["status"]
@@ -548,6 +724,9 @@ class Oracle:
             return
         self.statuses[status] += 1
         self.sometimes[f"{before} -> {status}"] += 1
+        if key in self.doubled and status in ("resting", "executed", "canceled"):
+            self.doubled.discard(key)
+            self.sometimes["409 adopted"] += 1
         if before in FINAL and key not in self.late:
             self.blame("I17", f"{key} moved from {before} to {status}")
 
@@ -555,6 +734,7 @@ class Oracle:
 
     def on_bytes(self, end: Any, data: bytes) -> None:
         """Look at each request as its bytes leave the trader."""
+        self.watchman.on_bytes(end, data)
         if end in self._half:
             data = self._half.pop(end) + data
         head, _, body = data.partition(b"\r\n\r\n")
@@ -672,7 +852,7 @@ class Oracle:
         slots: Counter[tuple[str, str, str]] = Counter()
         best: dict[tuple[str, bool], int] = {}
         reach: Counter[tuple[str, bool]] = Counter()
-        for order in self.world.own_open():
+        for order in self._in_time():
             key = order.client_order_id
             ticker = order.market.ticker
             intent = self.intents.get(key)
@@ -688,6 +868,16 @@ class Oracle:
                 self.blame("I4", f"{count} live orders in slot {slot}")
         self._check_limits(best, reach)
 
+    def _in_time(self) -> list[Any]:
+        """Own resting orders, without those that came when they had rightly been given up."""
+        now_s, mine = self.world.now_s, []
+        for order in self.world.own_open():
+            key = order.client_order_id
+            sent_s = self.sent_creates.get(key, now_s)
+            if self.accepted_s.setdefault(key, now_s) - sent_s < LATE_S:
+                mine.append(order)
+        return mine
+
     def _check_limits(self, best: dict[tuple[str, bool], int],
                       reach: Counter[tuple[str, bool]]) -> None:
         config = self.world.trader.config
@@ -699,8 +889,8 @@ class Oracle:
                 self.blame("I6", f"{ticker} may reach {far_h} h")
             if is_bid and (ticker, False) in best and best[ticker, True] >= best[ticker, False]:
                 self.blame("I10", f"own orders cross in {ticker}")
-        if len(self.world.own_open()) > config.max_orders:
-            self.blame("I6", f"{len(self.world.own_open())} orders rest")
+        if len(self._in_time()) > config.max_orders:
+            self.blame("I6", f"{len(self._in_time())} orders rest")
         for ticker in {ticker for ticker, _ in reach}:
             loss_ud = self._worst_loss_ud(ticker)
             if loss_ud > config.max_market_loss_ud and not self._foreign_h(ticker):
@@ -719,7 +909,7 @@ class Oracle:
         for wins_yes in (True, False):
             paid_ud = abs(held_h) * 10_000 if (held_h > 0) == wins_yes else 0
             loss_ud = cost_ud - paid_ud
-            for order in self.world.own_open():
+            for order in self._in_time():
                 if order.market.ticker == ticker and order.is_bid != wins_yes:
                     leg_cc = order.price_cc if order.is_bid else 10_000 - order.price_cc
                     loss_ud += order.remaining_h * leg_cc
@@ -731,6 +921,7 @@ class Oracle:
         self.trace.update(
             f"{row.at_us} {row.method} {row.path} {row.status} {row.client_order_id}".encode())
         self.trace.update(row.body)
+        self._note_answer(row)
         if row.status == 429 and not self.expects_429 and not self.has_faults:
             self.blame("I12", f"429 for {row.path}")
         if row.method == "DELETE" or row.path.endswith(("/amend", "/decrease")):
@@ -740,6 +931,22 @@ class Oracle:
                 self.blame("I26", f"{row.method} {row.path} touches a foreign order")
         if row.path.startswith("/trade-api/v2/portfolio/positions"):
             self._check_pass()
+        if row.operation == "status":
+            self.watchman.on_poll()
+
+    def _note_answer(self, row: Any) -> None:
+        """Rare situations that only the exchange's answers show."""
+        key = row.client_order_id
+        if row.operation == "create" and row.status == 201:
+            self.accepted_s.setdefault(key, self.world.now_s)
+        if row.operation == "create" and row.status == 409 and key in self.accepted_s:
+            self.doubled.add(key)
+        if row.operation == "create_batch":
+            self.blame("I5", "a batch of creates left; P12 knows none")
+        if row.operation == "cancel" and row.status == 404:
+            order = self.world.exchange.engine.orders.get(row.path.split("/")[-1].split("?")[0])
+            if order is not None and order.status == "executed":
+                self.sometimes["cancel after fill"] += 1
 
     def _check_pass(self) -> None:
         """I19: positions are read at least every 33 s while nothing is wrong."""
@@ -759,8 +966,10 @@ class Oracle:
             await asyncio.sleep(1.0)
             if not self.world.lives or self.world.lives[-1].exit_code is not None:
                 continue
-            self.read_journal()
+            if self.world.now_s % 3.0 < 1.0:
+                self.read_journal()
             self._check_books()
+            self.watchman.look()
             if not self.has_faults:
                 self._check_unknown()
 
@@ -805,6 +1014,10 @@ class Oracle:
         world.control.delay_frames(0.0)
         world.control.resume()
         world.net.is_down = False
+        if world.is_disk_full:
+            world.fill_disk(False)
+        if self.watchman.stepped_s > 0.0:  # people set the clock right again
+            world.step_wall(-world.skew_s)
         self.trouble_ended_s = world.now_s
 
     def forget_lost_rows(self) -> None:
@@ -830,6 +1043,7 @@ class Oracle:
             raise AssertionError(f"I2: {self.difference()}\n{error}") from error
         world.run(1.0)
         self.compare()
+        self.watchman.at_rest()
         world.control.freeze_crowd(False)
         self.verdict()
 
@@ -863,10 +1077,22 @@ class Oracle:
         baseline = self._baseline()
         if set(self.fills) != set(theirs) - baseline or max(self.fills.values(), default=1) > 1:
             self.blame("I13", f"booked {len(self.fills)} fills of {len(theirs)}")
+        self._compare_fees()
         for key, count in Counter(
                 o.client_order_id for o in world.account.orders if o.client_order_id).items():
             if count > 1:
                 self.blame("I3", f"{key} was accepted {count} times")
+
+    def _compare_fees(self) -> None:
+        """I33: the fees of each order, as booked and as charged."""
+        booked, charged = Counter[str](), Counter[str]()
+        for row in self.world.trader.journal.facts("fill"):
+            booked[str(row.body["order_id"])] += int(row.body["fee_ud"])
+        for fill in self.world.account.fills:
+            charged[fill.order_id] += fill.fee_ud
+        wrong = [one for one in booked if booked[one] != charged[one]]
+        if wrong:
+            self.blame("I33", f"fees of {wrong[:3]} are not those charged")
 
     def _baseline(self) -> set[str]:
         rows = [list(pair) for fact in self.world.trader.journal.facts("adjust")
@@ -904,6 +1130,255 @@ class Oracle:
                 for key in sorted((set(theirs) | set(ours)) - moving)
                 if theirs.get(key) != ours.get(key)]
         return "; ".join(rows)
+
+
+TASKS_MAX = 90
+SIZE_MAX = 20_000                       # of any one collection of the trader in an hour's run
+SEEN_WITHIN_S = {                       # I32: how soon /v3/status shows what is wrong
+    "no socket": 10.0, "network down": 10.0, "pause": 17.0, "key refused": 10.0, "killed": 1.0,
+    "unknown order": 1.0, "disk full": 12.0, "feed silent": 37.0, "frames late": 10.0,
+}
+
+
+class LogEar(logging.Handler):
+    """Hears what the trader would write into its log."""
+
+    def __init__(self, hear: Callable[[str], None]) -> None:
+        super().__init__(logging.WARNING)
+        self._hear = hear
+
+    def emit(self, record: logging.LogRecord) -> None:
+        self._hear(self.format(record))
+
+
+class Watchman:
+    """The part of the oracle that watches process, clock, secrets, budget and status."""
+
+    def __init__(self, oracle: Oracle) -> None:
+        self.oracle, self.world = oracle, oracle.world
+        pem = self.world.address.private_key_pem.splitlines()
+        self.canaries = {line.encode() for line in pem if len(line) > 30 and "-----" not in line}
+        self.stepped_s = -1e9
+        self._since_s: dict[str, float] = {}
+        self._drift_s: dict[str, float] = {}
+        self._tokens, self._tokens_s = 100.0, 0.0
+        self._polled_s: float | None = None
+        self._tasks = 0
+        self._gaps = self._opened = 0
+        self._ear, self._log = LogEar(self._on_log), logging.getLogger("trader")
+        self._before = self._log.level, self._log.propagate
+        self._log.addHandler(self._ear)
+        if not logging.getLogger().isEnabledFor(logging.INFO):
+            self._log.setLevel(logging.WARNING)
+            self._log.propagate = False
+
+    def close(self) -> None:
+        """Stop listening."""
+        self._log.removeHandler(self._ear)
+        self._log.setLevel(self._before[0])
+        self._log.propagate = self._before[1]
+
+    # -- a life -------------------------------------------------------------------------
+
+    def on_start(self, life: Life) -> None:
+        """A process begins; what was wrong has not been seen by it yet."""
+        self._since_s.clear()
+        self._polled_s, self._tasks, self._gaps, self._opened = None, 0, 0, 0
+        token = life.home / "run_token"
+        if token.exists():
+            self.canaries.add(token.read_bytes().strip())
+
+    def on_end(self, life: Life, *, is_killed: bool) -> None:
+        """The files it leaves, and what it leaves undone."""
+        self._check_identity(life)
+        for path in sorted(life.home.rglob("*")):
+            if path.is_file() and "token" not in path.name:
+                self._search(path.read_bytes(), f"file {path.name}")
+        house = life.coordinator.house
+        pages = (house.reporter.status(), house.reporter.metrics_text(), house.reporter.settings(),
+                 house.reporter.history())
+        self._search(repr(pages).encode(), "the page")
+        if not is_killed:
+            left = [task.get_name() for task in asyncio.all_tasks(self.world.loop)
+                    if self.world.loop._owner.get(task) == life.name and not task.done()]
+            if left:
+                self.oracle.blame("I23", f"pending after the end: {left[:5]}")
+
+    def _check_identity(self, life: Life) -> None:
+        """I34: the journal is of this environment and account, in every row of the file."""
+        try:
+            with contextlib.closing(sqlite3.connect(
+                    f"file:{life.home / 'journal.sqlite3'}?mode=ro", uri=True)) as database:
+                rows = dict(database.execute("SELECT name, value FROM meta").fetchall())
+        except sqlite3.Error:           # not made yet, or spoiled by the scene
+            return
+        tag = self.world.address.key_id[-4:]
+        said = (rows.get("environment"), str(rows.get("account", ""))[-4:])
+        if said != ("sim", tag):
+            self.oracle.blame("I34", f"the journal is of {said}, the process of sim, {tag}")
+
+    # -- secrets and places ---------------------------------------------------------------
+
+    def _search(self, data: bytes, where: str) -> None:
+        """I27: no secret in what people or peers can read."""
+        for canary in self.canaries:
+            if canary in data:
+                self.oracle.blame("I27", f"a secret in {where}")
+
+    def _on_log(self, text: str) -> None:
+        self._search(text.encode(), "the log")
+        if "never retrieved" in text or "never awaited" in text:
+            self.oracle.blame("I23", text[:200])
+
+    def on_host(self, host: str) -> None:
+        """I28: a connection is opened."""
+        if host != "sim.invalid":
+            self.oracle.blame("I28", f"contact with {host}")
+
+    def on_outside(self, what: str) -> None:
+        """I28: something leaves past the connector."""
+        self.oracle.blame("I28", what)
+
+    def on_loop_error(self, loop: Any, context: dict[str, Any]) -> None:
+        """I23: an error that nobody took."""
+        text = f"{context.get('message')}: {context.get('exception')!r}"
+        self.oracle.notes.append(text)
+        self.oracle.blame("I23", text[:300])
+
+    # -- bytes ------------------------------------------------------------------------------
+
+    def on_bytes(self, end: Any, data: bytes) -> None:
+        """I12 I22 I27: each write of a trader toward the exchange."""
+        if end.process != self.world.present:
+            self.oracle.blame("I22", f"{end.process} sends beside {self.world.present}")
+        if any(canary in data for canary in self.canaries):
+            self.oracle.blame("I27", "a secret on the wire")
+        if data[:4] in (b"POST", b"DELE", b"PUT "):
+            self._charge(data)
+
+    def _charge(self, data: bytes) -> None:
+        """I12: the exchange's write bucket (100 tokens, 100 a second), a fifth kept for cancels."""
+        line, _, rest = data.partition(b"\r\n")
+        now_s = self.world.now_s
+        self._tokens = min(100.0, self._tokens + 100.0 * (now_s - self._tokens_s))
+        self._tokens_s = now_s
+        is_cancel = line.startswith(b"DELE")
+        many = max(1, rest.count(b'"order_id"')) if b"batched" in line else 1
+        self._tokens -= (2 if is_cancel else 10) * many
+        if self._tokens < 10.0:
+            self.oracle.sometimes["rate bucket empty"] += 1
+        is_risky = b"/portfolio/events/orders" in line and not is_cancel
+        if self._tokens < -1e-6 or (is_risky and self._tokens < 20.0 - 1e-6):
+            self.oracle.blame("I12", f"{self._tokens:.1f} tokens left after {line[:60]!r}")
+
+    # -- once a second ------------------------------------------------------------------------
+
+    def look(self) -> None:
+        """What the trader says of itself, against what is so."""
+        if "unknown" in self.oracle.last_status.values():
+            self.oracle.read_journal()
+        self._check_visible()
+        self._check_clock()
+        self._check_size()
+        house = self.world.trader
+        counters = house.market_data.counters()
+        if counters.get("gaps", 0) > self._gaps and all_proven(self.world):
+            self._gaps = counters["gaps"]
+            self.oracle.sometimes["gap resynced"] += 1
+        if house.rest.breaker.opened > self._opened and not house.rest.breaker.is_open:
+            self._opened = house.rest.breaker.opened
+            self.oracle.sometimes["breaker opened and closed"] += 1
+
+    def conditions(self) -> set[str]:
+        """What is wrong now, by the exchange's and the world's own knowledge."""
+        world, exchange = self.world, self.world.exchange
+        now_us = (EPOCH_S + world.now_s) * 1e6
+        sessions = list(exchange.hub.sessions.values())
+        silent = [s for s in sessions if s.tamper is not None and s.tamper.is_muted]
+        found = {
+            "no socket": not sessions,
+            "network down": world.net.is_down,
+            "pause": exchange.engine.is_trading_paused or exchange.engine.is_exchange_paused,
+            "key refused": exchange.gate.refuse_until_us > now_us,
+            "killed": self.oracle.is_killed,
+            "unknown order": "unknown" in self.oracle.last_status.values(),
+            "disk full": world.is_refusing,
+            "feed silent": bool(sessions) and len(silent) == len(sessions),
+            "frames late": exchange.frame_delay_s >= 4.0,
+        }
+        return {name for name, is_so in found.items() if is_so}
+
+    def _check_visible(self) -> None:
+        """I32: within its time each fault shows, and the status is never `running` meanwhile."""
+        present, now_s = self.conditions(), self.world.now_s
+        for name in list(self._since_s):
+            if name not in present:
+                del self._since_s[name]
+        if not present:
+            return
+        body = self.world.trader.reporter.health()
+        status = body["status"] if body["healthy"] else "503"
+        for name in present:
+            since_s = self._since_s.setdefault(name, now_s)
+            if now_s - since_s > SEEN_WITHIN_S[name] and status == "running":
+                self.oracle.blame("I32", f"running with {name} since {now_s - since_s:.0f} s")
+            elif now_s - since_s > SEEN_WITHIN_S[name]:
+                self.oracle.sometimes[f"shown: {name}"] += 1
+
+    def _check_clock(self) -> None:
+        """I31: intervals run with the loop's time, whatever the wall clock does."""
+        clock, name = self.world.trader.clock, self.world.lives[-1].name
+        drift_s = clock.monotonic() - self.world.now_s
+        if abs(drift_s - self._drift_s.setdefault(name, drift_s)) > 1e-6:
+            self.oracle.blame("I31", "an interval is not what the loop measures")
+            self._drift_s[name] = drift_s
+
+    def on_poll(self) -> None:
+        """I31: the state of the exchange is asked for at its pace, whatever the wall says."""
+        now_s, before_s = self.world.now_s, self._polled_s
+        self._polled_s = now_s
+        is_calm = not self.oracle.has_faults and now_s - self.oracle.trouble_ended_s > 45.0
+        if before_s is not None and is_calm and not 4.0 < now_s - before_s < 36.0:
+            self.oracle.blame("I31", f"{now_s - before_s:.1f} s between two polls")
+
+    def _check_size(self) -> None:
+        """I23: tasks and queues."""
+        house = self.world.trader
+        names = house.supervisor.names
+        if len(names) > TASKS_MAX or house.bus.queue_size > SIZE_MAX:
+            self.oracle.blame("I23", f"{len(names)} tasks, {house.bus.queue_size} in the bus")
+
+    def at_rest(self) -> None:
+        """I23: nothing is left over when all is calm, and no collection has grown without end."""
+        house = self.world.trader
+        names = [name for name in house.supervisor.names if not name.startswith("command")]
+        self._tasks = self._tasks or len(names)
+        if len(names) > self._tasks + 8:
+            self.oracle.blame("I23", f"tasks left over: {names}")
+        asking = sum(name.startswith("resolve:") for name in house.supervisor.names)
+        if len(house.trading._resolving) > asking:
+            self.oracle.blame("I23", f"questions nobody asks: {house.trading._resolving}")
+        for path, size in sizes(house):
+            if size > SIZE_MAX:
+                self.oracle.blame("I23", f"{path} holds {size}")
+
+
+def sizes(root: Any) -> list[tuple[str, int]]:
+    """Every collection that hangs on the trader's own objects, with its size."""
+    found, seen, todo = [], set(), [("house", root)]
+    while todo:
+        path, one = todo.pop()
+        if id(one) in seen:
+            continue
+        seen.add(id(one))
+        if isinstance(one, (dict, list, set, deque)):
+            found.append((path, len(one)))
+            inner = list(one.values() if isinstance(one, dict) else one)[:20]
+            todo += [(f"{path}[]", each) for each in inner]
+        elif type(one).__module__ == trader.__name__:
+            names = [*getattr(one, "__dict__", ()), *getattr(type(one), "__slots__", ())]
+            todo += [(f"{path}.{name}", getattr(one, name, None)) for name in names]
+    return found
 
 
 def exchange_levels(market: Any) -> tuple[Any, ...]:
@@ -1056,7 +1531,6 @@ def _(world: World) -> None:
 @scene("P03 create that arrives after it was given up")
 def _(world: World) -> None:
     world.oracle.trouble()
-    world.oracle.allows_late = True
     world.control.delay(50.0)
     key = next_create(world)
     assert resolved(world, key) == "never_accepted"
@@ -1098,19 +1572,26 @@ def answer_after(world: World, status: int, body: bytes = b"<html>bad gateway</h
     api.run = once
 
 
+def deliver_twice(world: World) -> None:
+    """Let the next create arrive twice; the trader hears the second answer."""
+    api, run = world.exchange.api, type(world.exchange.api).run
+
+    def twice(route: Any, call: Any) -> Any:
+        answer = run(api, route, call)
+        if route.name != "create" or answer.status != 201:
+            return answer
+        vars(api).pop("run", None)
+        key = json.loads(call.body)["client_order_id"] if call.body else ""
+        world.oracle.accepted_s.setdefault(key, world.now_s)
+        return run(api, route, call)
+
+    api.run = twice
+
+
 @scene("P05 create delivered twice: 409 order_already_exists")
 def _(world: World) -> None:
     world.oracle.trouble()
-    api, run = world.exchange.api, world.exchange.api.run
-
-    def twice(route: Any, call: Any) -> Any:
-        answer = run(route, call)
-        if route.name != "create" or answer.status != 201:
-            return answer
-        del api.run
-        return run(route, call)
-
-    api.run = twice
+    deliver_twice(world)
     world.control.drop_frames(3, "user_order")
     key = next_create(world)
     world.run(1.0)
@@ -1750,15 +2231,10 @@ def _(world: World) -> None:
 
 @scene("P36 torn journal tail")
 def _(world: World) -> None:
-    def tear(home: Path) -> None:
-        wal = home / "journal.sqlite3-wal"
-        size = wal.stat().st_size
-        os.truncate(wal, max(0, size - world.rng.randrange(1, min(size, 9_000))))
-
     for _ in range(5):
         world.run(world.rng.uniform(5.0, 15.0))
         world.oracle.trouble()
-        world.restart(tear, wait=False)
+        world.restart(lambda home: tear(home, world.rng), wait=False)
         world.oracle.forget_lost_rows()
         world.until(lambda: world.is_ready, 90.0, "ready after the torn tail")
         world.until(lambda: not world.oracle.difference(), 45.0, "figures found again")
@@ -2089,9 +2565,10 @@ class Mix:
         if halt is not None:
             world.oracle.sometimes[f"halted: {halt.why.partition(':')[0]}"] += 1
             world.run(2.0)
+            world.oracle.is_killed = False
             order(world, "rearm", to="open", override=True)
             world.run(1.0)
-        if self.is_paused:
+        if self.is_paused and world.trader.container.now.gate.value == "paused":
             resume(world)
             self.is_paused = False
 
@@ -2102,13 +2579,18 @@ class Mix:
 
 
 def _crash(mix: Mix) -> None:
-    before = creates(mix.world)
     if mix.rng.random() < 0.5:          # between the bytes of a create and its answer
-        until_s = mix.world.now_s + 10.0
-        while creates(mix.world) == before and mix.world.now_s < until_s:
-            mix.world.run(0.01)
+        await_create(mix)
         mix.world.run(mix.rng.uniform(0.0, 0.12))
     mix.world.restart(wait=False)
+
+
+def await_create(mix: Mix) -> bool:
+    """Let at most ten seconds pass until the next create leaves."""
+    before, until_s = creates(mix.world), mix.world.now_s + 10.0
+    while creates(mix.world) == before and mix.world.now_s < until_s:
+        mix.world.run(0.01)
+    return creates(mix.world) > before
 
 
 def _fill(mix: Mix) -> None:
@@ -2146,6 +2628,8 @@ def _pause_market(mix: Mix) -> None:
 
 
 def _pause_exchange(mix: Mix) -> None:
+    if mix.rng.random() < 0.4 and await_create(mix):
+        mix.world.oracle.sometimes["pause in the middle of an order"] += 1
     (mix.world.control.pause_trading if mix.rng.random() < 0.6 else
      mix.world.control.pause_exchange)()
     mix.world.run(mix.rng.uniform(1.0, 25.0))
@@ -2162,7 +2646,8 @@ def _outage(mix: Mix) -> None:
 def _garble(mix: Mix) -> None:
     if mix.world.now_s - mix.last_garble_s > 40.0:
         mix.last_garble_s = mix.world.now_s
-        match = mix.rng.choice(("create", "amend", "cancel", "orders", "fills", "positions"))
+        match = mix.rng.choice(("create", "amend", "cancel", "batch_cancel", "orders", "fills",
+                                "positions"))
         mix.world.control.garble_next(mix.rng.choice(sim.GARBLES), match=match)
 
 
@@ -2179,14 +2664,124 @@ def _late_frames(mix: Mix) -> None:
 
 
 def _full_disk(mix: Mix) -> None:
-    database = mix.world.trader.journal._db
-    if database is None:
-        return
-    pages = database.execute("PRAGMA page_count").fetchone()[0]
-    database.execute(f"PRAGMA max_page_count={pages}")
+    mix.world.fill_disk()
     mix.world.run(mix.rng.uniform(1.0, 15.0))
-    database.execute("PRAGMA max_page_count=1073741823")
+    if mix.world.trader.journal._db is None:
+        return                          # the process cannot even open it: the heal frees the disk
+    was_seen = not mix.world.trader.journal.is_writable
+    mix.world.fill_disk(False)
     mix.world.run(6.0)
+    if was_seen and mix.world.trader.journal.is_writable:
+        mix.world.oracle.sometimes["disk-full recovered"] += 1
+
+
+def _torn_tail(mix: Mix) -> None:
+    mix.world.restart(lambda home: tear(home, mix.rng), wait=False)
+    mix.world.oracle.forget_lost_rows()
+    mix.is_paused = mix.is_paused and mix.world.trader.container.now.gate.value == "paused"
+    mix.world.oracle.sometimes["torn tail recovered"] += 1  # calm() proves it
+
+
+def tear(home: Path, rng: random.Random) -> None:
+    """Cut some bytes off the journal's end."""
+    wal = home / "journal.sqlite3-wal"
+    size = wal.stat().st_size if wal.exists() else 0
+    if size:
+        os.truncate(wal, max(0, size - rng.randrange(1, min(size, 9_000) + 1)))
+
+
+def _death_inside(mix: Mix) -> None:
+    """Die at a statement of the journal or at a write, before or after it."""
+    kind = mix.rng.choice(("execute", "write"))
+    mix.world.light(kind, mix.rng.randint(1, 30), mix.rng.random() < 0.5)
+    until_s = mix.world.now_s + 20.0
+    while mix.world.fuse is not None and mix.world.now_s < until_s:
+        mix.world.run(0.1)
+    is_dead, mix.world.fuse = mix.world.lives[-1].exit_code is not None, None
+    if is_dead:
+        mix.world.start(wait=False)
+        mix.world.prove_replay()
+
+
+def _stop_and_start(mix: Mix) -> None:
+    mix.world.stop()
+    mix.world.start(wait=False)
+
+
+def _deliver_twice(mix: Mix) -> None:
+    deliver_twice(mix.world)
+
+
+def _very_late_create(mix: Mix) -> None:
+    mix.world.control.delay(mix.rng.uniform(35.0, 55.0))
+
+
+def _settle(mix: Mix) -> None:
+    """A market closes, is determined, disputed, and determined anew."""
+    world = mix.world
+    live = [t for t, m in world.exchange.engine.markets.items() if m.status == "active"]
+    if not live:
+        return
+    ticker = mix.rng.choice(live)
+    world.control.set_close_time(ticker, EPOCH_S + world.now_s + mix.rng.uniform(0.5, 40.0))
+    world.run(mix.rng.uniform(1.0, 45.0))
+    if world.exchange.engine.markets[ticker].status != "closed":
+        return
+    world.control.determine(ticker, mix.rng.choice(("yes", "no")))
+    world.run(0.3)
+    with contextlib.suppress(sim.Refusal):
+        world.control.dispute(ticker)
+        world.run(mix.rng.uniform(0.5, 10.0))
+        world.control.determine(ticker, mix.rng.choice(("yes", "no")))
+        world.oracle.sometimes["settlement amended"] += 1
+
+
+def _move_close(mix: Mix) -> None:
+    world = mix.world
+    live = [t for t, m in world.exchange.engine.markets.items() if m.status == "active"]
+    if live:
+        ticker = mix.rng.choice(live)
+        world.control.set_close_time(ticker, EPOCH_S + world.now_s + mix.rng.uniform(20.0, 60.0))
+        world.run(mix.rng.uniform(1.0, 15.0))
+        if world.exchange.engine.markets[ticker].status == "active":
+            world.control.set_close_time(ticker, EPOCH_S + world.now_s + 7_200.0)
+
+
+def _second_start(mix: Mix) -> None:
+    if mix.world.lives[-1].coordinator is not None and mix.world.intrude():
+        mix.world.oracle.sometimes["second start refused"] += 1
+    else:
+        mix.world.oracle.blame("I22", "a second copy was not sent away")
+
+
+def _step_clock(mix: Mix) -> None:
+    world = mix.world
+    if abs(world.skew_s) < 30.0:
+        world.step_wall(mix.rng.choice((-1, 1)) * mix.rng.uniform(0.5, 20.0))
+        world.oracle.sometimes["clock step"] += 1
+
+
+def _kill_switch(mix: Mix) -> None:
+    """Kill, best while a command is on its way."""
+    world = mix.world
+    until_s = world.now_s + 5.0
+    while not world.trader.execution.in_flight and world.now_s < until_s:
+        world.run(0.01)
+    if world.trader.execution.in_flight:
+        world.oracle.sometimes["kill with commands in flight"] += 1
+    begun_s = world.now_s
+    order(world, "kill")
+    assert world.trader.container.now.halt is not None, "the kill was not latched"
+    world.oracle.is_killed = True
+    world.oracle.notes.append(f"{begun_s:.2f} kill")
+
+
+def _group(mix: Mix) -> None:
+    """The crowd takes all our orders at once."""
+    world = mix.world
+    group = world.trader.execution.group_id
+    if group in world.exchange.engine.groups and feed_group(world, group):
+        world.oracle.sometimes["group limit triggered"] += 1
 
 
 def _stall(mix: Mix) -> None:
@@ -2238,8 +2833,19 @@ FAULTS: dict[str, Callable[[Mix], Any]] = {
     "pause the exchange": _pause_exchange,
     "pause the trader": _pause_trader,
     "kill -9": _crash,
+    "death inside": _death_inside,
+    "torn tail": _torn_tail,
+    "stop and start": _stop_and_start,
+    "second start": _second_start,
     "disk full": _full_disk,
     "stall": _stall,
+    "clock step": _step_clock,
+    "kill switch": _kill_switch,
+    "deliver twice": _deliver_twice,
+    "very late create": _very_late_create,
+    "settle": _settle,
+    "move the close": _move_close,
+    "take all orders": _group,
 }
 
 
@@ -2249,6 +2855,7 @@ def run_mix(seed: int, minutes: float = CAMPAIGN_MINUTES) -> World:
     switches = {name: draw.choice(values) for name, values in MIX_SWITCHES.items()}
     latency = draw.choice(((0.001, 0.005), (0.005, 0.05), (0.02, 0.2)))
     texts = {"request_timeout_s": draw.choice(("2", "5")), "order_ttl_s": draw.choice(("20", "60")),
+             "group_contracts": draw.choice(("1", "20")),
              "max_unknown": draw.choice(("3", "20")), "max_orders": draw.choice(("2", "40")),
              "max_position": draw.choice(("1", "2", "100")),
              "max_market_loss_dollars": draw.choice(("0.8", "10"))}
