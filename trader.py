@@ -11546,6 +11546,8 @@ class Booker(OrderKeeper):
                     self.fills_known_to_ms = max(self.fills_known_to_ms or 0, fact.at_ms)
                 case _:
                     pass  # other facts explain; they hold no money
+        # What the exchange showed before is older than this: its lists lag behind our own facts.
+        self.changed_at_ms = self._clock.now_ms()
         for position in self.ledger.positions.values():
             self.exposure.put_position(position, self._event_of(position.ticker))
         for order in list(self.store.orders.values()):
@@ -15693,11 +15695,13 @@ class StatusReporter:
             await asyncio.sleep(BOOKS_TICK_S if wanted else STATUS_TICK_S)
 
     async def run_queues(self) -> None:
-        """While a page is open, ask the exchange now and then where own orders stand."""
+        """Ask the exchange now and then where own orders stand.
+
+        Whether a page is open must not show in what we ask: no client may move the budget (I30).
+        """
         while True:
             await asyncio.sleep(QUEUES_ASK_S)
-            if self._hub.active_connections:
-                await self._ask_queues()
+            await self._ask_queues()
 
     async def _ask_queues(self) -> None:
         """One question for all markets; left out while the read budget is scarce."""
