@@ -9583,6 +9583,7 @@ def order_id_18(key: str) -> str:
 
 
 def accepted_18(key: str, *, filled_h=0, remaining_h=0, at_ms=1, **facts) -> t.OrderOutcome:
+    facts.setdefault("reduced_h", 1000)
     return t.OrderOutcome(
         kind=K18.ACCEPTED,
         status=201,
@@ -10197,6 +10198,65 @@ async def test_a_change_that_arrives_after_the_first_scans_was_at_risk_all_the_t
     assert (order.price_cc, order.remaining_h) == ANSWERED_18[kind][1:]
 
 
+@pytest.mark.parametrize("reduced_h", [0, 400])
+@virtual_18
+async def test_a_cancel_that_took_off_less_than_was_open_leaves_the_rest_at_risk(
+    folder_18, reduced_h
+):
+    house = House18(folder_18)
+    key = await moved_18(house, "cancel")
+    await house.answer("cancel", key, accepted_18(key, reduced_h=reduced_h))
+    assert house.service.exposure.total_ud == 4_000_000
+    left = {"filled_h": 1000 - reduced_h, "remaining_h": 0}
+    house.rest.listed = [report_18(key, status=S18.CANCELED, **left)]
+    await asyncio.sleep(4)
+    order = house.order(key)
+    assert (order.status.is_live, order.at_risk_h) == (False, 1000 - reduced_h)
+
+
+@pytest.mark.parametrize("kind", ["amend", "decrease", "cancel"])
+@virtual_18
+async def test_a_path_that_is_switched_off_trips_for_every_command(folder_18, kind):
+    house = House18(folder_18)
+    key = await moved_18(house, kind)
+    await house.answer(kind, key, outcome_18(K18.REFUSED, status=410, code="deprecated"))
+    assert house.trips() == ["order_path_gone"]
+
+
+@pytest.mark.parametrize("known_by", ["answer", "stream", "fill", "scan"])
+@virtual_18
+async def test_a_cancel_asked_before_the_id_was_known_is_sent_when_it_is(folder_18, known_by):
+    house = House18(folder_18)
+    key = await house.send()
+    left = await house.sync.cancel_all(limit_s=1.0)
+    assert left.remaining == (key,)
+    assert ("cancel", key) not in house.rest.calls
+    if known_by == "answer":
+        await house.answer("create", key, accepted_18(key, remaining_h=1000))
+    if known_by == "stream":
+        house.service.on_report(report_18(key))
+    if known_by == "fill":
+        house.service.on_fill(fill_18("t1", key, 100))
+    if known_by == "scan":
+        house.rest.listed = [report_18(key)]
+        await house.answer("create", key, outcome_18(K18.UNKNOWN))
+        await asyncio.sleep(3)
+    assert house.rest.calls[-1] == ("cancel", key)
+    await house.answer("cancel", key, accepted_18(key))
+    await asyncio.sleep(3)
+    assert house.rest.calls.count(("cancel", key)) == 1
+    assert not house.order(key).status.is_live
+
+
+@virtual_18
+async def test_a_cancel_asked_for_an_order_that_never_was_asks_for_nothing(folder_18):
+    house = House18(folder_18)
+    key = await house.send()
+    house.service.cancel(house.order(key))
+    await house.answer("create", key, outcome_18(K18.REFUSED, status=400, code="no"))
+    assert house.rest.calls == [("create", key)]
+
+
 @virtual_18
 async def test_an_old_list_is_no_proof_that_a_change_arrived(folder_18):
     house = House18(folder_18)
@@ -10263,15 +10323,15 @@ async def test_a_quote_that_could_not_be_moved_away_is_cancelled(folder_18):
 
 
 @virtual_18
-async def test_a_cancel_answered_after_the_change_was_settled_still_ends_the_order(folder_18):
+async def test_a_cancel_answered_after_the_change_was_seen_ends_the_order(folder_18):
     house = House18(folder_18)
     key = await moved_18(house, "amend")
     await house.answer("amend", key, outcome_18(K18.UNKNOWN))
     house.rest.listed = [report_18(key, price_cc=4500, remaining_h=500)]
     house.converge()
     await asyncio.sleep(5)
-    assert house.order(key).pending is None
-    await house.answer("cancel", key, accepted_18(key, reduced_h=500))
+    assert house.order(key).pending is C18.AMEND, "nothing is settled while a cancel is under way"
+    await house.answer("cancel", key, accepted_18(key))
     assert house.order(key).status is S18.CANCELED
 
 
@@ -11102,6 +11162,7 @@ async def test_a_second_unexplained_position_trips_although_the_trader_was_start
     await differ_18(house, positions=[position_18("A-1", 100)])
     assert house.trips() == []
     again = house.reborn(folder_18, run="run2")
+    again.clock.offset_s = 60.0
     await differ_18(again, positions=[position_18("A-1", 200)])
     assert again.trips() == ["position_difference"]
 
@@ -11112,6 +11173,7 @@ async def test_a_difference_of_cash_before_a_restart_counts_for_nothing(folder_1
     house.baseline()
     await differ_18(house, cash_ud=RICH_18 + 5)
     again = house.reborn(folder_18, run="run2")
+    again.clock.offset_s = 60.0
     await differ_18(again, positions=[position_18("A-1", 200)], cash_ud=RICH_18 + 5)
     assert again.trips() == []
 
@@ -16104,6 +16166,20 @@ async def test_pausing_one_strategy_leaves_the_gate_and_the_orders_of_others(des
     assert (bench.is_paused, bench.is_on, bench.faults_in_a_row) == (False, True, 0)
     with refused_23("unknown_strategy"):
         await desk_23.operator.pause(desk_23.ask("pause", strategy="nobody"))
+
+
+async def test_a_paused_strategy_stays_paused_over_a_restart(desk_23, folder_23):
+    await desk_23.operator.pause(desk_23.ask("pause", strategy="mm", keep_orders=True))
+    desk_23.journal.close()
+    again = Desk23(folder_23)
+    again.operator.load()
+    assert again.decisions.benches["mm"].is_paused
+    await again.operator.resume(again.ask("resume", strategy="mm"))
+    again.journal.close()
+    third = Desk23(folder_23)
+    third.operator.load()
+    assert not third.decisions.benches["mm"].is_paused
+    third.journal.close()
 
 
 async def test_a_second_pause_keeps_the_first_reason(desk_23):

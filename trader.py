@@ -11641,6 +11641,7 @@ class Answers(Booker):
 
     def _after_create(self, order: Order, outcome: OrderOutcome) -> None:
         self._watch_answers(outcome)
+        self._watch_path(outcome)
         if outcome.kind is OutcomeKind.REFUSED and "order_group" in outcome.code:
             self.close_group()  # the frame that says so may be lost
         match outcome.kind:
@@ -11689,6 +11690,7 @@ class Answers(Booker):
         intent: Intent | None,
         want: Want | None,
     ) -> None:
+        self._watch_path(outcome)
         is_other = order.pending is not kind and kind is not CommandKind.CANCEL
         if not order.status.is_live or is_other:
             return  # the stream settled it already
@@ -11699,8 +11701,10 @@ class Answers(Booker):
             case OutcomeKind.ACCEPTED:
                 self._changed(kind, order, outcome, intent, want)
             case OutcomeKind.REFUSED | OutcomeKind.RATE_LIMITED | OutcomeKind.NEVER_SENT:
-                if order.pending is kind:  # it proves nothing about a change without an answer
+                if order.pending is kind:
                     self._keep(_at_rest(order), f"{kind} refused: {_why(outcome)}")
+                else:  # it proves nothing about a change without an answer: ask on
+                    self.on_unknown(order)
             case OutcomeKind.GONE | OutcomeKind.UNKNOWN | OutcomeKind.DUPLICATE:
                 # 404 does not tell cancelled from filled: the order list decides, at full risk.
                 self.on_unknown(order)
@@ -11722,7 +11726,7 @@ class Answers(Booker):
             filled_h=filled_h,
             updated_at_ms=max(order.updated_at_ms, outcome.at_ms),
         )
-        if kind is CommandKind.CANCEL and 0 < outcome.reduced_h < order.remaining_h:
+        if kind is CommandKind.CANCEL and outcome.reduced_h < order.remaining_h:
             self.on_unknown(order)  # fills we have not heard of: at full risk until proven
         elif kind is CommandKind.CANCEL:
             ended = OrderStatus.EXECUTED if filled_h >= order.count_h else OrderStatus.CANCELED
@@ -11753,6 +11757,11 @@ class Answers(Booker):
         if fresh is not None and (is_open or fresh.pending is None):
             self._after_change(CommandKind.CANCEL, fresh, outcome, None, None)
 
+    def _watch_path(self, outcome: OrderOutcome) -> None:
+        if outcome.status == 410:
+            text = "the exchange answers 410: this order path is switched off"
+            self._trip("order_path_gone", text)
+
     def _watch_answers(self, outcome: OrderOutcome) -> None:
         """Breakers over the last creates: refusals, and answers that cannot be read."""
         is_refused = outcome.kind is OutcomeKind.REFUSED
@@ -11762,10 +11771,6 @@ class Answers(Booker):
         share = sum(self._answers) / REJECT_WINDOW
         if self._unreadable >= UNREADABLE_MAX:
             self._trip("unreadable_answers", "two answers in a row named no order")
-        elif outcome.status == 410:
-            self._trip(
-                "order_path_gone", "the exchange answers 410: this order path is switched off"
-            )
         elif is_refused and share > self.config.max_reject_ratio:
             self._trip("reject_ratio", f"{share:.0%} of the last {REJECT_WINDOW} creates refused")
 
@@ -11793,6 +11798,7 @@ class Sender(Answers):
         self._minute: deque[tuple[float, int]] = deque()  # orders: monotonic s, notional
         self._minute_ud = 0  # sum of these notionals
         self._recent: dict[tuple[str, Side, int], int] = {}
+        self._doomed: set[str] = set()  # live orders to be cancelled once their id is known
 
     def _submit(self, intent: Intent, order: Order | None, quote: Quote) -> Verdict:
         """Gate, limits, budget, journal, bytes: in one go, no await between them."""
@@ -11905,13 +11911,25 @@ class Sender(Answers):
         return self._bind(changed, order, "amend sent")
 
     def cancel(self, order: Order) -> Verdict:
-        """Ask for the end of one order; always allowed, in every state and under every halt."""
+        """Ask for the end of one order; always allowed, in every state and under every halt.
+
+        Before the exchange's id is known nothing can be asked: then it is as soon as it is.
+        """
         if self._rest is None or order.order_id is None:
+            if order.status.is_live:
+                self._doomed.add(order.client_order_id)
             return refusal(Reason.ORDER_UNKNOWN, "no order id yet", "known id")
         self._rest.try_budget(CommandKind.CANCEL)
         pending = self._keep(_cancelling(order, self._clock.now_ms()), "cancel sent")
         self._send(CommandKind.CANCEL, pending, self._rest.cancel(order))
         return ALLOWED
+
+    def _tell_order(self, order: Order, before: Order | None, why: str) -> None:
+        super()._tell_order(order, before, why)
+        if order.client_order_id in self._doomed and order.order_id is not None:
+            self._doomed.discard(order.client_order_id)
+            if is_settled(order):
+                self.cancel(order)
 
     def _decrease(self, order: Order, want: Want) -> Verdict:
         assert self._rest is not None, "a resting order without a trading client"
@@ -12357,6 +12375,8 @@ class Resolver:
         order = self._execution.store.orders.get(key)
         if order is None or not order.status.is_live:
             return order if key in self._undead else None
+        if key in self._execution.in_flight:
+            return None  # its answer is still awaited, and asks again if it proves nothing
         is_unproven = order.status in (OrderStatus.UNKNOWN, OrderStatus.SENT)
         return order if is_unproven or order.pending or key in self._missing else None
 
@@ -12529,6 +12549,9 @@ class Canceller(Resolver):
     ) -> None:
         living = self.own_live(ticker, key, strategy)
         ready = [order for order in living if order.order_id is not None]
+        for order in living:
+            if order.order_id is None:
+                self._execution.cancel(order)  # as soon as its id is known, even after this call
         for start in range(0, len(ready), BATCH_CANCEL_MAX):
             part = ready[start : start + BATCH_CANCEL_MAX]
             for order, outcome in zip(part, await self._rest.cancel_batch(part), strict=True):
@@ -18635,6 +18658,13 @@ class Operator:
         """Whether a tape is played here."""
         return self._replay is not None
 
+    def load(self) -> None:
+        """Strategies that a person paused stay paused over a restart: the journal knows."""
+        for fact in self._journal.facts("control"):
+            bench = self._decisions.benches.get(str(fact.body.get("strategy")))
+            if bench is not None and fact.body["action"] in ("pause", "resume"):
+                bench.is_paused = fact.body["action"] == "pause"
+
     # -- stopping -----------------------------------------------------------------------
 
     async def kill(self, ask: ControlAsk) -> ControlAnswer:
@@ -19532,9 +19562,9 @@ class Troubles:
                 exchange_active, trading_active = await self._house.rest.exchange_status()
                 was_paused = self._guard.is_degraded(Degraded.PAUSE)
                 if exchange_active and trading_active:
+                    if was_paused:
+                        self.owe_reconcile("the pause is over")
                     self._guard.clear(Degraded.PAUSE)
-                    if was_paused and self._trading is not None:
-                        self._trading.ask()
                 else:
                     self._guard.degrade(Degraded.PAUSE, "the exchange trades again")
                 self.judge_clock()
@@ -19765,6 +19795,7 @@ class Climb:
         self._house.execution.tell_unknown()
         self._house.equity.load()
         self._house.decisions.load()
+        self._house.operator.load()
         self._house.reporter.load()
         if self._house.container.now.halt is not None:
             self._say.note(
