@@ -17729,6 +17729,104 @@ def test_without_a_bot_kill_cancels_what_is_ours_and_the_next_start_is_halted(
     assert trading.command("status").returncode == 4
 
 
+def diagnoses(house: House24, *flags: str, **more: str) -> dict[int, tuple[str, str]]:
+    """What `doctor` says, by number: the word, and value with fix."""
+    done = house.command("doctor", "--json", *flags, **more)
+    rows = {row["number"]: row for row in json.loads(done.stdout)}
+    is_ill = any(row["word"] == "FAIL" for row in rows.values())
+    assert done.returncode == (3 if is_ill else 0), done.stdout + done.stderr
+    return {n: (row["word"], f"{row['value']} → {row['fix']}") for n, row in rows.items()}
+
+
+@pytest.mark.process
+def test_the_doctor_finds_a_healthy_house_well(house: House24) -> None:
+    begun_s = time.monotonic()
+    found = diagnoses(house, "--port", str(free_port()))
+    assert time.monotonic() - begun_s < WAIT_S
+    assert sorted(found) == list(range(1, 22))
+    assert {word for word, _ in found.values()} <= {"ok", "warn"}, found
+    quiet = house.command("doctor", "--quiet", "--port", str(free_port()))
+    assert (quiet.returncode, quiet.stdout) == (0, "")
+
+
+@pytest.mark.process
+def test_the_doctor_finds_each_local_fault_and_names_its_fix(house: House24) -> None:
+    make_keys(house.folder)
+    holder = socket.create_server(("127.0.0.1", 0))
+    port = str(holder.getsockname()[1])
+    lost = {
+        "KALSHI_API_URL": "http://127.0.0.1:1/trade-api/v2",
+        "KALSHI_WS_URL": "ws://127.0.0.1:1/trade-api/ws/v2",
+        "KALSHI_API_KEY_ID": "0d6c1de5-5c0a-4f0e-9d43-33a4a2b1f079",
+        "KALSHI_KEY_FILE": str(house.folder / "public.pem"),
+    }
+    found = diagnoses(house, "--port", port, "--strategy", "nobody", **lost)
+    holder.close()
+    for number, word in ((6, "--port"), (7, "public key"), (21, "no such strategy")):
+        assert found[number][0] == "FAIL", found
+        assert word in found[number][1], found
+    assert found[1][0] == found[3][0] == found[4][0] == "ok"
+    assert "not checked" in found[12][1]
+    wrong = diagnoses(house, "--markets", "0")
+    assert "markets" in wrong[3][1]
+    assert wrong[1][0] == "ok"
+    assert "not checked" in wrong[5][1]
+
+
+@pytest.mark.process
+def test_the_doctor_finds_faults_of_account_clock_and_journal(trading: House24) -> None:
+    exchange = exchange_of(trading)
+    bot = trading.bot("--strategy", "hold").until_ready()
+    assert diagnoses(trading)[6][0] == "warn", "a bot runs"
+    bot.signal(signal.SIGTERM)
+    assert bot.wait() == 0
+    flags = ("--port", str(free_port()), "--strategy", "hold")
+    exchange.control("set_scopes", scopes=["read"])
+    lose_the_newest_fact_but_one(trading)
+    found = diagnoses(trading, *flags, "--min-cash-dollars", "100000")
+    assert "write scope" in found[13][1]
+    assert found[5][0] == "FAIL", found[5]
+    assert "backups" in found[5][1]
+    assert found[15][0] == "warn"
+    exchange.stop()
+    assert diagnoses(trading, *flags)[12][0] == "FAIL"
+
+
+def lose_the_newest_fact_but_one(house: House24) -> None:
+    """Break the hash chain as no fault of ours could."""
+    path = house.data / "sim" / "journal.sqlite3"
+    with contextlib.closing(sqlite3.connect(path)) as base:
+        base.execute("DELETE FROM facts WHERE seq = (SELECT max(seq) - 1 FROM facts)")
+        base.commit()
+
+
+def tape_text(tapes: Path) -> str:
+    """Everything a recorder has flushed so far, a cut end left out."""
+    text = ""
+    for path in tapes.glob("*/*.ndjson.gz"):
+        unpacker = zlib.decompressobj(31)
+        text += unpacker.decompress(path.read_bytes()).decode(errors="replace")
+    return text
+
+
+@pytest.mark.process
+def test_what_record_writes_backtest_plays(house: House24) -> None:
+    bot = house.bot("record", "--minutes", "1", "--markets", "1", "--speed", "1").until_ready()
+    tapes = house.data / "sim" / "tapes"
+    eventually_24(lambda: list(tapes.glob("*/*.ndjson.gz")), "a tape", log=bot.log)
+    assert bot.get("/v3/status")["components"]["trading_client"]["connected"] is False
+    eventually_24(lambda: list(tapes.glob("*/event.json")), "its definition", log=bot.log)
+    eventually_24(lambda: "orderbook_delta" in tape_text(tapes), "changes of a book")
+    bot.signal(signal.SIGTERM)
+    assert bot.wait() == 0
+    tape = next(tapes.glob("*/event.json")).parent
+    done = house.command("backtest", "--tape", str(tape), "--strategy", "hold", "--json")
+    assert done.returncode == 0, done.stdout + done.stderr
+    (report,) = json.loads(done.stdout)
+    assert sum(report["decisions"].values()) >= 5
+    assert report["equals_exchange"]
+
+
 @pytest.mark.parametrize(
     ("flags", "code", "word"),
     [
@@ -17936,6 +18034,46 @@ def test_the_same_tape_and_seed_give_the_same_report(tmp_path):
     tape = write_tape(tmp_path)
     first, second = replay_once(tape), replay_once(tape)
     assert dataclasses.asdict(first) == dataclasses.asdict(second)
+
+
+def check_same_report(house: House24, *flags: str) -> str:
+    """The text of a backtest, equal in fresh processes whose hashes and widths differ."""
+    seeds = ({"PYTHONHASHSEED": "0"}, {"PYTHONHASHSEED": "4711", "COLUMNS": "40"})
+    first, second = (house.command("backtest", *flags, **more) for more in seeds)
+    assert first.returncode == 0, first.stdout + first.stderr
+    assert (first.stdout, first.stderr) == (second.stdout, second.stderr)
+    as_json = [house.command("backtest", "--json", *flags, **more).stdout for more in seeds]
+    assert as_json[0] == as_json[1]
+    (report,) = json.loads(as_json[0])
+    assert set(report) >= {"orders", "fills", "fees_ud", "net_ud", "decisions", "decision_sha256"}
+    return first.stdout
+
+
+@pytest.mark.process
+def test_a_backtest_is_the_same_bit_for_bit_in_every_process(house: House24) -> None:
+    tape = write_tape(house.folder)
+    flags = ("--tape", str(tape), "--queue", "realistic", "--seed", "1")
+    text = check_same_report(house, *flags, "--strategy", "imbalance", "--param", "lean=0.0")
+    assert "equal to the exchange's" in text
+    assert check_same_report(house, *flags, "--strategy", "hold") != text
+
+
+@pytest.mark.process
+@pytest.mark.skipif(not TAPES_24.is_dir(), reason="the recorded tapes (../shared) are not here")
+def test_a_backtest_of_a_recorded_tape_is_the_same_in_every_process(house: House24) -> None:
+    tape = TAPES_24 / "KXGOLD15M-26AUG101900-00"
+    check_same_report(house, "--tape", str(tape), "--strategy", "market_maker", "--seed", "1")
+
+
+@pytest.mark.process
+def test_a_backtest_that_a_limit_halts_says_so_and_ends_with_4(house: House24) -> None:
+    taker = QUOTER.replace("price_cc=view.best_bid_cc(side)", "price_cc=view.ask_cc, take=True")
+    taker = taker.replace("for side in Side", "for side in [Side.YES]")
+    (house.folder / "taker.py").write_text(taker)
+    flags = ("--strategy", f"{house.folder}/taker.py:Quoter", "--daily-loss-dollars", "0.01")
+    done = house.command("backtest", "--tape", str(write_tape(house.folder)), *flags)
+    assert done.returncode == 4, done.stdout + done.stderr
+    assert "HALTED" in done.stdout
 
 
 def test_decisions_do_not_see_the_future_of_a_tape(tmp_path):

@@ -57,6 +57,7 @@ import gc
 import hashlib
 import hmac
 import importlib
+import importlib.metadata
 import importlib.util
 import io
 import json
@@ -70,6 +71,7 @@ import resource
 import secrets
 import shutil
 import signal
+import socket
 import sqlite3
 import ssl
 import stat
@@ -6889,6 +6891,15 @@ class JournalFile:
             return self._walk(self._db)[2] == 0
         except sqlite3.Error as error:
             raise JournalError(f"the journal cannot be read: {error}") from error
+
+    def about(self, name: str) -> str | None:
+        """What the journal says of itself: environment, account, journal_id, made_at_ms."""
+        found = self._read("SELECT value FROM meta WHERE name = ?", (name,))
+        return str(found[0][0]) if found else None
+
+    def is_sound(self) -> bool:
+        """Whether the file is whole and every fact is as it was written; reads all of it."""
+        return self._read("PRAGMA quick_check(1)", ()) == [("ok",)] and self.verify_chain()
 
     @property
     def bytes(self) -> int:
@@ -19029,7 +19040,7 @@ class Operator:
 # ======================================================================================
 # §23c HOUSE
 # Purpose:   Build every service once and hand each what it needs.
-# Position:  Uses every room above. Built by §23g; §23d to §23f work on what it holds.
+# Position:  Uses every room above. Built by §23h; §23d to §23g work on what it holds.
 # Principle: Only this room knows everyone; it builds and decides nothing.
 # ======================================================================================
 
@@ -19336,7 +19347,7 @@ class House:
 # ======================================================================================
 # §23d STATES
 # Purpose:   Move the state machine, tell each step, keep the long tasks alive.
-# Position:  Uses §10, §11, §23c. Used by §23e to §23g.
+# Position:  Uses §10, §11, §23c. Used by §23e to §23h.
 # Principle: Every failure leads to ERROR by one door, and each step is journaled before it is told.
 # ======================================================================================
 
@@ -19473,7 +19484,7 @@ class States:
 # ======================================================================================
 # §23e TROUBLES
 # Purpose:   What is wrong now: each degraded reason is set and cleared here, with its cure.
-# Position:  Uses §12, §20, §23a, §23c, §23d. The bus tells it (§23g); §23f asks it on the way up.
+# Position:  Uses §12, §20, §23a, §23c, §23d. The bus tells it (§23h); §23f asks it on the way up.
 # Principle: A trouble has a start and a cure; when the cause is gone the reason clears by itself.
 # ======================================================================================
 
@@ -19711,7 +19722,7 @@ class Troubles:
 # ======================================================================================
 # §23f CLIMB
 # Purpose:   The road from STARTUP to READY, and back to it from ERROR.
-# Position:  Uses §17, §18, §23c to §23e. Its one task, `live`, is started by §23g.
+# Position:  Uses §17, §18, §23c to §23e. Its one task, `live`, is started by §23h.
 # Principle: Every failure leads back to READY by the same road, each step within its limit.
 # ======================================================================================
 
@@ -19924,9 +19935,53 @@ class Climb:
 
 
 # ======================================================================================
-# §23g COORDINATOR
+# §23g TAPE LABELS
+# Purpose:   Keep event.json beside each recorded tape: what the market is, and how it ended.
+# Position:  Uses §14e, §15e, §17. Its one task is started by §23h where a recorder runs.
+# Principle: A tape without its definition cannot be played; it is asked for until it is there.
+# ======================================================================================
+
+LABEL_TICK_S: Final = 1.0
+LABEL_RETRY_S: Final = 30.0
+
+
+class TapeLabels:
+    """Writes the definition of followed markets, and once more after their settlement."""
+
+    def __init__(self, house: House, recorder: Recorder) -> None:
+        self._house, self._recorder = house, recorder
+        self._wanted: dict[str, tuple[str, float]] = {}  # ticker → event, not before (real s)
+        for market in house.market_data.markets.values():
+            self.want(market)
+
+    def want(self, market: Market) -> None:
+        """Ask for this market's event soon."""
+        self._wanted[market.ticker] = (market.event_ticker, 0.0)
+
+    async def run(self) -> None:
+        """Fetch what is wanted, one after the other, until cancelled."""
+        while True:
+            now_s = self._house.clock.real_s()
+            for ticker, (event, due_s) in list(self._wanted.items()):
+                if due_s <= now_s:
+                    await self._fetch(ticker, event, now_s)
+            await asyncio.sleep(LABEL_TICK_S)
+
+    async def _fetch(self, ticker: str, event: str, now_s: float) -> None:
+        try:
+            url, answer = await self._house.rest.event_raw(event)
+        except (ExchangeError, WireError) as error:
+            log_coordinator.info("tape without its event yet ticker=%s error=%s", ticker, error)
+            self._wanted[ticker] = (event, now_s + LABEL_RETRY_S)
+            return
+        self._recorder.note_event(ticker, status=200, url=url, response=answer)
+        del self._wanted[ticker]
+
+
+# ======================================================================================
+# §23h COORDINATOR
 # Purpose:   Start the house, wire it, watch it, end it.
-# Position:  Uses §23a to §23f. Started by §24; nobody calls it from below.
+# Position:  Uses §23a to §23g. Started by §24; nobody calls it from below.
 # Principle: At the end own orders are proven gone, or the exit code says that they may not be.
 # ======================================================================================
 
@@ -19967,6 +20022,8 @@ class Coordinator:
         self._climb = Climb(
             self.house, self._states, self._troubles, lambda why: self.stop(why, code=2)
         )
+        recorder = self.house.recorder
+        self._labels = TapeLabels(self.house, recorder) if recorder is not None else None
         self._stop_why: str | None = None
         self._stop_asked = asyncio.Event()
         self._exit_code: int | None = None
@@ -20032,7 +20089,11 @@ class Coordinator:
                 await self.house.clock.sleep(CONNECT_RETRY_S)
 
     def _on_markets(self, event: MarketsChanged) -> None:
-        gone = set(self.house.container.now.markets) - set(event.tickers)
+        known = set(self.house.container.now.markets)
+        gone, fresh = known - set(event.tickers), set(event.tickers) - known
+        if self._labels is not None:
+            for ticker in sorted(fresh):
+                self._labels.want(self.house.market_data.markets[ticker])
         self.house.container.update(markets=event.tickers)
         for ticker in gone:
             self.house.decisions.forget(ticker)
@@ -20042,6 +20103,8 @@ class Coordinator:
         market = event.market
         if market.status == "finalized" and market.settlement_cc is not None:
             self.house.execution.on_settled(market.ticker, market.result, market.settlement_cc)
+            if self._labels is not None:
+                self._labels.want(market)
         if event.what == "fees":
             self.house.fees.forget(market.ticker)
         self._troubles.judge_books()
@@ -20063,6 +20126,8 @@ class Coordinator:
         self._states.keep("status:queues", self.house.reporter.run_queues)
         if self.house.recorder is not None:
             self._states.keep("recorder", self.house.recorder.run)
+        if self._labels is not None:
+            self._states.keep("tape_labels", self._labels.run)
         self._states.keep("watch", self._watch)
         self._states.fire(Signal.BEGIN, f"serving on port {port}")
         self._states.keep("live", self._climb.live)
@@ -20533,6 +20598,7 @@ class ReplayReport:
     decisions: Mapping[str, int]
     decision_sha256: str
     equals_exchange: bool
+    halted: str | None  # why a limit ended the trading early
     virtual_s: float
 
     def lines(self) -> list[str]:
@@ -20550,6 +20616,8 @@ class ReplayReport:
             f"  account    {same} the exchange's",
             f"  hash       {self.decision_sha256[:16]}",
         ]
+        if self.halted:
+            rows.append(f"  HALTED     {self.halted}")
         if self.unresolved:
             value = self.unresolved_value_ud
             worth = "unknown" if value is None else f"{show_dollars(value)} dollars"
@@ -20684,6 +20752,7 @@ def _report(
     for (_, reason), count in coordinator.house.decisions.funnel.items():
         reasons[str(reason)] += count
     cash_ud = ledger.cash_ud if ledger.cash_ud is not None else config.sim_balance_ud
+    halt = coordinator.house.container.now.halt
     return ReplayReport(
         queue=config.queue_model,
         orders=dict(execution.sent),
@@ -20696,6 +20765,7 @@ def _report(
         decisions=dict(reasons),
         decision_sha256=trace.digest,
         equals_exchange=held == theirs and cash_ud == exchange.account.cash_ud,
+        halted=halt.why if halt is not None else None,
         virtual_s=clock.monotonic(),
     )
 
@@ -20804,6 +20874,7 @@ COMMANDS: Final[Mapping[str, str]] = {
     "backtest": "the same as replay",
     "record": "follow markets and write tapes; never trades",
     "export": "a table of the journal as csv, json or ndjson",
+    "doctor": "every check a run needs, each with its fix",
     "audit": "cash and positions from REST alone against the journal",
     "config": "show or check the settings",
     "version": "version, hash of the file, Python, dependencies",
@@ -20829,14 +20900,17 @@ class OwnFlag:
         return self.option.lstrip("-").replace("-", "_")
 
 
-_READS: Final = "status markets orders positions fills explain replay backtest config audit export"
+_READS: Final = (
+    "status markets orders positions fills explain replay backtest config audit export doctor"
+)
 OWN_FLAGS: Final = tuple(
     OwnFlag(*row)
     for row in (
         ("--audit-key-id", "audit", "id of a key that may only read", str),
         ("--audit-key-file", "audit", "its private key", str),
         ("--json", _READS, "as JSON, with stable keys and units"),
-        ("--quiet", "status export audit", "nothing on success; for cron"),
+        ("--alert", "doctor", "also send a test message to the webhook"),
+        ("--quiet", "status export audit doctor", "nothing on success; for cron"),
         ("--origin", "config", "show: with sources"),
         ("--changed", "config", "show: only what is not default"),
         ("--link", "status", "print a new unlock link"),
@@ -21350,10 +21424,21 @@ def loop_factory() -> Callable[[], asyncio.AbstractEventLoop] | None:
     return cast("Callable[[], asyncio.AbstractEventLoop]", uvloop.new_event_loop)
 
 
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Visit:
+    """The exchange as one command sees it; it creates no order."""
+
+    venue: Venue
+    session: aiohttp.ClientSession
+    rest: KalshiRest
+    clock: Clock
+    supervisor: Supervisor
+
+
 @contextlib.asynccontextmanager
-async def visit(config: Config, signer: KalshiSigner | None = None) -> AsyncIterator[KalshiRest]:
-    """The exchange's REST for one command that creates nothing; `signer` instead of the own key."""
-    clock = Clock()
+async def visit(config: Config, signer: KalshiSigner | None = None) -> AsyncIterator[Visit]:
+    """Open the exchange for one command; `signer` instead of the bot's own key."""
+    clock, supervisor = Clock(), Supervisor(lambda name, error: None)
     venue = await open_venue(config, clock)
     async with make_session(aiohttp.TCPConnector(ssl=secure_tls(), limit=4)) as session:
         rest = KalshiRest(
@@ -21368,8 +21453,9 @@ async def visit(config: Config, signer: KalshiSigner | None = None) -> AsyncIter
             threads=False,
         )
         try:
-            yield rest
+            yield Visit(venue=venue, session=session, rest=rest, clock=clock, supervisor=supervisor)
         finally:
+            await supervisor.stop(timeout_s=1.0)
             rest.close()
             if venue.close is not None:
                 await venue.close()
@@ -21585,8 +21671,8 @@ def command_markets(config: Config, args: argparse.Namespace) -> int:
 
 
 async def _scan(config: Config) -> Selection:
-    async with visit(config) as rest:
-        return await MarketSelection().select(rest, config, Clock().now_ms(), set())
+    async with visit(config) as there:
+        return await MarketSelection().select(there.rest, config, Clock().now_ms(), set())
 
 
 # -- controls ---------------------------------------------------------------------------
@@ -21700,8 +21786,8 @@ def _control_alone(config: Config, desk: Desk, args: argparse.Namespace) -> int:
 async def _own_resting(config: Config, args: argparse.Namespace) -> list[Order]:
     if config.is_embedded:
         return []  # that exchange lives and dies with its bot
-    async with visit(config) as rest:
-        return await _mine(rest, config, args)
+    async with visit(config) as there:
+        return await _mine(there.rest, config, args)
 
 
 async def _mine(rest: KalshiRest, config: Config, args: argparse.Namespace) -> list[Order]:
@@ -21729,7 +21815,8 @@ async def _cancel_alone(config: Config, args: argparse.Namespace) -> int:
         print("the embedded exchange ended with its bot; nothing rests there")
         return EXIT_OK
     need_key(config)
-    async with visit(config) as rest:
+    async with visit(config) as there:
+        rest = there.rest
         found = left = await _mine(rest, config, args)
         clock = Clock()
         deadline_s = clock.real_s() + STOP_LIMIT_S
@@ -22230,7 +22317,8 @@ async def _audit(
     config: Config, signer: KalshiSigner | None, key_id: str
 ) -> tuple[list[AnyRow], list[str] | None]:
     rows: list[AnyRow] = []
-    async with visit(config, signer) as rest:
+    async with visit(config, signer) as there:
+        rest = there.rest
         await rest.exchange_status()
         rest.apply_clock()
         for _ in range(AUDIT_TRIES):
@@ -22271,7 +22359,513 @@ def _audit_lines(rows: Sequence[AnyRow], scopes: list[str] | None, is_own_key: b
 
 
 # ======================================================================================
-# §24i MAIN
+# §24i DOCTOR
+# Purpose:   Check everything a run needs, from Python to the order book, each fault with its fix.
+# Position:  Uses §02, §09, §14 to §17, §24a to §24h. Sends no order.
+# Principle: Each check stands alone; what could not be checked is not called well.
+# ======================================================================================
+
+DOCTOR_SNAPSHOT_S: Final = 10.0
+DOCTOR_WATCH_S: Final = 5.0
+DOCTOR_READINGS: Final = 6
+DOCTOR_VIEWS: Final = 100
+DOCTOR_VIEW_MAX_S: Final = 0.05
+DOCTOR_WAIT_S: Final = 5.0
+NEEDED_PACKAGES: Final = ("aiohttp", "cryptography", "orjson", "python-dotenv")
+_DOCTOR_FAULTS: Final = (TraderError, aiohttp.ClientError, OSError, TimeoutError, sqlite3.Error)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Diagnosis:
+    """What one check found; `word` is ok, warn or FAIL."""
+
+    number: int
+    check: str
+    word: str
+    value: str
+    fix: str = ""
+
+
+class Ailment(TraderError):
+    """A check's bad end: what was found, and what mends it."""
+
+    def __init__(self, value: str, fix: str, *, is_warning: bool = False) -> None:
+        super().__init__(value)
+        self.value, self.fix, self.is_warning = value, fix, is_warning
+
+
+class Doctor:
+    """The checks of OPERATIONS §8. `config` is None when the settings are wrong (`wrong` says how).
+
+    A check answers what it found, or raises: Ailment with its own fix, any other fault with the
+    fix of the table.
+    """
+
+    def __init__(
+        self,
+        config: Config | None,
+        *,
+        wrong: str = "",
+        warnings: Sequence[str] = (),
+        changed: Sequence[str] = (),
+    ) -> None:
+        self._config, self._wrong = config, wrong
+        self._warnings, self._changed = warnings, changed
+        self._there: Visit | None = None
+        self._market: Market | None = None
+        self._data: OrderbookIntegration | None = None
+        self._balance: Balance | None = None
+        self._fed_s = 0.0
+
+    async def examine(self, *, with_alert: bool) -> list[Diagnosis]:
+        """Every check in order; the exchange is opened once for all that need it."""
+        found = [await self._try(row) for row in _LOCAL_CHECKS]
+        if self._config is None:
+            return found + [_unchecked(row, "settings") for row in _REMOTE_CHECKS]
+        if with_alert:
+            found.append(await self._try(_ALERT_CHECK))
+        try:
+            need_key(self._config)
+            async with visit(self._config) as self._there:
+                found += [await self._try(row) for row in _REMOTE_CHECKS]
+        except _DOCTOR_FAULTS as error:
+            done = {finding.number for finding in found}
+            why = f"the exchange cannot be opened ({_first_line(error)})"
+            found += [_unchecked(row, why) for row in _REMOTE_CHECKS if row.number not in done]
+        return sorted(found, key=lambda finding: finding.number)
+
+    async def _try(self, row: Check) -> Diagnosis:
+        word, fix = "ok", ""
+        try:
+            value = row.ask(self)
+            if not isinstance(value, str):
+                value = await value
+        except Ailment as error:
+            word, value, fix = "warn" if error.is_warning else "FAIL", error.value, error.fix
+        except _DOCTOR_FAULTS as error:
+            word, value, fix = "FAIL", _first_line(error), row.fix
+        return Diagnosis(number=row.number, check=row.name, word=word, value=value, fix=fix)
+
+    # -- this machine -------------------------------------------------------------------
+
+    def python(self) -> str:
+        """1: the version runs this file, and asserts are on, or main() had refused."""
+        assert sys.version_info >= (3, 11), "the file does not compile with an older Python"
+        return f"{sys.version.split()[0]}, asserts on"
+
+    def packages(self) -> str:
+        """2: the four packages, as pinned."""
+        pins = dict(re.findall(r"(?m)^([\w-]+)==([\w.]+)", _text_of(HERE / "requirements.txt")))
+        have = {name: importlib.metadata.version(name) for name in NEEDED_PACKAGES}
+        strange = [
+            f"{name} {version} instead of {pins[name]}"
+            for name, version in have.items()
+            if pins.get(name, version) != version
+        ]
+        if strange:
+            raise Ailment(", ".join(strange), "pip install -r requirements.txt", is_warning=True)
+        if not pins:
+            raise Ailment("requirements.txt is not here", "fetch it again", is_warning=True)
+        return ", ".join(f"{name} {version}" for name, version in have.items())
+
+    def settings(self) -> str:
+        """3: valid, none unknown; what differs from the defaults."""
+        if self._config is None:
+            raise Ailment(self._wrong, "correct it; config show --origin tells where it stands")
+        if self._warnings:
+            raise Ailment("; ".join(self._warnings), "remove or rename it", is_warning=True)
+        return ", ".join(self._changed) or "all as by default"
+
+    def folder(self) -> str:
+        """4: ours alone, writable, with room on the disk."""
+        data_dir = DataDir(self._known.home)
+        data_dir.make()
+        if not os.access(data_dir.path, os.W_OK):
+            raise Ailment(f"{data_dir.path} is read-only", "make it writable, or use --data-dir")
+        free = data_dir.free_bytes()
+        if free < DISK_FREE_MIN:
+            raise Ailment(f"{free / 1e9:.1f} GB free", "free at least 1 GB, or use --data-dir")
+        return f"{data_dir.path}, {free / 1e9:.0f} GB free"
+
+    def journal(self) -> str:
+        """5: of this program and environment, whole, its chain unbroken."""
+        data_dir = DataDir(self._known.home)
+        path = data_dir.journal_path
+        if not path.exists():
+            return "none yet"
+        journal = Journal(path, Clock(), self._known.environment.value, "")
+        journal.open_to_read()
+        try:
+            environment = journal.about("environment")
+            if environment != self._known.environment.value:
+                raise Ailment(f"belongs to {environment}", "use another --data-dir")
+            if not self._known.is_embedded and journal.about("account") != tag_of(
+                self._known.key_id or ""
+            ):
+                raise Ailment("belongs to another account", "use another --data-dir")
+            if not journal.is_sound():
+                fix = f"mv {path}* {data_dir.path / 'backups'}/ ; the next start rebuilds it"
+                raise Ailment("damaged", fix)
+            facts = sum(1 for _ in journal.facts())
+        finally:
+            journal.close()
+        return f"{facts} facts, chain unbroken"
+
+    def instance(self) -> str:
+        """6: nobody holds the folder or the port."""
+        holder = DataDir(self._known.home).holder()
+        if holder is not None:
+            who = f"a bot runs: pid {holder.get('pid')}, port {holder.get('port')}"
+            raise Ailment(who, "stop it before another start", is_warning=True)
+        try:
+            with socket.create_server((self._known.host, self._known.port)):
+                pass
+        except OSError as error:
+            what = f"port {self._known.port}: {error.strerror or error}"
+            raise Ailment(what, "stop what listens there, or choose another with --port") from error
+        return f"port {self._known.port} is free"
+
+    def key(self) -> str:
+        """7: readable by us alone, of a kind the exchange takes."""
+        if self._known.is_embedded:
+            return "the embedded exchange makes its own"
+        need_key(self._known)
+        load_signer(read_key_pem(self._known), self._known.key_id or "")
+        return f"parses; key id ends in {tag_of(self._known.key_id or '')}"
+
+    async def strategy(self) -> str:
+        """21: loads, and answers random views in time."""
+        strategies, slowest_s = build_strategies(self._known), 0.0
+        for strategy in strategies:
+            for view in random_views(DOCTOR_VIEWS, self._known.sim_seed):
+                started_s = Clock().real_s()
+                try:
+                    strategy.decide(view)
+                except Exception as error:  # a user's own code may raise anything
+                    at = traceback.extract_tb(error.__traceback__)[-1]
+                    what = f"{strategy.name}: {error!r:.120} in line {at.lineno} of {at.filename}"
+                    raise Ailment(what, "mend the strategy") from error
+                slowest_s = max(slowest_s, Clock().real_s() - started_s)
+        if slowest_s > DOCTOR_VIEW_MAX_S:
+            raise Ailment(f"slowest answer {slowest_s * 1000:.1f} ms", "it must take under 1 ms")
+        names = ", ".join(each.name for each in strategies)
+        return f"{names}: {DOCTOR_VIEWS} views, slowest {slowest_s * 1000:.2f} ms"
+
+    async def webhook(self) -> str:
+        """22: answers a test message."""
+        if self._known.alert_url is None:
+            raise Ailment("no alert_url is set", "set V3_ALERT_URL")
+        hook = Webhook(self._known.alert_url)
+        try:
+            text = {"json": "text", "slack": "text", "discord": "content"}
+            key = text[self._known.alert_format]
+            status = await hook.post(orjson.dumps({key: "doctor: the webhook works"}))
+        finally:
+            await hook.close()
+        if not 200 <= status < 300:
+            raise Ailment(f"status {status}", "check the address and its channel")
+        return f"status {status}"
+
+    # -- the exchange -------------------------------------------------------------------
+
+    @property
+    def _known(self) -> Config:
+        if self._config is None:
+            raise Ailment("not checked: the settings are wrong", "mend check 3 first")
+        return self._config
+
+    @property
+    def _rest(self) -> KalshiRest:
+        assert self._there is not None, "remote checks run with the exchange open"
+        return self._there.rest
+
+    async def key_home(self) -> str:
+        """8: the exchange of this environment knows the key."""
+        try:
+            self._balance = await self._rest.balance()
+        except ExchangeError as error:
+            if error.status in (401, 403):
+                other = "production" if self._known.environment is Environment.PAPER else "demo"
+                fix = f"is it a {other} key? compare id, key file and environment"
+                raise Ailment(f"{self._known.environment.value} refuses it", fix) from error
+            raise
+        return f"known to {self._known.environment.value}"
+
+    async def hosts(self) -> str:
+        """9: names resolve, and TLS is spoken where it must be."""
+        assert self._there is not None, "remote checks run with the exchange open"
+        told = []
+        for url in (self._there.venue.api_url, self._there.venue.ws_url):
+            parts = urlsplit(url)
+            tls = secure_tls() if parts.scheme in ("https", "wss") else None
+            port = parts.port or (443 if tls else 80)
+            async with asyncio.timeout(DOCTOR_WAIT_S):
+                _, writer = await asyncio.open_connection(parts.hostname, port, ssl=tls)
+            writer.close()
+            told.append(f"{parts.hostname}:{port} {'TLS' if tls else 'plain'}")
+        return ", ".join(dict.fromkeys(told))
+
+    async def clock(self) -> str:
+        """10: ours against the exchange's."""
+        offset_s = await self._rest.sync_clock()
+        what, fix = f"offset {offset_s:+.2f} s", "turn NTP on"
+        if abs(offset_s) >= 1.0:
+            raise Ailment(what, fix, is_warning=abs(offset_s) < 5.0)
+        return what
+
+    async def exchange(self) -> str:
+        """11: open, and when it pauses next."""
+        is_active, is_trading = await self._rest.exchange_status()
+        pause = _next_pause(await self._rest.schedule())
+        if not (is_active and is_trading):
+            what = "the exchange is closed" if not is_active else "trading is paused"
+            raise Ailment(what, f"wait; next pause known: {pause}", is_warning=True)
+        return f"open; next pause {pause}"
+
+    async def signed_read(self) -> str:
+        """12: a signed request is answered; a refusal in the exchange's own words."""
+        self._balance = await self._rest.balance()
+        return "balance was read with our signature"
+
+    async def scopes(self) -> str:
+        """13: read and write, no more."""
+        assert self._there is not None, "remote checks run with the exchange open"
+        found = await _scopes_of(self._rest, self._there.venue.signer.key_id)
+        if found is None:
+            return "not readable with this key"
+        if "write" not in found and self._known.trading:
+            raise Ailment(", ".join(found), "make a key with write scope, or use --watch")
+        if set(found) - {"read", "write"}:
+            raise Ailment(", ".join(found), "make a narrower key", is_warning=True)
+        return ", ".join(found)
+
+    async def limits(self) -> str:
+        """14: the account's token buckets."""
+        limits = await self._rest.learn_limits()
+        return f"tier {limits.tier}: {limits.read_per_s} reads/s, {limits.write_per_s} writes/s"
+
+    async def cash(self) -> str:
+        """15: enough for an opening order."""
+        balance = self._balance or await self._rest.balance()
+        what = f"{show_dollars(balance.cash_ud)} dollars"
+        if balance.cash_ud < self._known.min_cash_ud:
+            fix = f"add funds, or lower min_cash_dollars ({show_dollars(self._known.min_cash_ud)})"
+            raise Ailment(what, fix, is_warning=True)
+        return what
+
+    async def account(self) -> str:
+        """16: what is open already, ours and other."""
+        ids = own_ids(self._known)
+        resting = await self._rest.orders(status="resting")
+        held = [p for p in await self._rest.positions() if p.position_h]
+        ours = sum(ids.is_ours(order.client_order_id) for order in resting)
+        what = f"{ours} orders of ours, {len(resting) - ours} foreign, {len(held)} positions"
+        if len(resting) > ours:
+            fix = "leave them, or give this bot an account of its own"
+            raise Ailment(what, fix, is_warning=True)
+        return what
+
+    async def shapes(self) -> str:
+        """17: markets and books look as this program expects them."""
+        markets, _, refused = await self._rest.markets_page(limit=100, status="open")
+        if refused:
+            what = f"{refused} of {refused + len(markets)} markets were not understood"
+            raise Ailment(what, "the exchange changed a field; look for a newer version")
+        active = [m for m in markets if m.status == "active" and m.bid_cc and m.ask_cc]
+        if not active:
+            raise Ailment("no market with two sides", "look again later", is_warning=True)
+        self._market = active[0]
+        await self._rest.orderbook(self._market.ticker)
+        return f"{len(markets)} markets; {len(self._market.grid.prices)} prices on the grid"
+
+    async def fees(self) -> str:
+        """18: the fee formula of the market's series is known."""
+        event = await self._rest.event(self._need_market().event_ticker)
+        series = await self._rest.series(event.series)
+        if series.fee_type not in MAKER_RATE_PPM:
+            fix = "no order is sent there until it is known"
+            raise Ailment(f"{series.ticker}: {series.fee_type}", fix, is_warning=True)
+        return f"{series.ticker}: {series.fee_type}"
+
+    def _need_market(self) -> Market:
+        if self._market is None:
+            raise Ailment("not checked: no market was read", "mend check 17 first")
+        return self._market
+
+    async def snapshot(self) -> str:
+        """19: the socket opens, subscribes, and the book is there in time."""
+        assert self._there is not None, "remote checks run with the exchange open"
+        there, market = self._there, self._need_market()
+        bus = EventBus(there.clock, there.supervisor)
+        stream = KalshiStream(
+            session=there.session,
+            ws_url=there.venue.ws_url,
+            signer=there.venue.signer,
+            clock=there.clock,
+            supervisor=there.supervisor,
+            bus=bus,
+            config=self._known,
+        )
+        self._data = OrderbookIntegration(
+            stream=stream, rest=there.rest, clock=there.clock, bus=bus, config=self._known
+        )
+        self._data.follow([market])
+        there.supervisor.spawn(stream.run(), name="stream")
+        there.supervisor.spawn(self._data.run(), name="market_data")
+        started_s = there.clock.real_s()
+        while not self._data.proven:
+            waited_s = there.clock.real_s() - started_s
+            if waited_s > DOCTOR_SNAPSHOT_S:
+                fix = f"look for a firewall or proxy ({stream.last_error or 'no answer'})"
+                raise Ailment(f"no book of {market.ticker} in {DOCTOR_SNAPSHOT_S:.0f} s", fix)
+            await asyncio.sleep(0.02)
+        self._fed_s = there.clock.real_s()
+        return f"{market.ticker} in {there.clock.real_s() - started_s:.1f} s"
+
+    async def sequence(self) -> str:
+        """20: numbers unbroken, and the stream's book equals REST."""
+        if self._data is None or not self._data.proven:
+            raise Ailment("not checked: no book came", "mend check 19 first")
+        await asyncio.sleep(max(0.0, DOCTOR_WATCH_S - (Clock().real_s() - self._fed_s)))
+        ticker, differences = self._need_market().ticker, set[tuple[str, int]]()
+        for number in range(DOCTOR_READINGS):  # a level that moves differs now and then, not always
+            theirs = (await self._rest.orderbooks([ticker]))[ticker]
+            found = self._data.books[ticker].differences(*theirs)
+            differences = found if number == 0 else differences & found
+            if not differences:
+                break
+            await asyncio.sleep(0.3)
+        counters = self._data.counters()
+        if counters["gaps"]:
+            raise Ailment(f"{counters['gaps']} gaps", "look at the network; books are read anew")
+        if differences:
+            what = f"{len(differences)} levels of {ticker} differ from REST"
+            raise Ailment(what, "do not trade; look for a newer version")
+        return f"unbroken for {DOCTOR_WATCH_S:.0f} s, {self._data.deltas} changes, equals REST"
+
+
+class Check(NamedTuple):
+    """One row of OPERATIONS §8: its number, its name, how to ask, what mends a plain fault."""
+
+    number: int
+    name: str
+    ask: Callable[[Doctor], str | Coroutine[Any, Any, str]]
+    fix: str
+
+
+_LOCAL_CHECKS: Final = (
+    Check(1, "python", Doctor.python, "install Python 3.11 or newer"),
+    Check(2, "packages", Doctor.packages, "pip install -r requirements.txt"),
+    Check(3, "settings", Doctor.settings, "correct it"),
+    Check(4, "data directory", Doctor.folder, "choose another with --data-dir"),
+    Check(5, "journal", Doctor.journal, "move it to backups/; the next start rebuilds it"),
+    Check(6, "instance and port", Doctor.instance, "stop the other program"),
+    Check(7, "key", Doctor.key, "see .env.example"),
+    Check(21, "strategy", Doctor.strategy, "correct --strategy"),
+)
+_REMOTE_CHECKS: Final = (  # in the order of asking: check 20 watches while the others are made
+    Check(9, "hosts", Doctor.hosts, "look at DNS, firewall, proxy"),
+    Check(17, "markets and books", Doctor.shapes, "the exchange changed a field; newer version?"),
+    Check(19, "socket", Doctor.snapshot, "look at firewall and proxy"),
+    Check(10, "clock", Doctor.clock, "turn NTP on"),
+    Check(11, "exchange", Doctor.exchange, "look at the exchange's status page"),
+    Check(8, "key's environment", Doctor.key_home, "compare key and environment"),
+    Check(12, "signed read", Doctor.signed_read, "wrong key, wrong id, or the clock"),
+    Check(13, "scopes", Doctor.scopes, "make a key with read and write scope"),
+    Check(14, "rate limits", Doctor.limits, "the exchange changed its limits; newer version?"),
+    Check(15, "cash", Doctor.cash, "add funds"),
+    Check(16, "orders and positions", Doctor.account, "cancel-all, or leave them"),
+    Check(18, "fees", Doctor.fees, "the dearer schedule is assumed"),
+    Check(20, "sequence", Doctor.sequence, "look at the network"),
+)
+_ALERT_CHECK: Final = Check(22, "webhook", Doctor.webhook, "check the address")
+
+
+def _unchecked(row: Check, why: str) -> Diagnosis:
+    return Diagnosis(
+        number=row.number, check=row.name, word="FAIL", value=f"not checked: {why}", fix=row.fix
+    )
+
+
+def _first_line(error: BaseException) -> str:
+    return REDACTOR.clean((str(error) or repr(error)).splitlines()[0])[:200]
+
+
+def _text_of(path: Path) -> str:
+    try:
+        return path.read_text()
+    except OSError:
+        return ""
+
+
+def _next_pause(schedule: Json) -> str:
+    """Start of the next maintenance window, as the exchange writes it; "none known"."""
+    inner = schedule.get("schedule")
+    windows = inner.get("maintenance_windows") if isinstance(inner, dict) else None
+    starts = [
+        str(row["start_datetime"])
+        for row in windows or ()
+        if isinstance(row, dict) and row.get("start_datetime")
+    ]
+    return escape_controls(min(starts, default="none known"))
+
+
+def random_views(count: int, seed: int) -> Iterator[MarketView]:
+    """Views of markets as they might be: random books, positions and half a minute of past."""
+    rng = random.Random(seed)
+    for number in range(count):
+        mid_cc, now_ms = rng.randrange(600, 9400, 100), 1_800_000_000_000 + 1000 * number
+        spread_cc = 100 * rng.randrange(1, 4)
+        tape = MarketTape(now_ms - 31_000)
+        for second in range(31):
+            tape.on_mid(now_ms - 1000 * (31 - second), 2 * mid_cc + rng.randrange(-100, 101))
+        bid_cc = mid_cc - spread_cc
+        yield build_view(
+            Market(
+                ticker="KXDOCTOR-1-T1",
+                event_ticker="KXDOCTOR-1",
+                series="KXDOCTOR",
+                title="",
+                status="active",
+                open_at_ms=now_ms - 3_600_000,
+                close_at_ms=now_ms + rng.randrange(60_000, 86_400_000),
+                grid=PriceGrid(((0, CC_PER_DOLLAR, 100),)),
+            ),
+            yes=tuple((bid_cc - 100 * n, rng.randrange(100, 9000)) for n in range(3)),
+            no=tuple((10_000 - mid_cc - 100 * n, rng.randrange(100, 9000)) for n in range(3)),
+            tape=tape.read(now_ms),
+            holding=Holding(
+                position_h=100 * rng.randrange(-2, 3),
+                average_cc=mid_cc,
+                cash_ud=10**9,
+                headroom_ud=10**8,
+                equity_ud=10**9,
+            ),
+            fees=FeeSchedule(),
+            memory=EMPTY,
+            now_ms=now_ms,
+            age_ms=rng.randrange(1000),
+            evaluation=number,
+            draw=rng.random(),
+        )
+
+
+def command_doctor(doctor: Doctor, args: argparse.Namespace) -> int:
+    """Every check with its fix; 3 when one failed."""
+    found = asyncio.run(doctor.examine(with_alert=bool(args.alert)))
+    is_well = all(finding.word != "FAIL" for finding in found)
+    if args.json:
+        print(json.dumps([dataclasses.asdict(finding) for finding in found], indent=1))
+    elif not (args.quiet and is_well):
+        for finding in found:
+            fix = f" → {finding.fix}" if finding.fix and finding.word != "ok" else ""
+            line = f"{finding.number:2} {finding.word:4} {finding.check}: {finding.value}{fix}"
+            print(escape_controls(line))
+    return EXIT_OK if is_well else EXIT_CHECK
+
+
+# ======================================================================================
+# §24j MAIN
 # Purpose:   Which command it is, and the exit code of whatever comes of it.
 # Position:  Uses every room. The end of the file.
 # Principle: Nothing ends silently: a sentence and a code, or a traceback for a mistake of ours.
@@ -22302,11 +22896,12 @@ def command_replay(found: Mapping[str, Sourced], args: argparse.Namespace) -> in
     queue = texts.get("queue_model", "realistic")
     models = QUEUE_MODELS if queue == "all" else (queue,)
     texts |= {"environment": "sim", "record": "off"}
+    fee_type, multiplier = args.fee_type or "quadratic", args.fee_multiplier or "1"
     logging.getLogger("trader").setLevel(logging.CRITICAL)
     reports = []
     for model in models:
         config = build_config(texts | {"queue_model": model})
-        report = run_replay(config, fee_type=args.fee_type, fee_multiplier=args.fee_multiplier)
+        report = run_replay(config, fee_type=fee_type, fee_multiplier=multiplier)
         reports.append(report)
         if not args.json:
             print("\n".join(report.lines()))
@@ -22316,9 +22911,11 @@ def command_replay(found: Mapping[str, Sourced], args: argparse.Namespace) -> in
     else:
         print(
             f"tapes {', '.join(Path(path).name for path in config.sim_tape)}; fees assumed "
-            f"{args.fee_type} × {args.fee_multiplier}; eight tapes or fewer prove nothing"
+            f"{fee_type} × {multiplier}; eight tapes or fewer prove nothing"
         )
-    return EXIT_OK if all(report.equals_exchange for report in reports) else 5
+    if any(report.halted for report in reports):
+        return EXIT_HALTED
+    return EXIT_OK if all(report.equals_exchange for report in reports) else EXIT_DIFFERENCE
 
 
 def command_version() -> int:
@@ -22340,6 +22937,19 @@ def _own_settings(args: argparse.Namespace) -> dict[str, str]:
     return {}
 
 
+def _make_doctor(args: argparse.Namespace, environ: MutableMapping[str, str], root: Path) -> Doctor:
+    """The doctor has to speak where the settings themselves are what is wrong."""
+    set_quiet_logs()
+    try:
+        found, warnings = gather(args, environ, root)
+        config = build_config({name: given.text for name, given in found.items()})
+    except ConfigError as error:
+        return Doctor(None, wrong=str(error))
+    rows = (r for r in settings_rows(found, config) if r["source"] != "default")
+    changed = [f"{row['name']} {row['value']}" for row in rows]
+    return Doctor(config, warnings=warnings, changed=changed)
+
+
 def _dispatch(argv: Sequence[str], environ: MutableMapping[str, str], root: Path) -> int:
     args = parse_arguments(argv)
     if args.command == "version":
@@ -22349,6 +22959,8 @@ def _dispatch(argv: Sequence[str], environ: MutableMapping[str, str], root: Path
     def texts_of(found: Mapping[str, Sourced]) -> dict[str, str | None]:
         return {**{name: given.text for name, given in found.items()}, **implied}
 
+    if args.command == "doctor":
+        return command_doctor(_make_doctor(args, environ, root), args)
     found, warnings = gather(args, environ, root)
     if args.command in ("replay", "backtest") and not args.serve:
         return command_replay(found, args)
