@@ -5,10 +5,12 @@ Purpose
     Measure the trader beside its peers and its floors, in one run, on the machine at hand.
 
 Key Responsibilities
-    1. Books: frame bytes in, both best prices read (deltas/s), at 30 and at 300 levels a side.
-    2. Orders: book change on the wire to order on the wire, stamped at the exchange's own sockets.
-    3. Bus, broadcast, journal: what one fact costs when it is told, shown and written.
-    4. Memory with 10 and 1,000 markets; time from the start of the process to the first snapshot.
+    1. Books: frame bytes in, both best prices read (deltas/s), from memory and from a socket.
+    2. Orders: book change on the wire to order on the wire, stamped at the exchange's own sockets;
+       the same under load and with many open orders; an order call until its reply.
+    3. Bus, dashboard, journal: what one fact costs when it is told, shown and written.
+    4. How speed, memory and collector pauses grow from 10 to 5,000 markets; the start.
+    5. A recorded tape through the whole trader in virtual time, and the rooms its time goes to.
 
 Architecture Position
     A command of its own. Imports trader.py; starts trader.py and sim_exchange.py as processes.
@@ -20,6 +22,7 @@ Design Principles
 Run it
     python bench_trader.py
     python bench_trader.py --only book_30,order --json
+    PYTHONPATH=…/site-packages python bench_trader.py --only book_30   # with nautilus_trader there
     python bench_trader.py --short          # the form CI runs, so that it cannot rot
 """
 
@@ -29,13 +32,18 @@ import argparse
 import asyncio
 import base64
 import contextlib
+import cProfile
+import functools
 import gc
+import gzip
 import hashlib
 import importlib
 import importlib.util
+import io
 import json
 import os
 import random
+import re
 import resource
 import socket
 import statistics
@@ -43,8 +51,8 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections import Counter
-from collections.abc import Callable, Iterator
+from collections import Counter, defaultdict
+from collections.abc import Awaitable, Callable, Coroutine, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -121,18 +129,19 @@ def book_frames(levels: int, step_cc: int, count: int) -> tuple[bytes, list[byte
 
 
 class Feed:
-    """The real stream and book rooms without a socket: bytes go in where it hands them on."""
+    """The real stream and book rooms; without a session bytes go in where it hands them on."""
 
-    def __init__(self, tickers: list[str]) -> None:
+    def __init__(
+        self, tickers: list[str], *, session: Any = None, port: int = 0, signer: Any = None
+    ) -> None:
         clock = t.Clock()
-        self.bus = t.EventBus(clock, t.Supervisor(lambda name, error: None))
+        self.supervisor = t.Supervisor(lambda name, error: None)
+        self.bus = t.EventBus(clock, self.supervisor)
         config = t.build_config({"book_stale_s": "30"})
-        signer: Any = None
-        session: Any = None
         rest: Any = None
         self.stream = t.KalshiStream(
-            session=session, ws_url="ws://127.0.0.1/", signer=signer, clock=clock,
-            supervisor=t.Supervisor(lambda name, error: None), bus=self.bus, config=config,
+            session=session, ws_url=f"ws://127.0.0.1:{port}/trade-api/ws/v2", signer=signer,
+            clock=clock, supervisor=self.supervisor, bus=self.bus, config=config,
         )
         self.data = t.OrderbookIntegration(
             stream=self.stream, rest=rest, clock=clock, bus=self.bus, config=config
@@ -186,19 +195,22 @@ def bench_book(name: str, levels: int, step_cc: int, *, short: bool) -> list[Row
             orjson.loads(frame)
         return len(frames) / (time.perf_counter() - begun)
 
-    acts = {"ours": ours, "floor": floor}
-    peer = pykalshi_book(snapshot, frames[:peer_count])
-    if peer is not None:
-        acts["peer"] = peer
+    acts = {"ours": ours, "orjson.loads": floor}
+    peers = {"pykalshi": pykalshi_book, "nautilus_trader": nautilus_book}
+    for peer, make in peers.items():
+        act = make(snapshot, frames[:peer_count])
+        if act is not None:
+            acts[peer] = act
     figures = rounds(acts, count=2 if short else 5)
-    share = figures["ours"] / figures["floor"]
-    rows = [Row(name, figures["ours"], "deltas/s", "orjson.loads", share)]
-    if peer is not None:
-        rows.append(
-            Row(name, figures["peer"], "deltas/s of pykalshi", "pykalshi",
-                figures["ours"] / figures["peer"])
-        )
-    return rows
+    ours_s = figures.pop("ours")
+    share = ours_s / figures.pop("orjson.loads")
+    return [
+        Row(name, ours_s, "deltas/s", "orjson.loads", share),
+        *(
+            Row(f"{name}:{peer}", value, "deltas/s", peer, ours_s / value)
+            for peer, value in figures.items()
+        ),
+    ]
 
 
 def pykalshi_book(snapshot: bytes, frames: list[bytes]) -> Callable[[], float] | None:
@@ -222,6 +234,141 @@ def pykalshi_book(snapshot: bytes, frames: list[bytes]) -> Callable[[], float] |
         return len(texts) / (time.perf_counter() - begun)
 
     return run
+
+
+def nautilus_book(snapshot: bytes, frames: list[bytes]) -> Callable[[], float] | None:
+    """The same frames through nautilus_trader's compiled book, driven from Python.
+
+    Its book takes new sizes where the exchange sends changes, so sizes are summed in a dict.
+    """
+    try:
+        book_module = importlib.import_module("nautilus_trader.model.book")
+        data = importlib.import_module("nautilus_trader.model.data")
+        enums = importlib.import_module("nautilus_trader.model.enums")
+        names = importlib.import_module("nautilus_trader.model.identifiers")
+        objects = importlib.import_module("nautilus_trader.model.objects")
+    except ImportError:
+        return None
+    market = names.InstrumentId.from_str(f"{TICKER}.KALSHI")
+    sides = {"yes": enums.OrderSide.BUY, "no": enums.OrderSide.SELL}
+
+    def run() -> float:
+        book = book_module.OrderBook(market, enums.BookType.L2_MBP)
+        sizes: dict[tuple[str, str], float] = {}
+
+        def put(side: str, price: str, change: str, seq: int) -> None:
+            size = sizes[side, price] = sizes.get((side, price), 0.0) + float(change)
+            yes = price if side == "yes" else f"{1 - float(price):.4f}"
+            order = data.BookOrder(
+                sides[side], objects.Price.from_str(yes), objects.Quantity(size, 2), 0
+            )
+            action = enums.BookAction.UPDATE if size > 0 else enums.BookAction.DELETE
+            book.apply_delta(data.OrderBookDelta(market, action, order, 0, seq, 0, 0))
+
+        first = orjson.loads(snapshot)["msg"]
+        for side in ("yes", "no"):
+            for price, count in first[f"{side}_dollars_fp"]:
+                put(side, price, count, 1)
+        begun = time.perf_counter()
+        for frame in frames:
+            parsed = orjson.loads(frame)
+            msg = parsed["msg"]
+            put(msg["side"], msg["price_dollars"], msg["delta_fp"], parsed["seq"])
+            book.best_bid_price(), book.best_ask_price()
+        return len(frames) / (time.perf_counter() - begun)
+
+    return run
+
+
+def bench_socket(*, short: bool) -> list[Row]:
+    """Frames as fast as a socket gives them → both bests read: deltas per second of one core.
+
+    Time is the client's own CPU time, since the sender may have the other core or may not.
+    """
+    names = ["book_trader"]
+    if importlib.util.find_spec("pykalshi") is not None:
+        names.append("book_pykalshi")
+    sizes = {"book_trader": 10_000 if short else 100_000,
+             "book_pykalshi": 1_000 if short else 10_000}
+    rates: dict[str, list[float]] = {name: [] for name in names}
+    with tempfile.TemporaryDirectory() as text:
+        write_keys(Path(text))
+        for _ in range(1 if short else 5):
+            for name in names:
+                stub = PumpExchange(sizes[name])
+                found = asyncio.run(ask_client(stub, name, Path(text), str(sizes[name])))
+                rates[name].append(float(found["per_s"]))
+    figures = {name: statistics.median(values) for name, values in rates.items()}
+    ours_s = figures.pop("book_trader")
+    return [
+        Row("socket", ours_s, "deltas/s of one core, socket → book"),
+        *(
+            Row("socket:pykalshi", value, "deltas/s of one core", "pykalshi", ours_s / value)
+            for value in figures.values()
+        ),
+    ]
+
+
+def bench_grow(*, short: bool) -> list[Row]:
+    """Deltas per second, memory and collector pauses by number of markets and levels a side."""
+    sizes = [(10, 30), (100, 30)] if short else [
+        (count, levels) for levels in (30, 100, 300) for count in (10, 100, 1_000, 5_000)
+    ]
+    rows = []
+    for count, levels in sizes:
+        found = run_child("grow", str(count), str(levels), str(2_000 if short else 50_000))
+        what = f"{count:,} markets of {levels} levels a side"
+        rows += [
+            Row(f"grow_{count}_{levels}", found["per_s"], f"deltas/s, {what}"),
+            Row(f"grow_{count}_{levels}", found["kb"], "KB per market"),
+            Row(f"grow_{count}_{levels}", found["mb"], "MB resident in all"),
+            Row(f"grow_{count}_{levels}", found["pause_ms"], "ms for a full collection"),
+        ]
+    return rows
+
+
+def child_grow(count: int, levels: int, deltas: int) -> dict[str, float]:
+    """Follow `count` markets, apply `deltas` all over them, look at memory and the collector."""
+    t.settle_memory()
+    before_mb = rss_mb(os.getpid())
+    tickers = [f"KXBENCH-26DEC31-T{number}" for number in range(count)]
+    feed = Feed(tickers)
+    feed.open()
+    rng, step_cc = random.Random(7), 10
+    lows = [1000 + number % 100 * 10 for number in range(count)]
+    for seq, (ticker, low_cc) in enumerate(zip(tickers, lows, strict=True), 1):
+        # Every market at other prices: no two share a level, as on the real exchange.
+        prices = range(low_cc, low_cc + levels * step_cc, step_cc)
+        sides = [[f"{price / 1e4:.4f}", f"{50 + seq % 7}.00"] for price in prices]
+        whole = {"market_ticker": ticker, "yes_dollars_fp": sides, "no_dollars_fp": sides}
+        frame = {"type": "orderbook_snapshot", "sid": 1, "seq": seq, "msg": whole}
+        feed.stream.take(orjson.dumps(frame))
+    assert feed.data.snapshots == count, (feed.data.snapshots, count)
+    t.settle_memory()  # what the import left free must not hide what the books take
+    resident_mb = rss_mb(os.getpid())
+    now_ms, took_s = int(time.time() * 1000), 0.0
+    for begin in range(0, deltas, 1000):
+        frames = []
+        for seq in range(begin, min(begin + 1000, deltas)):
+            at = rng.randrange(count)
+            price = lows[at] + rng.randrange(levels) * step_cc
+            msg = {"market_ticker": tickers[at], "side": rng.choice(("yes", "no")),
+                   "price_dollars": f"{price / 1e4:.4f}", "delta_fp": "1.00", "ts_ms": now_ms}
+            frames.append(orjson.dumps(
+                {"type": "orderbook_delta", "sid": 1, "seq": count + seq + 1, "msg": msg}
+            ))
+        begun_s = time.process_time()
+        for data in frames:
+            feed.stream.take(data)
+        took_s += time.process_time() - begun_s
+    assert feed.data.deltas == deltas, (feed.data.deltas, deltas)
+    pauses_ms = []
+    for _ in range(5):
+        begun_s = time.perf_counter()
+        gc.collect()
+        pauses_ms.append((time.perf_counter() - begun_s) * 1e3)
+    return {"per_s": deltas / took_s, "mb": resident_mb, "pause_ms": statistics.median(pauses_ms),
+            "kb": (resident_mb - before_mb) * 1e3 / count}
 
 
 # -- orders -----------------------------------------------------------------------------
@@ -258,6 +405,11 @@ TICK_GAP_S = 0.01
 WARM_ORDERS = 20
 WARM_LIMIT_S = 30.0
 ORDER_PATH = b"/portfolio/events/orders "
+LOAD_TICKERS = tuple(f"KXBENCH-26DEC31-L{number}" for number in range(10))
+LOAD_PER_S = 5_000
+OPEN_ORDERS = 990  # the trader's own ceiling is 1,000
+CALLS = 200
+CALL_GAP_S = 0.01
 
 
 class StubLine(asyncio.Protocol):
@@ -351,8 +503,12 @@ class StubLine(asyncio.Protocol):
 
 
 def ws_frame(obj: Any) -> bytes:
+    """A server's text frame with this JSON."""
+    return ws_text(orjson.dumps(obj))
+
+
+def ws_text(data: bytes) -> bytes:
     """A server's text frame."""
-    data = orjson.dumps(obj)
     head = bytes([0x81, len(data)]) if len(data) < 126 else b"\x81\x7e" + len(data).to_bytes(2)
     return head + data
 
@@ -364,8 +520,9 @@ class StubExchange:
     POST are read; only the first order after a tick counts, and a tick without one is missed.
     """
 
-    def __init__(self, ticks: int) -> None:
+    def __init__(self, ticks: int, *, load_per_s: int = 0, open_orders: int = 0) -> None:
         self.ticks = ticks
+        self.load_per_s, self.open_orders = load_per_s, open_orders
         self.latencies_us: list[float] = []
         self.missed = self.extra = self._warm = 0
         self.is_done = asyncio.Event()
@@ -373,6 +530,8 @@ class StubExchange:
         self._seq = 0
         self._server: asyncio.Server | None = None
         self._ticker: asyncio.Task[None] | None = None
+        self._loader: asyncio.Task[None] | None = None
+        self.loaded = 0
 
     async def serve(self) -> int:
         """Listen on a free port of loopback; returns it."""
@@ -382,9 +541,10 @@ class StubExchange:
 
     async def close(self) -> None:
         """Stop ticking and listening."""
-        if self._ticker is not None:
-            self._ticker.cancel()
-            await asyncio.gather(self._ticker, return_exceptions=True)
+        for task in (self._ticker, self._loader):
+            if task is not None:
+                task.cancel()
+                await asyncio.gather(task, return_exceptions=True)
         if self._server is not None:
             self._server.close()
 
@@ -400,13 +560,29 @@ class StubExchange:
 
     def begin(self, line: StubLine, sid: int) -> None:
         """Send the book, then tick."""
-        self._seq = 1
+        self._seq = 0
         levels = [[f"{p / 1e4:.4f}", "50.00"] for p in range(4000, FLOOR_CC, 10)]
-        line.send(ws_frame({"type": "orderbook_snapshot", "sid": sid, "seq": 1,
-                            "msg": {"market_ticker": TICKER, "market_id": "m",
-                                    "yes_dollars_fp": levels, "no_dollars_fp": levels}}))
+        for ticker in (TICKER, *(LOAD_TICKERS if self.load_per_s else ())):
+            self._seq += 1
+            line.send(ws_frame({"type": "orderbook_snapshot", "sid": sid, "seq": self._seq,
+                                "msg": {"market_ticker": ticker, "market_id": "m",
+                                        "yes_dollars_fp": levels, "no_dollars_fp": levels}}))
+        loop = asyncio.get_running_loop()
         if self._ticker is None:
-            self._ticker = asyncio.get_running_loop().create_task(self._tick(line, sid))
+            self._ticker = loop.create_task(self._tick(line, sid))
+            if self.load_per_s:
+                self._loader = loop.create_task(self._load(line, sid))
+
+    async def _load(self, line: StubLine, sid: int) -> None:
+        """Changes of the other markets, every fiftieth of them at the best price."""
+        rng, begun_s = random.Random(5), time.perf_counter()
+        while True:
+            await asyncio.sleep(0.002)
+            due = int((time.perf_counter() - begun_s) * self.load_per_s) - self.loaded
+            for _ in range(due):
+                self.loaded += 1
+                price = f"{rng.randrange(4000, FLOOR_CC, 10) / 1e4:.4f}"
+                line.send(self._delta(sid, price, "1.00", rng.choice(LOAD_TICKERS)))
 
     async def _tick(self, line: StubLine, sid: int) -> None:
         """Raise the best bid and take it back, until warm and then `ticks` times."""
@@ -426,10 +602,10 @@ class StubExchange:
                 break
         self.is_done.set()
 
-    def _delta(self, sid: int, price: str, change: str) -> bytes:
+    def _delta(self, sid: int, price: str, change: str, ticker: str = TICKER) -> bytes:
         self._seq += 1
         return ws_frame({"type": "orderbook_delta", "sid": sid, "seq": self._seq,
-                         "msg": {"market_ticker": TICKER, "market_id": "m", "side": "yes",
+                         "msg": {"market_ticker": ticker, "market_id": "m", "side": "yes",
                                  "price_dollars": price, "delta_fp": change,
                                  "ts_ms": int(time.time() * 1000)}})
 
@@ -444,19 +620,52 @@ class StubExchange:
             }
         if short == "/order_groups/create" or short == "/portfolio/order_groups/create":
             return 201, {"order_group_id": "g-1", "subaccount": 0, "exchange_index": 0}
+        if method == "POST" and short == "/portfolio/orders":  # where older clients still write
+            return 201, {"order": {"order_id": "o-1", "status": "resting"}}
+        if short.startswith("/markets/K"):
+            return 200, {"market": stub_market(time.time(), short.rpartition("/")[2])}
+        if short == "/portfolio/orders":
+            return 200, {"orders": stub_orders(self.open_orders), "cursor": ""}
         found = stub_table().get(short)
         if found is None:
             return 404, {"error": {"code": "not_found", "message": "not found"}}
         return 200, found
 
 
-def stub_market(now_s: float) -> dict[str, Any]:
-    """The one market of the stub, open from yesterday to tomorrow."""
+class PumpExchange(StubExchange):
+    """Sends a book and then deltas as fast as they are taken; nobody needs to answer."""
+
+    def __init__(self, deltas: int) -> None:
+        super().__init__(0)
+        snapshot, frames = book_frames(30, 100, deltas)
+        self._frames = [snapshot, *frames]
+
+    def begin(self, line: StubLine, sid: int) -> None:
+        """All at once; the socket sets the pace."""
+        mine = b'"sid":%d,' % sid
+        line.send(b"".join(ws_text(f.replace(b'"sid":1,', mine, 1)) for f in self._frames))
+
+
+def stub_orders(count: int) -> list[dict[str, Any]]:
+    """Resting orders of somebody else on the same account."""
+    now_ms = int(time.time() * 1000)
+    return [
+        {"order_id": f"f-{number}", "client_order_id": f"foreign-{number}",
+         "ticker": f"KXOTHER-26DEC31-T{number % 100}", "side": "yes", "action": "buy",
+         "yes_price_dollars": "0.1000", "no_price_dollars": "0.9000", "initial_count_fp": "1.00",
+         "fill_count_fp": "0.00", "remaining_count_fp": "1.00", "status": "resting",
+         "created_ts_ms": now_ms, "last_updated_ts_ms": now_ms}
+        for number in range(count)
+    ]
+
+
+def stub_market(now_s: float, ticker: str = TICKER) -> dict[str, Any]:
+    """One market of the stub, open from yesterday to tomorrow."""
     opened, closes = (
         time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime(now_s + days * 86_400)) for days in (-1, 1)
     )
     return {
-        "ticker": TICKER, "event_ticker": "KXBENCH-26DEC31", "market_type": "binary",
+        "ticker": ticker, "event_ticker": "KXBENCH-26DEC31", "market_type": "binary",
         "title": "Bench", "status": "active", "open_time": opened, "close_time": closes,
         "yes_bid_dollars": "0.4490", "yes_ask_dollars": "0.5510", "yes_bid_size_fp": "50.00",
         "yes_ask_size_fp": "50.00", "last_price_dollars": "0.5000", "volume_24h_fp": "900.00",
@@ -483,10 +692,8 @@ def stub_table() -> dict[str, Any]:
             "updated_ts": int(now_s), "balance_breakdown": [],
         },
         "/portfolio/positions": {"market_positions": [], "event_positions": [], "cursor": ""},
-        "/portfolio/orders": {"orders": [], "cursor": ""},
         "/historical/orders": {"orders": [], "cursor": ""},
         "/portfolio/fills": {"fills": [], "cursor": ""},
-        f"/markets/{TICKER}": {"market": market},
         "/markets": {"markets": [market], "cursor": ""},
         "/events/KXBENCH-26DEC31": {
             "event": {"event_ticker": "KXBENCH-26DEC31", "series_ticker": "KXBENCH",
@@ -557,7 +764,14 @@ def client_pykalshi(port: int, folder: Path) -> None:
     asyncio.run(run())
 
 
-def client_trader(port: int, folder: Path, key_file: str = "rsa.pem") -> None:
+def client_trader(
+    port: int,
+    folder: Path,
+    *,
+    key_file: str = "rsa.pem",
+    tickers: tuple[str, ...] = (TICKER,),
+    more: tuple[str, ...] = (),
+) -> None:
     """The trader with journal, risk gate and ledger on, and the kind of key that others use."""
     (folder / "taker.py").write_text(STUB_STRATEGY)
     os.environ.update(
@@ -568,18 +782,18 @@ def client_trader(port: int, folder: Path, key_file: str = "rsa.pem") -> None:
     )
     t.main(
         ["--env", "sim", "--data-dir", str(folder / f"data-{os.getpid()}"),
-         "--log-level", "WARNING", "--port", str(free_port()), "--tickers", TICKER,
+         "--log-level", "WARNING", "--port", str(free_port()), "--tickers", ",".join(tickers),
          "--evaluate-min-ms", "0",
          "--strategy", f"{folder / 'taker.py'}:Taker", "--max-orders-per-minute", "1000",
          "--max-notional-per-minute-dollars", "100000", "--max-order-dollars", "100",
          "--max-market-loss-dollars", "1000", "--max-exposure-dollars", "10000",
-         "--price-collar-cents", "50"]
+         "--price-collar-cents", "50", "--max-orders", "1000", *more]
     )
 
 
 def client_trader_ed25519(port: int, folder: Path) -> None:
     """The same with an Ed25519 key, which signs in the path instead of ahead."""
-    client_trader(port, folder, "ed25519.pem")
+    client_trader(port, folder, key_file="ed25519.pem")
 
 
 def client_trader_asyncio(port: int, folder: Path) -> None:
@@ -594,6 +808,16 @@ def client_trader_post(port: int, folder: Path) -> None:
     client_trader(port, folder)
 
 
+def client_trader_each(port: int, folder: Path) -> None:
+    """The same with every intent on the disk before its order leaves."""
+    client_trader(port, folder, more=("--journal-sync", "each"))
+
+
+def client_trader_load(port: int, folder: Path) -> None:
+    """The same, following the markets of the load too."""
+    client_trader(port, folder, tickers=(TICKER, *LOAD_TICKERS))
+
+
 CLIENTS: dict[str, Callable[[int, Path], None]] = {
     "trader": client_trader,
     "floor": client_floor,
@@ -601,12 +825,242 @@ CLIENTS: dict[str, Callable[[int, Path], None]] = {
     "trader_ed25519": client_trader_ed25519,
     "trader_asyncio": client_trader_asyncio,
     "trader_post": client_trader_post,
+    "trader_each": client_trader_each,
 }
+
+
+# Clients that measure themselves and print what they found as JSON.
+
+
+def run_async(body: Coroutine[Any, Any, dict[str, float]]) -> dict[str, float]:
+    """On uvloop where it is installed, as the trader itself runs."""
+    try:
+        uvloop = importlib.import_module("uvloop")
+    except ImportError:
+        return asyncio.run(body)
+    found: dict[str, float] = uvloop.run(body)
+    return found
+
+
+def book_trader(port: int, folder: Path, deltas: int) -> dict[str, float]:
+    """The trader's stream and books on a real socket."""
+
+    async def run() -> dict[str, float]:
+        signer = t.load_signer((folder / "rsa.pem").read_bytes(), "bench")
+        async with aiohttp.ClientSession() as session:
+            feed = Feed([TICKER], session=session, port=port, signer=signer)
+            feed.supervisor.spawn(feed.stream.run(), name="stream")
+            while feed.data.snapshots == 0:
+                await asyncio.sleep(0)
+            book, begun_s, first = feed.data.books[TICKER], time.process_time(), feed.data.deltas
+            while feed.data.deltas < deltas:
+                await asyncio.sleep(0.001)
+                book.bid_cc, book.ask_cc  # noqa: B018 - reading them is what is measured
+            took_s = time.process_time() - begun_s
+            await feed.supervisor.stop(timeout_s=2.0)
+        return {"per_s": (deltas - first) / took_s}
+
+    return run_async(run())
+
+
+def book_pykalshi(port: int, folder: Path, deltas: int) -> dict[str, float]:
+    """pykalshi's async feed and its book, as its documentation shows."""
+    library = importlib.import_module("pykalshi")
+
+    async def run() -> dict[str, float]:
+        client = library.AsyncKalshiClient(
+            api_key_id="bench", private_key_path=str(folder / "rsa.pem"),
+            api_base=f"http://127.0.0.1:{port}/trade-api/v2",
+        )
+        feed, book = client.feed(), library.OrderbookManager(TICKER)
+        feed._ws_url = f"ws://127.0.0.1:{port}/trade-api/ws/v2"  # it knows Kalshi's hosts only
+        feed.subscribe("orderbook_delta", market_ticker=TICKER)
+        seen, begun_s = 0, 0.0
+        async for message in feed:
+            if isinstance(message, library.OrderbookSnapshotMessage):
+                book.apply_snapshot(message.yes_dollars, message.no_dollars)
+                begun_s = time.process_time()
+            elif isinstance(message, library.OrderbookDeltaMessage):
+                book.apply_delta(message.side, message.price_dollars, message.delta_fp)
+                seen += 1
+            book.best_bid, book.best_ask  # noqa: B018 - reading them is what is measured
+            if seen == deltas:
+                break
+        return {"per_s": deltas / (time.process_time() - begun_s)}
+
+    return run_async(run())
+
+
+async def time_calls(call: Callable[[int], Awaitable[object]], calls: int) -> dict[str, float]:
+    """Median of `calls` calls a little apart, after a few to warm up."""
+    times_us = []
+    for number in range(calls + 10):
+        await asyncio.sleep(CALL_GAP_S)
+        begun_s = time.perf_counter()
+        await call(number)
+        times_us.append((time.perf_counter() - begun_s) * 1e6)
+    return {"p50_us": statistics.median(times_us[10:])}
+
+
+def call_trader(port: int, folder: Path, calls: int) -> dict[str, float]:
+    """The trader's REST client: one create and its judged outcome."""
+
+    async def run() -> dict[str, float]:
+        signer = t.load_signer((folder / "rsa.pem").read_bytes(), "bench")
+        async with t.make_session(aiohttp.TCPConnector()) as session:
+            base_url = f"http://127.0.0.1:{port}/trade-api/v2"
+            rest = t.KalshiRest(session, base_url, signer, t.Clock(), request_timeout_s=5.0)
+            await rest.exchange_status()
+
+            async def call(number: int) -> None:
+                intent = t.Intent(
+                    kind=t.CommandKind.CREATE, client_order_id=f"kt-sim-b-0-{number}",
+                    ticker=TICKER, event_ticker="KXBENCH-26DEC31", side=t.Side.YES, price_cc=4500,
+                    count_h=100, strategy="b", slot="b", decision_id="d", at_ms=1,
+                    expires_at_ms=None, is_take=True,
+                )
+                outcome = await rest.create(intent, None)
+                assert outcome.kind is t.OutcomeKind.ACCEPTED, outcome
+
+            try:
+                return await time_calls(call, calls)
+            finally:
+                rest.close()
+
+    return run_async(run())
+
+
+def call_pykalshi(port: int, folder: Path, calls: int) -> dict[str, float]:
+    """pykalshi's async client: place_order and its parsed answer."""
+    library = importlib.import_module("pykalshi")
+
+    async def run() -> dict[str, float]:
+        client = library.AsyncKalshiClient(
+            api_key_id="bench", private_key_path=str(folder / "rsa.pem"),
+            api_base=f"http://127.0.0.1:{port}/trade-api/v2",
+        )
+
+        async def call(number: int) -> None:
+            await client.portfolio.place_order(
+                TICKER, book_side="bid", price_dollars="0.4500", count_fp="1",
+                client_order_id=f"p-{number}",
+            )
+
+        return await time_calls(call, calls)
+
+    return run_async(run())
+
+
+def call_official(port: int, folder: Path, calls: int) -> dict[str, float]:
+    """kalshi_python_async: create_order and its answer, not parsed (its models are of 2025)."""
+    official = importlib.import_module("kalshi_python_async")
+    auth = importlib.import_module("kalshi_python_async.auth")
+
+    async def run() -> dict[str, float]:
+        place = official.Configuration(host=f"http://127.0.0.1:{port}/trade-api/v2")
+        async with official.ApiClient(place) as client:
+            client.kalshi_auth = auth.KalshiAuth("bench", (folder / "rsa.pem").read_text())
+            orders = official.OrdersApi(client)
+
+            async def call(number: int) -> None:
+                asked = official.CreateOrderRequest(
+                    ticker=TICKER, side="yes", action="buy", count=1, yes_price=45,
+                    client_order_id=f"o-{number}",
+                )
+                answer = await orders.create_order_without_preload_content(asked)
+                assert answer.status == 201, await answer.text()
+                await answer.read()
+
+            return await time_calls(call, calls)
+
+    return run_async(run())
+
+
+ASKED: dict[str, Callable[[int, Path, int], dict[str, float]]] = {
+    "book_trader": book_trader,
+    "book_pykalshi": book_pykalshi,
+    "call_trader": call_trader,
+    "call_pykalshi": call_pykalshi,
+    "call_official": call_official,
+}
+
+
+def run_child(*words: str) -> dict[str, float]:
+    """This file again with a part to play; what it printed."""
+    command = [sys.executable, str(HERE / "bench_trader.py"), "--child", *words]
+    done = subprocess.run(command, check=False, capture_output=True, text=True, timeout=600)
+    if done.returncode:
+        raise ValueError(f"{words[0]} ended with {done.returncode}: {done.stderr[-300:]}")
+    found: dict[str, float] = json.loads(done.stdout.splitlines()[-1])
+    return found
+
+
+async def ask_client(
+    stub: StubExchange, name: str, folder: Path, *words: str
+) -> dict[str, float]:
+    """One client that measures itself against a stub of this process."""
+    port = await stub.serve()
+    try:
+        return await asyncio.to_thread(run_child, name, str(port), str(folder), *words)
+    finally:
+        await stub.close()
+
+
+def bench_call(*, short: bool) -> list[Row]:
+    """A signed order call until its reply is understood; RSA keys, kept connections."""
+    names = {"call_trader": "trader", "call_pykalshi": "pykalshi",
+             "call_official": "kalshi_python_async"}
+    for name, library in list(names.items())[1:]:
+        if importlib.util.find_spec(library) is None:
+            del names[name]
+    times: dict[str, list[float]] = {name: [] for name in names}
+    with tempfile.TemporaryDirectory() as text:
+        write_keys(Path(text))
+        for _ in range(1 if short else 5):
+            for name in names:
+                calls = str(20 if short else CALLS)
+                found = asyncio.run(ask_client(StubExchange(0), name, Path(text), calls))
+                times[name].append(found["p50_us"])
+    figures = {names[name]: statistics.median(values) for name, values in times.items()}
+    ours_us = figures.pop("trader")
+    return [
+        Row("call", ours_us, "µs order call → reply, p50"),
+        *(
+            Row(f"call:{peer}", value, "µs", peer, value / ours_us)
+            for peer, value in figures.items()
+        ),
+    ]
+
+
+def bench_order_load(*, short: bool) -> list[Row]:
+    """Order latency quiet, while LOAD_PER_S deltas arrive, and with OPEN_ORDERS resting orders."""
+    ticks, count = (30, 1) if short else (200, 3)
+    cases: dict[str, tuple[str, dict[str, int]]] = {
+        "quiet": ("trader", {}),
+        f"{LOAD_PER_S:,} deltas/s": ("trader_load", {"load_per_s": LOAD_PER_S}),
+        f"{OPEN_ORDERS} open orders": ("trader", {"open_orders": OPEN_ORDERS}),
+    }
+    samples: dict[str, list[float]] = {case: [] for case in cases}
+    with tempfile.TemporaryDirectory() as text:
+        write_keys(Path(text))
+        for _ in range(count):
+            for case, (name, traits) in cases.items():
+                stub = StubExchange(ticks, **traits)
+                asyncio.run(measure_client(name, ticks, Path(text), stub))
+                samples[case] += stub.latencies_us
+    rows = []
+    for word, share in (("p50", 50), ("p99", 99)):
+        found = {case: sorted(s)[len(s) * share // 100] for case, s in samples.items() if s}
+        for case, value in found.items():
+            ratio = None if case == "quiet" else found["quiet"] / value
+            rows.append(Row("order_load", value, f"µs tick → order {word}, {case}",
+                            "" if ratio is None else "quiet", ratio))
+    return rows
 
 
 def write_keys(folder: Path) -> None:
     """Fresh key files of both kinds: ed25519.pem and rsa.pem."""
-    keys = {
+    keys: dict[str, Any] = {
         "ed25519.pem": ed25519.Ed25519PrivateKey.generate(),
         "rsa.pem": rsa.generate_private_key(public_exponent=65537, key_size=2048),
     }
@@ -645,9 +1099,11 @@ def end_child(process: subprocess.Popen[bytes]) -> None:
         process.wait(5)
 
 
-async def measure_client(name: str, ticks: int, folder: Path) -> StubExchange:
+async def measure_client(
+    name: str, ticks: int, folder: Path, stub: StubExchange | None = None
+) -> StubExchange:
     """One client against a stub of its own, to the last tick."""
-    stub = StubExchange(ticks)
+    stub = stub or StubExchange(ticks)
     port = await stub.serve()
     process = start_child(name, str(port), str(folder))
     try:
@@ -761,6 +1217,163 @@ def bench_bus(*, short: bool) -> list[Row]:
                 figures["queued"] / figures["ours"])]
 
 
+class Sink(asyncio.Transport):
+    """A browser's socket that takes everything at once."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.bytes = 0
+
+    def write(self, data: bytes | bytearray | memoryview) -> None:
+        """Count it."""
+        self.bytes += len(data)
+
+    def get_write_buffer_size(self) -> int:
+        """Nothing waits."""
+        return 0
+
+    def set_write_buffer_limits(self, high: int | None = None, low: int | None = None) -> None:
+        """No limits."""
+
+    def is_closing(self) -> bool:
+        """Never."""
+        return False
+
+
+def bench_dashboard(*, short: bool) -> list[Row]:
+    """One flush of changed rows to 100 clients, beside encoding it for each of them."""
+    rows = []
+    for size in (20, 100):
+        flushes = 20 if short else 200
+        ours: Callable[[], float] = functools.partial(run_flushes, size, flushes)
+        each: Callable[[], float] = functools.partial(flush_each, size, flushes)
+        figures = rounds({"ours": ours, "each": each}, count=1 if short else 5)
+        rows.append(Row("dashboard", figures["ours"], f"µs per flush of {size} rows to 100 clients",
+                        "encoding for each client", figures["each"] / figures["ours"]))
+    return rows
+
+
+def run_flushes(size: int, count: int) -> float:
+    """`flush_once` on a loop of its own."""
+    return asyncio.run(flush_once(size, count))
+
+
+async def flush_once(size: int, count: int) -> float:
+    """The trader's own manager with 100 listening clients: µs per flush."""
+    clock = t.Clock()
+    bus = t.EventBus(clock, t.Supervisor(lambda name, error: None))
+    hub, sinks = t.WebSocketManager(clock, bus), [Sink() for _ in range(100)]
+    for sink in sinks:
+        hub.admit(sink, t.Wanted(topics=("markets",), books=()))
+    took_s, stream = 0.0, hub._streams["markets"]
+    for number in range(count):
+        for row in dashboard_rows(size, number):
+            hub.put("markets", row)
+        begun_s = time.perf_counter()
+        hub._flush(stream)
+        took_s += time.perf_counter() - begun_s
+    assert min(sink.bytes for sink in sinks) > count * 1_000, "every client got every flush"
+    return took_s / count * 1e6
+
+
+def flush_each(size: int, count: int) -> float:
+    """The same rows encoded for each of 100 clients: µs per flush."""
+    sinks, took_s = [Sink() for _ in range(100)], 0.0
+    for number in range(count):
+        rows = dashboard_rows(size, number)
+        begun_s = time.perf_counter()
+        for sink in sinks:
+            message = {"type": "markets", "data": {"rows": rows}, "timestamp": begun_s}
+            sink.write(t.text_frame(orjson.dumps(message)))
+        took_s += time.perf_counter() - begun_s
+    return took_s / count * 1e6
+
+
+def dashboard_rows(size: int, number: int) -> list[dict[str, Any]]:
+    """Rows of the markets table as the page gets them, all of them changed."""
+    return [
+        {"ticker": f"KXBENCH-26DEC31-T{at}", "title": "Bench market", "status": "active",
+         "bid_cc": 4500 + number, "ask_cc": 4700 + number, "bid_h": 5000, "ask_h": 7000,
+         "spread_cc": 200, "age_ms": 12, "position_h": 0, "orders": 2, "proof": "proven",
+         "close_at_ms": 1_796_000_000_000, "volume_24h_h": 900_000, "last_cc": 4600}
+        for at in range(size)
+    ]
+
+
+# -- a recorded tape ----------------------------------------------------------------------
+
+
+TAPE = "KXGOLD15M-26AUG102145-45"  # 139,684 events
+SHORT_TAPE = "KXGOLD15M-26AUG101900-00"  # 23,003 events
+ROOM = re.compile(r"^# §(\d\d)([a-z]?) ", re.MULTILINE)
+
+
+def tape_folder(*, short: bool) -> Path | None:
+    """The tape to replay, where it is kept beside the project (BENCH_TAPES names the folder)."""
+    shelf = Path(os.environ.get("BENCH_TAPES", HERE.parent / "shared" / "tapes"))
+    folder = shelf / (SHORT_TAPE if short else TAPE)
+    return folder if folder.is_dir() else None
+
+
+def bench_tape(*, short: bool) -> list[Row]:
+    """A real tape through the whole trader with market_maker in virtual time: CPU and rooms.
+
+    The exchange that plays the tape takes part of the time. The profiler that tells the rooms
+    makes calls dearer, so its shares lean toward rooms of many small functions.
+    """
+    folder = tape_folder(short=short)
+    if folder is None:
+        return [Row("tape", 0.0, "not measured: no tapes here, see BENCH_TAPES")]
+    found = run_child("tape", str(folder), "plain")
+    rows = [
+        Row("tape", found["cpu_s"], f"s of CPU for {found['events']:,.0f} events"),
+        Row("tape", found["events"] / found["cpu_s"], "events/s through the whole trader"),
+    ]
+    if not short:
+        shares = run_child("tape", str(folder), "profile")
+        top = sorted(shares.items(), key=lambda item: -item[1])[:14]
+        rows += [Row(f"tape:{room}", share * 100, "% of the profiled time") for room, share in top]
+    return rows
+
+
+def child_tape(folder: Path, how: str) -> dict[str, float]:
+    """Replay in this process; CPU seconds, or the share of each room."""
+    with tempfile.TemporaryDirectory() as home, contextlib.redirect_stdout(io.StringIO()):
+        words = ["replay", "--tape", str(folder), "--strategy", "market_maker", "--queue",
+                 "realistic", "--data-dir", home, "--log-level", "ERROR"]
+        profile = cProfile.Profile() if how == "profile" else None
+        begun_s = time.process_time()
+        code = t.main(words) if profile is None else profile.runcall(t.main, words)
+        took_s = time.process_time() - begun_s
+    if code:
+        raise ValueError(f"the replay ended with {code}")
+    if profile is None:
+        logs = folder.glob("*.ndjson.gz")
+        events = sum(gzip.decompress(log.read_bytes()).count(b"\n") for log in logs)
+        return {"cpu_s": took_s, "events": float(events)}
+    return room_shares(profile)
+
+
+def room_shares(profile: cProfile.Profile) -> dict[str, float]:
+    """Own time of each room of trader.py, of the exchange, and of all the rest, as shares."""
+    source = Path(t.__file__).read_text()
+    starts = [(source.count("\n", 0, m.start()) + 1, f"§{m[1]}") for m in ROOM.finditer(source)]
+    spent: defaultdict[str, float] = defaultdict(float)
+    for entry in profile.getstats():
+        code = entry.code
+        if isinstance(code, str):
+            spent["built-in functions"] += entry.inlinetime
+        elif code.co_filename == t.__file__:
+            rooms = [room for line, room in starts if line <= code.co_firstlineno]
+            spent[rooms[-1] if rooms else "§00"] += entry.inlinetime
+        elif code.co_filename.endswith("sim_exchange.py"):
+            spent["the exchange"] += entry.inlinetime
+        else:
+            spent["libraries"] += entry.inlinetime
+    total = sum(spent.values())
+    return {room: value / total for room, value in spent.items()}
+
+
 def bench_journal(*, short: bool) -> list[Row]:
     """One intent appended before its order may leave: synced soon, and synced each time."""
     count = 500 if short else 5_000
@@ -870,50 +1483,19 @@ def wait_for_snapshot(port: int, begun: float) -> float:
     return asyncio.run(poll())
 
 
-def child_memory(count: int) -> None:
-    """Follow `count` markets with 100 levels a side each; tell what is resident."""
-    t.settle_memory()
-    tickers = [f"KXBENCH-26DEC31-T{number}" for number in range(count)]
-    feed = Feed(tickers)
-    feed.open()
-    for number, ticker in enumerate(tickers):
-        # Every market at other prices: no two share a level, as on the real exchange.
-        low_cc = 1000 + number % 100 * 10
-        prices = range(low_cc, low_cc + 1000, 10)
-        levels = [[f"{price / 1e4:.4f}", f"{50 + number % 7}.00"] for price in prices]
-        msg = {"market_ticker": ticker, "yes_dollars_fp": levels, "no_dollars_fp": levels}
-        frame = {"type": "orderbook_snapshot", "sid": 1, "seq": number + 1, "msg": msg}
-        feed.stream.take(orjson.dumps(frame))
-    assert feed.data.snapshots == count, (feed.data.snapshots, count)
-    t.settle_memory()  # what the import left free must not hide what the books take
-    print(rss_mb(os.getpid()))
-
-
-def bench_memory_1000(*, short: bool) -> list[Row]:
-    """Books of many markets, 100 levels a side: one process with all beside one with one."""
-    count = 100 if short else 1000
-
-    def resident_mb(markets: int) -> float:
-        command = [sys.executable, str(HERE / "bench_trader.py"), "--child", "memory", str(markets)]
-        return float(subprocess.run(command, check=True, capture_output=True, text=True).stdout)
-
-    few_mb = statistics.median(resident_mb(1) for _ in range(1 if short else 3))
-    many_mb = statistics.median(resident_mb(count) for _ in range(1 if short else 3))
-    each_kb = (many_mb - few_mb) * 1e3 / (count - 1)
-    return [
-        Row("memory_1000", many_mb, f"MB resident, {count} books of 100 levels a side"),
-        Row("memory_1000", each_kb, "KB per market"),
-    ]
-
-
 BENCHES: dict[str, Callable[..., list[Row]]] = {
     "book_30": lambda *, short: bench_book("book_30", 30, 100, short=short),
     "book_300": lambda *, short: bench_book("book_300", 300, 10, short=short),
+    "socket": bench_socket,
+    "call": bench_call,
     "order": bench_order,
+    "order_load": bench_order_load,
     "bus": bench_bus,
+    "dashboard": bench_dashboard,
     "journal": bench_journal,
+    "grow": bench_grow,
     "memory_10": bench_memory_10,
-    "memory_1000": bench_memory_1000,
+    "tape": bench_tape,
 }
 
 
@@ -926,8 +1508,14 @@ def show(row: Row) -> str:
 
 def play(part: str, *words: str) -> int:
     """What this file does as a process started by itself."""
-    if part == "memory":
-        child_memory(int(words[0]))
+    if part == "grow":
+        print(json.dumps(child_grow(*map(int, words))))
+    elif part == "tape":
+        print(json.dumps(child_tape(Path(words[0]), words[1])))
+    elif part in ASKED:
+        print(json.dumps(ASKED[part](int(words[0]), Path(words[1]), int(words[2]))))
+    elif part == "trader_load":
+        client_trader_load(int(words[0]), Path(words[1]))
     else:
         CLIENTS[part](int(words[0]), Path(words[1]))
     return 0

@@ -9252,6 +9252,7 @@ _FRAME_ERRORS: Final = (WireError, KeyError, TypeError, ValueError, AttributeErr
 
 _OPCODES: Final = frozenset({0x0, 0x1, 0x2, 0x8, 0x9, 0xA})
 _WHOLE_TEXT: Final = 0x81  # final, text, no extension
+DIRECT_MAX: Final = 1024  # frames heard in one call of the socket; the rest takes its turn
 _loads: Final = orjson.loads
 
 Link = aiohttp.ClientWebSocketResponse[bool]
@@ -9283,9 +9284,9 @@ class DirectFrames:
     """Hands whole text frames on in the very call that heard them; all else is aiohttp's matter.
 
     It stands where `ResponseHandler` has its WebSocket parser (aiohttp pinned, shape tested) and
-    saves each frame a queue and a task switch. A frame that is cut, no text, too large, or behind
-    one that still waits in the queue goes to the parser, so the order is kept. So does everything
-    after a byte that begins no frame: whether that is an error is for the parser to say.
+    saves each frame a queue and a task switch. From the first that is cut, no text, over 64 KB, or
+    behind one that still waits, the rest of what the socket gave goes to the parser, so the order
+    is kept. So does everything after a byte that begins no frame: that is for the parser to judge.
 
         socket ─► feed_data ─┬─► whole text frame, queue empty ─► hear() at once
                              └─► anything else ─► parser ─► queue ─► receive()
@@ -9299,39 +9300,53 @@ class DirectFrames:
 
     def feed_data(self, data: bytes) -> tuple[bool, bytes]:
         """Take what the socket gave; (True, …) when the parser found the protocol broken."""
-        data, self._cut = self._cut + bytes(data), b""
-        at, end, heard = 0, len(data), 0
+        if self._cut or type(data) is not bytes:
+            data, self._cut = self._cut + bytes(data), b""
+        at, end = 0, len(data)
+        for _ in range(DIRECT_MAX):
+            stop = self._direct_end(data, at, end)
+            if not stop:
+                break
+            at = stop
         while at < end:
-            begin, stop, is_text = self._frame(data, at, end)
+            stop = self._end_of(data, at, end)
             if not stop:
                 self._cut = data[at:]
                 break
-            is_direct = is_text and stop <= end and not self._queue and heard < WS_BURST_MAX
-            if is_direct and self._hear(data[begin:stop]):
-                heard += 1
-            else:
-                is_broken, rest = self._parser.feed_data(data[at:stop])
-                if is_broken:
-                    return True, rest
+            is_broken, rest = self._parser.feed_data(data[at:stop])
+            if is_broken:
+                return True, rest
             self._left, at = max(0, stop - end), stop
         return False, b""
 
-    def _frame(self, data: bytes, at: int, end: int) -> tuple[int, int, bool]:
-        """Begin and end of the payload at `at`, and whether it may be heard; end 0: header cut."""
-        if self._left or not self.is_open:
-            return at, at + self._left if self.is_open else end, False
+    def _direct_end(self, data: bytes, at: int, end: int) -> int:
+        """Hear the frame at `at`; where it ends, or 0 when it is a matter for the parser."""
+        if end - at < 4 or data[at] != _WHOLE_TEXT or self._left or self._queue or not self.is_open:
+            return 0
+        size, begin = data[at + 1], at + 2
+        if size > 125:
+            if size > 126:
+                return 0
+            size, begin = data[at + 2] << 8 | data[at + 3], at + 4
+        stop = begin + size
+        return stop if stop <= end and self._hear(data[begin:stop]) else 0
+
+    def _end_of(self, data: bytes, at: int, end: int) -> int:
+        """End of the frame at `at`, perhaps behind `end`; 0 when its header is cut."""
+        if not self.is_open:
+            return end
+        if self._left:
+            return at + self._left
         if at + 2 > end:
-            return at, 0, False
-        first, size, begin = data[at], data[at + 1], at + 2
-        if first & 0x70 or first & 0x0F not in _OPCODES or size > 127:
+            return 0
+        size, begin = data[at + 1], at + 2
+        if data[at] & 0x70 or data[at] & 0x0F not in _OPCODES or size > 127:
             self.is_open = False
-            return at, end, False
+            return end
         if size > 125:
             begin += 2 if size == 126 else 8
-            if begin > end:
-                return at, 0, False
             size = int.from_bytes(data[at + 2 : begin])
-        return begin, begin + size, first == _WHOLE_TEXT and size <= JSON_BYTES_MAX
+        return begin + size if begin <= end else 0
 
     def feed_eof(self) -> None:
         """The connection ended."""
@@ -9568,7 +9583,8 @@ class KalshiStream:
         except Exception as error:  # noqa: BLE001 - the reader ends with it, as with its own
             self._broke = error
             self.reconnect(f"frame broke: {error!r:.120}")
-        self._keep_awake(self._limit)
+        if self.alive_at_s - self._armed_at_s > WS_REARM_S:
+            self._keep_awake(self._limit)
         return True
 
     def _keep_awake(self, limit: asyncio.Timeout) -> None:
