@@ -9284,7 +9284,7 @@ class DirectFrames:
     """Hands whole text frames on in the very call that heard them; all else is aiohttp's matter.
 
     It stands where `ResponseHandler` has its WebSocket parser (aiohttp pinned, shape tested) and
-    saves each frame a queue and a task switch. From the first that is cut, no text, over 64 KB, or
+    saves each frame a queue and a task switch. From the first that is no text, over 64 KB, or
     behind one that still waits, the rest of what the socket gave goes to the parser, so the order
     is kept. So does everything after a byte that begins no frame: that is for the parser to judge.
 
@@ -9295,7 +9295,7 @@ class DirectFrames:
     def __init__(self, parser: Any, queue: Sequence[object], hear: Callable[[bytes], bool]) -> None:
         self._parser, self._queue, self._hear = parser, queue, hear
         self._left = 0  # bytes to come of a frame whose beginning the parser has
-        self._cut = b""  # a header that is not whole yet
+        self._cut = b""  # a header, or a text frame, that is not whole yet
         self.is_open = True  # False: from here on the parser has every byte
 
     def feed_data(self, data: bytes) -> tuple[bool, bytes]:
@@ -9310,8 +9310,9 @@ class DirectFrames:
             at = stop
         while at < end:
             stop = self._end_of(data, at, end)
-            if not stop:
-                self._cut = data[at:]
+            is_cut = stop > end and data[at] == _WHOLE_TEXT and stop - at < 65536
+            if not stop or (is_cut and not self._left):
+                self._cut = data[at:]  # soon whole, and then heard directly
                 break
             is_broken, rest = self._parser.feed_data(data[at:stop])
             if is_broken:
