@@ -6687,6 +6687,9 @@ def test_tls_is_verified_and_at_least_1_2():
     assert context.verify_mode == t.ssl.CERT_REQUIRED
     assert context.check_hostname
     assert context.minimum_version >= t.ssl.TLSVersion.TLSv1_2
+    for urls in (("https://a/b",), ("http://a/b", "wss://a"), ("HTTPS://a", "ws://a")):
+        assert isinstance(t.secure_tls(*urls), t.ssl.SSLContext)
+    assert t.secure_tls("http://127.0.0.1:1/x", "ws://127.0.0.1:1") is True, "never False"
 
 
 def test_proxy_variables_are_ignored(monkeypatch):
@@ -18666,3 +18669,32 @@ def float_or_text(text: str) -> float | str:
         return float(text)
     except ValueError:
         return text
+
+
+# ---- the bench, once, in its shortest form: no figure is asserted, only that it runs ------
+
+
+@pytest.mark.process
+@pytest.mark.timeout(500)
+def test_the_bench_measures_everything_it_names() -> None:
+    script = ROOT_24sh / "bench_trader.py"
+    done = subprocess.run(
+        [sys.executable, str(script), "--short", "--json"],
+        capture_output=True, text=True, check=False, timeout=480,
+    )
+    assert done.returncode == 0, done.stderr[-2000:]
+    rows = json.loads(done.stdout)
+    assert all(set(row) == {"name", "value", "unit", "peer", "ratio"} for row in rows)
+    assert all(row["value"] > 0 for row in rows if not row["unit"].startswith("not measured"))
+    measured = {re.split("[:_]", row["name"])[0] for row in rows}
+    assert measured == set(
+        "book socket call order bus dashboard journal grow memory start tape".split()
+    )
+
+
+@pytest.mark.process
+def test_the_bench_refuses_a_name_it_does_not_know() -> None:
+    command = [sys.executable, str(ROOT_24sh / "bench_trader.py"), "--only", "order,warp"]
+    done = subprocess.run(command, capture_output=True, text=True, check=False, timeout=60)
+    assert (done.returncode, done.stdout) == (2, "")
+    assert "no bench 'warp'" in done.stderr
