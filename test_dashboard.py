@@ -1479,6 +1479,59 @@ def test_unlock_link_of_the_trader_works_once(browser: Any, shared_trader: Trade
     second.close()
 
 
+HOSTILE = """<!doctype html><meta charset=utf-8><title>free coins</title>
+<iframe id=frame src="{desk}"></iframe><iframe name=sink></iframe>
+<img src="{desk}v3/control/kill"><script src="{desk}v3/status"></script>
+<link rel=stylesheet href="{desk}static/style.css">
+<form id=plain method=post target=sink action="{desk}v3/control/kill" enctype="text/plain">
+<input name='{{"key":"a","x":"' value='"}}'></form>
+<script>
+const done = [];
+const note = (name) => (what) => done.push([name, what]);
+for (const action of ["kill", "pause", "cancel-all", "flatten", "rearm"]) {{
+  const url = "{desk}v3/control/" + action;
+  const body = '{{"key":"' + action + '"}}';
+  fetch(url, {{ method: "POST", body, mode: "no-cors" }})
+    .then((r) => note("plain")(r.status), () => note("plain")("refused"));
+  fetch(url, {{ method: "POST", body, headers: {{ "Content-Type": "application/json",
+    "X-Trader-Control": "1", "Authorization": "Bearer {token}" }} }})
+    .then((r) => note("json")(r.status), () => note("json")("refused"));
+  navigator.sendBeacon(url, body);
+}}
+fetch("{desk}v3/status").then((r) => r.text()).then(note("read"), () => note("read")("refused"));
+const ws = new WebSocket("{desk}v3/ws".replace("http", "ws"));
+ws.onopen = () => note("socket")("open");
+ws.onerror = () => note("socket")("refused");
+document.getElementById("plain").submit();
+window.done = done;
+</script>"""
+
+
+def test_a_hostile_page_of_another_origin_reaches_nothing(
+        browser: Any, shared_trader: Trader) -> None:
+    """Even with the token in its hands: the browser must not be a way in."""
+    before = shared_trader.rows("control"), shared_trader.overview()["gate"]
+    page_text = HOSTILE.format(desk=shared_trader.url, token=shared_trader.token)
+    context = browser.new_context()
+    page = context.new_page()
+    asked: list[str] = []
+    context.on("request", lambda request: asked.append(f"{request.method} {request.url}"))
+    page.route("http://evil.test/", lambda route: route.fulfill(
+        body=page_text, content_type="text/html"))
+    page.goto("http://evil.test/", wait_until="commit")
+    page.wait_for_function("window.done && window.done.length >= 12")
+    done = page.evaluate("window.done")
+    frame = page.frame(url=lambda url: url.startswith(shared_trader.url))
+    framed = "" if frame is None else frame.evaluate("document.body?.innerText ?? ''")
+    context.close()
+    assert {tuple(row) for row in done if row[0] in ("json", "read", "socket")} == {
+        ("json", "refused"), ("read", "refused"), ("socket", "refused")}
+    assert "READY" not in framed, "the desk cannot be framed"
+    assert sum("/v3/control/" in line for line in asked) >= 10, "the attack was really tried"
+    after = shared_trader.rows("control"), shared_trader.overview()["gate"]
+    assert after == before, "not one control was accepted"
+
+
 def test_kill_by_hold_latches_survives_a_restart_and_the_page_comes_back(
         browser: Any, trader: Trader) -> None:
     trader.until_ready()

@@ -16,6 +16,7 @@ import importlib.metadata
 import inspect
 import itertools
 import json
+import logging
 import math
 import os
 import random
@@ -15146,6 +15147,259 @@ async def test_reading_a_control_does_nothing(api_house):
         assert (await api_house.get(f"/v3/control/{action}"))[0] == 405
     assert (await api_house.get("/v3/control/sell-everything"))[0] == 404
     assert api_house.controls.asked == []
+
+
+# -- the security table ------------------------------------------------------------------
+
+# Each row of RELIABILITY §5.2 and the tests that show it; a name of test_dashboard.py is run in
+# a real browser. What one row needs and another shows already stands in both.
+SECURITY = {
+    "S1": "test_a_control_with_a_wrong_form_is_refused test_reading_a_control_does_nothing "
+    "test_a_thousand_cross_site_and_rebinding_variants_are_refused "
+    "test_a_hostile_page_of_another_origin_reaches_nothing",
+    "S2": "test_200_host_variants_are_refused_before_any_route "
+    "test_missing_or_double_host_and_foreign_targets_are_refused",
+    "S3": "test_foreign_origins_get_nothing test_a_hostile_page_of_another_origin_reaches_nothing",
+    "S4": "test_settings_that_do_not_fit_together_are_refused "
+    "test_a_listener_for_everyone_needs_to_be_asked_for "
+    "test_allowed_remote_names_are_exact_too",
+    "S5": "test_every_answer_carries_the_headers_and_no_cors",
+    "S6": "test_the_token_never_appears_in_an_answer_but_the_trade "
+    "test_an_unlock_code_works_once_and_for_a_minute "
+    "test_stub_link_unlocks_once_and_leaves_no_trace",
+    "S7": "test_run_token_is_made_once_kept_private_and_replaced_on_demand "
+    "test_ten_wrong_tokens_lock_the_controls_for_a_minute "
+    "test_secrets_are_compared_in_constant_time",
+    "S8": "test_stub_hostile_titles_are_shown_as_text "
+    "test_source_has_no_way_to_turn_data_into_markup_or_code "
+    "test_html_has_no_inline_script_style_or_handler",
+    "S9": "test_every_answer_carries_the_headers_and_no_cors "
+    "test_a_hostile_page_of_another_origin_reaches_nothing",
+    "S10": "test_every_answer_carries_the_headers_and_no_cors "
+    "test_even_bytes_that_are_no_http_get_the_headers",
+    "S11": "test_100_traversal_names_find_nothing test_static_files_are_exact_keys_read_once",
+    "S12": "test_endless_heads_and_huge_bodies_are_bounded "
+    "test_a_request_that_never_ends_is_cut_after_its_time "
+    "test_the_65th_socket_is_refused_and_http_still_answers "
+    "test_hundreds_of_idle_connections_do_not_lock_out_kill "
+    "test_a_frame_of_more_than_16_kb_closes_the_socket test_aiohttp_is_new_enough",
+    "S13": "test_key_file_open_to_others_is_refused "
+    "test_key_file_in_a_folder_open_to_others_is_refused "
+    "test_key_file_inside_the_repository_is_refused_except_in_sim "
+    "test_the_options_of_secrets_cannot_be_given_on_the_command_line",
+    "S14": "test_a_secret_never_shows_itself test_no_secret_in_any_error_of_the_client "
+    "test_a_canary_is_in_no_log_line_of_a_thousand_forced_exceptions",
+    "S15": "test_no_file_of_the_repository_holds_a_secret "
+    "test_env_files_open_to_others_are_refused_in_production",
+    "S16": "test_requests_are_those_of_the_list_and_none_moves_money_out "
+    "test_the_audit_takes_a_key_of_its_own_and_says_what_it_may_do",
+    "S17": "test_production_is_read_only_until_both_signs_are_given "
+    "test_settings_that_do_not_fit_together_are_refused",
+    "S18": "test_tls_is_verified_and_at_least_1_2 test_redirect_is_not_followed "
+    "test_proxy_variables_are_ignored test_a_word_stays_in_its_rooms "
+    "test_plain_server_behind_https_means_never_sent_and_is_never_trusted",
+    "S19": "test_a_ticker_that_must_not_enter_a_url_is_refused "
+    "test_what_is_no_plain_decimal_is_refused "
+    "test_garbage_is_counted_and_never_ends_the_connection",
+    "S20": "test_what_acts_on_a_terminal_is_written_out "
+    "test_bodies_that_are_not_the_contract_are_refused",
+    "S21": "test_values_of_any_kind_are_parameters_not_sql "
+    "test_tampered_facts_are_found_and_set_aside",
+    "S22": "test_every_requirement_is_pinned_with_hashes_and_names_no_registry "
+    "test_first_start_makes_the_venv_and_installs_with_hashes",
+    "S23": "test_a_word_stays_in_its_rooms test_wrong_parameters_end_in_one_clear_sentence",
+    "S24": "test_folder_is_made_for_us_alone test_another_user_can_read_nothing_of_the_data_folder "
+    "test_folder_that_others_can_read_is_closed_and_one_they_can_write_is_refused",
+    "S25": "test_a_program_that_anyone_can_change_is_refused_with_an_account",
+    "S26": "test_the_risky_way_needs_reason_environment_and_a_fresh_picture "
+    "test_an_override_is_for_the_command_line "
+    "test_stub_locked_page_opens_the_unlock_dialog_instead_of_acting "
+    "test_each_role_may_do_what_it_may_and_no_more",
+}
+
+
+@functools.cache
+def sources_of_both_files():
+    """Name of every test at top level → its source."""
+    files = Path(__file__), Path(__file__).with_name("test_dashboard.py")
+    parts = [p for file in files for p in re.split(r"(?m)^(?=(?:async )?def )", file.read_text())]
+    return {name[1]: part for part in parts if (name := re.match(r"(?:async )?def (\w+)", part))}
+
+
+@pytest.mark.parametrize("row", [f"S{number}" for number in range(1, 27)])
+def test_each_row_of_the_security_table_has_tests_that_assert(row):
+    for name in SECURITY[row].split():
+        body = sources_of_both_files()[name]
+        assert re.search(r"\bassert\b|pytest\.raises\(", body), f"{name} asserts nothing"
+    assert len(SECURITY) == 26
+
+
+def test_a_listener_for_everyone_needs_to_be_asked_for():
+    for host in ("0.0.0.0", "::", "192.168.1.4"):
+        with pytest.raises(t.ConfigError, match="allow-remote"):
+            config_02(host=host)
+        assert config_02(host=host, allow_remote="true").host == host
+
+
+def test_secrets_are_compared_in_constant_time():
+    door = ast.unparse(next(n for n in TREE.body if getattr(n, "name", "") == "TokenDoor"))
+    assert door.count("compare_digest(") == 2
+    assert not re.search(r"(==|!=) self\._token|self\._token (==|!=)", door)
+
+
+def test_aiohttp_is_new_enough():
+    text = (ROOT_00 / "requirements.txt").read_text()
+    pinned = re.search(r"^aiohttp==([0-9.]+)", text, re.MULTILINE)
+    assert tuple(map(int, pinned[1].split("."))) >= (3, 13, 4), "CVE-2026-22815"
+
+
+@pytest.mark.parametrize("seed", range(4))
+def test_a_canary_is_in_no_log_line_of_a_thousand_forced_exceptions(seed, monkeypatch):
+    rng = random.Random(seed)
+    canary = f"canary-{rng.randbytes(12).hex()}"
+    key = "-----BEGIN RSA PRIVATE KEY-----\n" + "\n".join(
+        rng.randbytes(48).hex() for _ in range(8)
+    )
+    redactor = t.Redactor()
+    redactor.add(canary)
+    monkeypatch.setattr(t, "REDACTOR", redactor)
+    forms = t.PlainFormatter(), t.JsonFormatter()
+    kinds = (ValueError, KeyError, OSError, RuntimeError, t.TraderError, AssertionError)
+    carriers = (
+        lambda: f"key {key}-----END RSA PRIVATE KEY-----",
+        lambda: f"cut off {key}",
+        lambda: {"Authorization": f"Bearer {canary}"},
+        lambda: f"KALSHI-ACCESS-SIGNATURE: {canary}{rng.random()}",
+        lambda: [canary.encode(), canary],
+    )
+
+    def fail(depth):
+        if depth:
+            fail(depth - 1)
+        hidden = carriers[rng.randrange(len(carriers))]()
+        raise kinds[rng.randrange(len(kinds))](hidden)
+
+    for _ in range(250):
+        try:
+            try:
+                fail(rng.randrange(5))
+            except Exception as first:
+                raise ValueError(f"while {canary} failed: {first}") from first
+        except ValueError:
+            record = logging.LogRecord(
+                "trader.x", logging.ERROR, "f", 1, "lost %r %s", (canary, key), sys.exc_info()
+            )
+        for form in forms:
+            line = form.format(record)
+            assert canary not in line
+            assert not any(part in line for part in key.split("\n")[1:])
+
+
+def test_no_core_of_a_process_that_holds_a_key_is_written():
+    assert "RLIMIT_CORE, (0, 0)" in SOURCE
+
+
+def test_no_file_of_the_repository_holds_a_secret():
+    kept = {".git", ".venv", "test-output", "data", "__pycache__", "node_modules"}
+    shapes = re.compile(
+        rb"-----BEGIN [A-Z ]*PRIVATE KEY-----\s+[A-Za-z0-9+/=]{32}|\bAKIA[0-9A-Z]{16}\b"
+        rb"|(?i:private_key_content|run_token)\s*=\s*['\"]?[A-Za-z0-9+/]{32}"
+    )
+    looked = 0
+    for path in ROOT_00.rglob("*"):
+        parts = path.relative_to(ROOT_00).parts
+        if kept & set(parts) or any(part.endswith("_cache") for part in parts):
+            continue
+        if path.is_file() and not path.is_symlink():
+            looked += 1
+            assert not shapes.search(path.read_bytes()), path
+    assert looked > 30
+    ignored = (ROOT_00 / ".gitignore").read_text().split()
+    assert {".env", ".env.*", "*.pem", "*.key", "/data/"} <= set(ignored)
+
+
+def test_env_files_open_to_others_are_refused_in_production(tmp_path):
+    for name in (".env", ".env.production"):
+        path = tmp_path / name
+        path.write_text("V3_PORT=8005\n")
+        path.chmod(0o644)
+        with pytest.raises(t.ConfigError, match=f"chmod 600 {re.escape(name)}"):
+            t._check_env_mode(tmp_path, "production", (name,))
+        t._check_env_mode(tmp_path, "sim", (name,))
+        path.chmod(0o600)
+        t._check_env_mode(tmp_path, "production", (name,))
+
+
+def test_requests_are_those_of_the_list_and_none_moves_money_out():
+    kinds = {(each.method, each.template) for each in t.ENDPOINTS.values()}
+    writes = {(method, path) for method, path in kinds if method != "GET"}
+    assert all(
+        path.startswith(("/portfolio/events/orders", "/portfolio/order_groups"))
+        for _, path in writes
+    ), writes
+    assert not [path for _, path in kinds if re.search("transfer|withdraw|subaccount", path)]
+    assert {method for method, path in kinds if "api_keys" in path} == {"GET"}
+    calls = re.findall(r"\.(?:_get|_list|_send|_prepare)\(\s*\"([a-z_]+)\"", SOURCE)
+    assert calls
+    assert set(calls) <= set(t.ENDPOINTS)
+
+
+@pytest.mark.parametrize(
+    "text", ["a\r\nb", "\x1b[2J", "\x9b31m", "\u202eevil", "\u2066x", "\x00", "\u2028", "\x7f"]
+)
+def test_what_acts_on_a_terminal_is_written_out(text):
+    record = logging.LogRecord("trader.x", logging.INFO, "f", 1, "title %s", (text,), None)
+    for line in (t.PlainFormatter().format(record), t.plain_text(text)):
+        assert not re.search(r"[\x00-\x1f\x7f-\x9f\u200e\u200f\u2028-\u202e\u2066-\u2069]", line)
+
+
+@pytest.mark.skipif(os.geteuid() != 0, reason="only root can become another user")
+def test_another_user_can_read_nothing_of_the_data_folder(tmp_path):
+    for folder in (tmp_path, *tmp_path.parents[:3]):
+        with contextlib.suppress(OSError):
+            folder.chmod(folder.stat().st_mode | 0o055)
+    before = os.umask(0o022)
+    house = t.DataDir(tmp_path / "data" / "sim")
+    house.make()
+    house.token_path.write_text("t" * 64)
+    os.umask(before)
+    look = (
+        "import os, sys; os.setgid(65534); os.setuid(65534)\n"
+        "for path in sys.argv[1:]:\n"
+        "    try: (os.listdir if os.path.isdir(path) else open)(path)\n"
+        "    except OSError: continue\n"
+        "    print('read', path)"
+    )
+    paths = [str(house.path), str(house.token_path)]
+    assert look.count("open") == 1
+    done = subprocess.run(
+        [sys.executable, "-c", look, *paths], capture_output=True, text=True, check=True
+    )
+    assert done.stdout == ""
+
+
+@pytest.mark.parametrize("what", ["file", "folder"])
+def test_a_program_that_anyone_can_change_is_refused_with_an_account(tmp_path, what):
+    program = tmp_path / "trader.py"
+    program.write_text("pass")
+    t.check_program_mode(program, "production")
+    (program if what == "file" else tmp_path).chmod(0o757)
+    for environment in ("paper", "production"):
+        with pytest.raises(t.ConfigError, match="chmod o-w"):
+            t.check_program_mode(program, environment)
+    t.check_program_mode(program, "sim")
+
+
+@pytest.mark.parametrize("action", sorted(t.CONTROL_FIELDS))
+async def test_each_role_may_do_what_it_may_and_no_more(api_house, action):
+    for token, status in ((None, 401), ("0" * 64, 401)):
+        assert (await api_house.control(action, {"key": "k"}, token=token))[0] == status
+    assert api_house.controls.asked == [], "a view-only page and a wrong token do nothing"
+    assert api_house.controls.environment == "sim"
+    answer = await api_house.control(action, {"key": "k-1"})
+    allowed = action not in t.RISKY_CONTROLS
+    assert (answer[0] in (200, 202)) is allowed, answer
+    assert bool(api_house.controls.asked) is allowed
 
 
 # -- token and unlocking ------------------------------------------------------------------------

@@ -21102,8 +21102,17 @@ def gather(
             if setting.name not in found and values.get(setting.env):
                 found[setting.name] = Sourced(text=values[setting.env], source=source)
     _check_env_mode(root, environment, (special_name, ".env"))
+    check_program_mode(Path(__file__).resolve(), environment)
     environ.pop("KALSHI_PRIVATE_KEY_CONTENT", None)
     return found, _env_warnings(environ, common | special)
+
+
+def check_program_mode(program: Path, environment: str) -> None:
+    """With an account, refuse a program that any user of this machine could change."""
+    for path in (program, program.parent):
+        mode = path.stat().st_mode
+        if environment != "sim" and mode & stat.S_IWOTH and not mode & stat.S_ISVTX:
+            raise ConfigError(f"{path} can be changed by anyone; run: chmod o-w {path}")
 
 
 def _check_env_mode(root: Path, environment: str, names: Iterable[str]) -> None:
