@@ -9268,6 +9268,7 @@ async def agrees(data: t.OrderbookIntegration, rest: Any) -> bool:
 YES18, NO18 = t.Side.YES, t.Side.NO
 S18, K18, C18 = t.OrderStatus, t.OutcomeKind, t.CommandKind
 RICH_18 = 1_000_000_000
+RE_18 = re.MULTILINE | re.DOTALL
 
 
 class _Jump18:
@@ -10259,6 +10260,19 @@ async def test_a_cancel_asked_for_an_order_that_never_was_asks_for_nothing(folde
     house.service.cancel(house.order(key))
     await house.answer("create", key, outcome_18(K18.REFUSED, status=400, code="no"))
     assert house.rest.calls == [("create", key)]
+    assert not house.service.cancel(house.order(key)).is_ok
+    assert house.service._doomed == {key}, "asked once, while it could still become an order"
+
+
+@virtual_18
+async def test_a_cancel_asked_for_an_order_that_was_filled_at_once_asks_for_nothing(folder_18):
+    house = House18(folder_18)
+    key = await house.send()
+    house.service.cancel(house.order(key))
+    await house.answer("create", key, accepted_18(key, filled_h=1000))
+    assert house.order(key).status is S18.EXECUTED
+    assert house.rest.calls == [("create", key)]
+    assert house.service._doomed == set()
 
 
 @virtual_18
@@ -11684,6 +11698,183 @@ async def test_fills_missing_at_the_restart_are_chased_again(folder_18):
     reborn.rest.told_fills = [fill_18("t1", key, 1000, client_order_id=None)]
     await asyncio.sleep(2)
     assert reborn.service.ledger.position_h("A-1", "s") == 1000
+
+
+# ---- what the state machine may meet and must bear ------------------------------------------
+
+
+@virtual_18
+async def test_a_group_the_exchange_closed_stops_creates_until_there_is_a_new_one(folder_18):
+    house = House18(folder_18)
+    closed: list[bool] = []
+    house.service.on_group_closed = lambda: closed.append(True)
+    keys = [await house.send(price_cc=1000 + n, count_h=100, slot=f"s{n}") for n in (100, 200)]
+    for key in keys:
+        full = outcome_18(K18.REFUSED, status=400, code="exceeded_order_group_risk_limit")
+        await house.answer("create", key, full)
+    assert closed == [True], "told once"
+    assert house.converge(want_18(2000)).reason is t.Reason.RATE_BUDGET
+    house.service.open_group("g2")
+    assert house.converge(want_18(2000)).reason is t.Reason.ACTED
+
+
+@pytest.mark.parametrize("kind", [K18.UNKNOWN, K18.REFUSED, K18.NEVER_SENT, K18.DUPLICATE])
+@virtual_18
+async def test_what_the_stream_proved_is_not_undone_by_the_answer(folder_18, kind):
+    house = House18(folder_18)
+    key = await house.send()
+    house.service.on_report(report_18(key))
+    await house.answer("create", key, outcome_18(kind, status=400, code="no"))
+    assert house.order(key).status is S18.RESTING
+    assert house.service.exposure.total_ud == 4_000_000
+
+
+@virtual_18
+async def test_an_answer_for_an_order_nobody_remembers_breaks_nothing(folder_18):
+    house = House18(folder_18)
+    key = await house.send()
+    del house.service.store.orders[key]
+    await house.answer("create", key, accepted_18(key, remaining_h=1000))
+    assert house.deaths == []
+    assert house.service.in_flight == {}
+
+
+@virtual_18
+async def test_a_change_settled_meanwhile_is_settled_once(folder_18):
+    house = House18(folder_18)
+    key = await moved_18(house, "amend")
+    before = house.order(key)
+    await house.answer("amend", key, accepted_18(key, remaining_h=500))
+    after = house.service.settle_pending(before, report_18(key))
+    assert (after, after.price_cc) == (house.order(key), 4500)
+    house.service.give_up(before, "gone")
+    house.service.give_up(before, "gone again")
+    assert house.order(key).why == "gone"
+
+
+@virtual_18
+async def test_a_resting_order_whose_id_names_another_is_alarmed_and_kept(folder_18):
+    house = House18(folder_18)
+    key = await house.rest_order()
+    house.service.on_report(report_18(key, ticker="A-2"))
+    assert house.alerts() == ["invariant_failed"]
+    assert house.order(key).status is S18.RESTING
+
+
+@virtual_18
+async def test_memories_keep_to_their_bounds(folder_18, monkeypatch):
+    house = House18(folder_18)
+    monkeypatch.setattr(t, "ENDED_ORDERS_MAX", 1)
+    monkeypatch.setattr(t, "FILLS_MAX", 1)
+    for number in range(3):
+        key = await house.send(price_cc=1000 + 100 * number, count_h=100)
+        await house.answer("create", key, outcome_18(K18.NEVER_SENT))
+    assert list(house.service.store.orders) == [key]
+    for ticker in ("A-1", "B-1"):
+        house.service.ledger.adopt_position(t.Position(ticker=ticker, position_h=100))
+        house.service.on_settled(ticker, "yes", 10_000)
+    assert list(house.service._payouts) == ["B-1"]
+    cash_ud = house.service.ledger.cash_ud
+    house.service.on_settled("A-1", "yes", 10_000)
+    house.service.on_settled("never held", "yes", 10_000)
+    assert house.service.ledger.cash_ud == cash_ud, "the journal remembers what memory let go"
+
+
+@virtual_18
+async def test_facts_that_wait_too_long_for_the_disk_are_dropped_and_counted(
+    folder_18, monkeypatch
+):
+    house = House18(folder_18)
+    monkeypatch.setattr(t, "FACTS_WAITING_MAX", 2)
+    house.journal.is_full = True
+    for number in range(5):
+        house.service.write_fact("day", f"{number}", {"equity_ud": number})
+    house.journal.is_full = False
+    assert house.service.flush_facts()
+    assert [fact.key for fact in house.journal.facts("day")] == ["3", "4"]
+    assert house.service._facts.dropped == 3
+
+
+@virtual_18
+async def test_figures_without_cash_leave_the_cash_alone(folder_18):
+    house = House18(folder_18)
+    house.service.adopt_figures({"positions": [], "cash_ud": None})
+    assert house.service.ledger.cash_ud == RICH_18
+    assert house.service.fees_of("A-1") == house.fees
+
+
+# ---- every branch of the gate and of the order's states -------------------------------------
+
+BRANCHES_18 = """
+import pathlib, re, sys, types
+import coverage, pytest
+
+rooms, folder, *names = sys.argv[1:]
+path = pathlib.Path("trader.py").resolve()
+text = path.read_text()
+lines = text.splitlines()
+copy = pathlib.Path(folder) / "rooms.py"
+copy.write_text(text)
+marks = [(n, m[1]) for n, line in enumerate(lines, 1) if (m := re.match("# §(..[a-z]?) ", line))]
+ends = [n for n, _ in marks[1:]] + [len(lines) + 1]
+inside = {
+    n for (start, room), end in zip(marks, ends) if room in rooms.split(",")
+    for n in range(start, end)
+}
+
+
+def renamed(code):
+    # Only functions of the rooms are measured: they alone bear the name of the copy.
+    parts = (renamed(c) if isinstance(c, types.CodeType) else c for c in code.co_consts)
+    is_in = code.co_name != "<module>" and code.co_firstlineno in inside
+    name = str(copy) if is_in else code.co_filename
+    return code.replace(co_consts=tuple(parts), co_filename=name)
+
+
+measure = coverage.Coverage(branch=True, include=[str(copy)], data_file=None, config_file=False)
+measure.start()
+module = sys.modules["trader"] = types.ModuleType("trader")
+module.__file__ = str(path)
+exec(renamed(compile(text, str(path), "exec", dont_inherit=True)), module.__dict__)
+sys.path.insert(0, str(path.parent))
+code = pytest.main(["-q", "-n", "0", "-p", "no:cacheprovider", "-p", "no:cov", *names])
+measure.stop()
+found = measure._analyze(str(copy))
+branches = sum(total for n, (total, _) in found.branch_stats().items() if n in inside)
+missed = [
+    (n, to) for n, targets in found.missing_branch_arcs().items() if n in inside
+    for to in targets if to < 0 or "assert_never" not in "".join(lines[to - 1 : to + 1])
+]
+for n, to in missed:
+    print(f"never {n} -> {to}: {lines[n - 1].strip()}")
+print(f"tests {int(code)}, branches {branches}, missed {len(missed)}")
+"""
+SLOW_18 = ("all_720_orders", "no_fill_makes_the_worst_case_worse")
+
+
+@pytest.mark.process
+def test_every_branch_of_the_gate_and_of_the_order_states_is_taken(tmp_path):
+    """100 % of the branches of §08 and §18a to §18h, by the tests of §08 and §18 alone."""
+    names = [
+        f"test_trader.py::{name}"
+        for number in ("08", "18")
+        for block in re.findall(rf"^# §{number} .+?(?=^# §|\Z)", Path(__file__).read_text(), RE_18)
+        for name in re.findall(r"^(?:async )?def (test_\w+)", block, re.MULTILINE)
+        if not name.startswith("test_every_branch") and not any(w in name for w in SLOW_18)
+    ]
+    rooms = ",".join(["08", *(f"18{letter}" for letter in "abcdefgh")])
+    ran = subprocess.run(
+        [sys.executable, "-c", BRANCHES_18, rooms, str(tmp_path), *names],
+        cwd=Path(__file__).parent,
+        capture_output=True,
+        text=True,
+        timeout=110,
+        check=False,
+    )
+    *missed, figures = ran.stdout.strip().splitlines() or [ran.stderr]
+    found = re.fullmatch(r"tests 0, branches (\d+), missed 0", figures)
+    assert found, "\n".join([*(line for line in missed if line.startswith("never")), figures])
+    assert int(found[1]) > 300, "measured something else"
 
 
 # ---- §18m: equity -------------------------------------------------------------------------

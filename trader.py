@@ -11765,9 +11765,10 @@ class Answers(Booker):
         elif kind is CommandKind.CANCEL:
             ended = OrderStatus.EXECUTED if filled_h >= order.count_h else OrderStatus.CANCELED
             self._keep(replace(base, status=ended, why="cancelled by us"), "cancelled")
-        elif kind is CommandKind.DECREASE and want is not None:
+        elif want is not None:
             self._keep(replace(base, count_h=filled_h + want.count_h), "decreased")
-        elif intent is not None:
+        else:
+            assert intent is not None, "an amend without its intent"
             moved_ms = order.moved_at_ms if intent.is_refresh else now_ms
             count_h = max(intent.filled_h + intent.count_h, filled_h)
             ended = OrderStatus.EXECUTED if filled_h >= count_h else order.status
