@@ -35,6 +35,7 @@ import time
 import traceback
 import urllib.error
 import urllib.request
+import zipfile
 import zlib
 from collections import Counter, defaultdict
 from collections.abc import AsyncIterator, Callable, Coroutine, Iterator, Mapping
@@ -18579,6 +18580,151 @@ def test_a_folder_without_a_tape_is_one_clear_sentence(tmp_path, capsys):
 
 
 ROOT_24sh = Path(os.environ.get("PROJECT_ROOT", Path(__file__).parent))
+
+# ======================================================================================
+# §24j REPORT
+# ======================================================================================
+
+
+def made_events(edge_cc: float, count: int, seed: int) -> list[t.EventResult]:
+    """Events of ten contracts each at 50 cents, won a little more often than paid for."""
+    rng = random.Random(seed)
+    return [
+        t.EventResult(
+            event=f"E{number}",
+            day="2026-11-22",
+            net_ud=1000 * (5000 if rng.random() < 0.5 + edge_cc / 10_000 else -5000),
+            contracts_h=1000,
+            is_settled=True,
+        )
+        for number in range(count)
+    ]
+
+
+def evidence_of(results: list[t.EventResult], **changes: Any) -> t.Sample:
+    """A sample with everything else in order."""
+    bounds = t.bootstrap_cc(results, rounds=200)
+    values: dict[str, Any] = {
+        "hours": 400.0,
+        "days": 20,
+        "contracts_h": 1000 * len(results),
+        "settled_events": len(results),
+        "low80_cc": bounds[1] if bounds else None,
+        "high80_cc": bounds[2] if bounds else None,
+        "p_random": 0.01,
+        "markout_300s_cc": 0.0,
+        "is_reconcile_clean": True,
+        "unexplained_halts": 0,
+    }
+    return t.Sample(**{**values, **changes})
+
+
+@pytest.mark.parametrize(
+    ("changes", "verdict", "why"),
+    [
+        ({}, "GO", ""),
+        ({"hours": 29.0}, "NOT ENOUGH DATA", "hours 29 of 30"),
+        ({"days": 13}, "NOT ENOUGH DATA", "days 13 of 14"),
+        ({"contracts_h": 100, "settled_events": 29}, "NOT ENOUGH DATA", "29 of 30"),
+        ({"contracts_h": 30_000, "settled_events": 0}, "GO", ""),
+        ({"low80_cc": 0.0}, "NOT ENOUGH DATA", "lower 80 % bound"),
+        ({"high80_cc": -0.1, "low80_cc": -9.0}, "NO-GO", "below zero"),
+        ({"p_random": None}, "NOT ENOUGH DATA", "p against random unknown"),
+        ({"p_random": 0.10}, "NOT ENOUGH DATA", "p against random 0.10"),
+        ({"markout_300s_cc": -50.1}, "NOT ENOUGH DATA", "markout"),
+        ({"markout_300s_cc": None}, "NOT ENOUGH DATA", "markout at 300 s unknown"),
+        ({"is_reconcile_clean": False}, "NO-GO", "not clean"),
+        ({"unexplained_halts": 1}, "NO-GO", "halts"),
+        ({"brier_difference": 0.01}, "NOT ENOUGH DATA", "worse than the mid"),
+    ],
+    ids=lambda value: "-".join(value) if isinstance(value, dict) else "",
+)
+def test_the_verdict_follows_its_criteria(changes, verdict, why):
+    found = evidence_of(made_events(3000, 200, seed=1), **changes)
+    said, reasons = t.judge_evidence(found, t.DEFAULT_CRITERIA)
+    assert said == verdict
+    assert why in "; ".join(reasons)
+
+
+def test_more_variants_ask_for_a_smaller_p():
+    found = evidence_of(made_events(3000, 200, seed=1), p_random=0.03)
+    assert t.judge_evidence(found, t.DEFAULT_CRITERIA, variants=3)[0] == "GO"
+    assert t.judge_evidence(found, t.DEFAULT_CRITERIA, variants=4)[0] == "NOT ENOUGH DATA"
+
+
+@pytest.mark.parametrize(
+    ("edge_cc", "low", "high"),
+    [(-100, 0.0, 0.01), (0, 0.0, 0.10), (200, 0.8, 1.0)],
+    ids=["a_cent_behind", "no_edge", "two_cents_ahead"],
+)
+def test_a_known_edge_is_told_at_the_promised_rate(edge_cc, low, high):
+    windows, said_go = 100, 0
+    rng = random.Random(edge_cc)
+    for _ in range(windows):
+        # Two cents of edge beside the spread of a maker's many small events.
+        own, control = (
+            [
+                t.EventResult(
+                    event=str(n),
+                    day="",
+                    net_ud=int(1000 * rng.gauss(mean_cc, 600)),
+                    contracts_h=1000,
+                    is_settled=True,
+                )
+                for n in range(100)
+            ]
+            for mean_cc in (edge_cc, 0)
+        )
+        p = t.permutation_p(own, control, rounds=100)
+        found = evidence_of(own, p_random=p)
+        said_go += t.judge_evidence(found, t.DEFAULT_CRITERIA)[0] == "GO"
+    assert low <= said_go / windows <= high
+
+
+def test_intervals_cover_the_known_edge():
+    hit80 = hit95 = 0
+    for seed in range(200):
+        bounds = t.bootstrap_cc(made_events(0, 100, seed), rounds=200)
+        assert bounds is not None
+        hit80 += bounds[1] <= 0 <= bounds[2]
+        hit95 += bounds[0] <= 0 <= bounds[3]
+    assert 0.74 <= hit80 / 200 <= 0.88
+    assert 0.90 <= hit95 / 200 <= 0.99
+
+
+@pytest.mark.parametrize(
+    ("curve", "fall"), [([], 0), ([5], 0), ([5, 3, 9, 4, 6], 5), ([-3, -1, -9], 8)]
+)
+def test_the_worst_drawdown_is_below_the_highest_so_far(curve, fall):
+    assert t.worst_drawdown_ud(curve) == fall
+
+
+@pytest.mark.process
+def test_the_report_of_a_run_adds_up_and_its_bundle_tells_no_account(trading: House24) -> None:
+    exchange = exchange_of(trading)
+    bot = trading.bot().until_ready()
+    eventually_24(lambda: len(exchange.resting()) >= 2, "orders rest")
+    eventually_24(lambda: force_fills(exchange) >= 2, "fills")
+    until_agreed(bot, exchange)
+    bot.signal(signal.SIGTERM)
+    assert bot.wait() == 0
+    report = answer_of(trading, "report")
+    (row,) = report["strategies"]
+    fills = [each for each in answer_of(trading, "fills") if each["strategy"] == "quoter"]
+    assert (row["fills"], row["fees_ud"]) == (len(fills), sum(f["fee_ud"] for f in fills))
+    assert row["contracts_h"] == sum(each["count_h"] for each in fills)
+    assert row["verdict"] == "NOT ENOUGH DATA"
+    assert "hours" in " ".join(row["why"])
+    bundle = trading.folder / "bundle.zip"
+    assert trading.command("report", "--bundle", str(bundle), "--quiet").returncode == 0
+    with zipfile.ZipFile(bundle) as packed:
+        text = b"".join(map(packed.read, packed.namelist())).decode()
+    assert "quoter" in text
+    ids = {each["client_order_id"] for each in fills}
+    assert not [secret for secret in (*ids, exchange.told["key_id"]) if secret in text]
+    (trading.data / "sim" / "evidence.json").write_text("{}")
+    assert trading.command("report").returncode == 2
+
 
 # ======================================================================================
 # SET-UP: run.sh, requirements, .env.example

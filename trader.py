@@ -81,6 +81,7 @@ import tempfile
 import threading
 import time
 import traceback
+import zipfile
 import zlib
 from bisect import bisect_left, bisect_right
 from collections import Counter, OrderedDict, deque
@@ -20897,6 +20898,7 @@ COMMANDS: Final[Mapping[str, str]] = {
     "replay": "tapes at full speed in virtual time",
     "backtest": "the same as replay",
     "record": "follow markets and write tapes; never trades",
+    "report": "what each strategy earned, what it risked, and the verdict",
     "export": "a table of the journal as csv, json or ndjson",
     "doctor": "every check a run needs, each with its fix",
     "audit": "cash and positions from REST alone against the journal",
@@ -20924,9 +20926,8 @@ class OwnFlag:
         return self.option.lstrip("-").replace("-", "_")
 
 
-_READS: Final = (
-    "status markets orders positions fills explain replay backtest config audit export doctor"
-)
+_READS: Final = """status markets orders positions fills explain replay backtest config audit
+    export doctor report"""
 OWN_FLAGS: Final = tuple(
     OwnFlag(*row)
     for row in (
@@ -20934,7 +20935,7 @@ OWN_FLAGS: Final = tuple(
         ("--audit-key-file", "audit", "its private key", str),
         ("--json", _READS, "as JSON, with stable keys and units"),
         ("--alert", "doctor", "also send a test message to the webhook"),
-        ("--quiet", "status export audit doctor", "nothing on success; for cron"),
+        ("--quiet", "status export audit doctor report", "nothing on success; for cron"),
         ("--origin", "config", "show: with sources"),
         ("--changed", "config", "show: only what is not default"),
         ("--link", "status", "print a new unlock link"),
@@ -20942,7 +20943,12 @@ OWN_FLAGS: Final = tuple(
         ("--funnel", "markets", "how discovery and decisions ended, with counts"),
         ("--scan", "markets", "a fresh scan; needs no bot"),
         ("--all", "orders positions fills flatten", "ended, closed and foreign ones too"),
-        ("--since", "orders fills export", "today, yesterday, 90m, 2h, 7d or an ISO time", str),
+        (
+            "--since",
+            "orders fills export report",
+            "today, yesterday, 90m, 2h, 7d or an ISO time",
+            str,
+        ),
         ("--limit", "orders fills export", "at most so many, newest first", int),
         ("--verify", "explain", "run the strategy again on the stored view"),
         ("--reason", "pause reduce-only resume rearm kill flatten", "why, for the audit row", str),
@@ -20959,7 +20965,9 @@ OWN_FLAGS: Final = tuple(
         ("--serve", "replay backtest", "play at --speed and show it on the page"),
         ("--minutes", "record", "end after so many minutes", int),
         ("--format", "export", "csv (default), json or ndjson", str),
-        ("--out", "export", "write here instead of the terminal", str),
+        ("--out", "export report", "write here instead of the terminal", str),
+        ("--run", "report", "since this run began", str),
+        ("--bundle", "report", "write a redacted bundle for a bug report", str),
     )
 )
 
@@ -21167,6 +21175,16 @@ def file_digest(path: Path) -> str:
     return hashlib.sha256(path.read_bytes()).hexdigest()
 
 
+def version_lines() -> list[str]:
+    """Version, hash of the file, Python, dependencies, journal schema."""
+    python = sys.version.split()[0]
+    return [
+        f"trader {VERSION} file {file_digest(Path(__file__))[:12]} python {python}",
+        f"aiohttp {aiohttp.__version__} orjson {orjson.__version__}",
+        f"sqlite {sqlite3.sqlite_version} journal schema {JOURNAL_SCHEMA}",
+    ]
+
+
 def settings_rows(found: Mapping[str, Sourced], config: Config) -> tuple[dict[str, JsonValue], ...]:
     """Every setting with value and source, secrets masked."""
     rows: list[dict[str, JsonValue]] = []
@@ -21277,12 +21295,14 @@ async def _embed(config: Config, clock: Clock) -> Venue:
 
 def build_strategies(config: Config) -> tuple[Strategy, ...]:
     """The strategies this configuration names; ConfigError for every mistake in them."""
+    exchange = HERE / "sim_exchange.py"
     return load_strategies(
         config.strategy,
         config.strategy_params,
         config.policy,
         allow_experimental=config.allow_experimental,
         is_production=config.environment is Environment.PRODUCTION,
+        exchange_sha256=file_digest(exchange) if exchange.exists() else None,
     )
 
 
@@ -22899,7 +22919,398 @@ def command_doctor(doctor: Doctor, args: argparse.Namespace) -> int:
 
 
 # ======================================================================================
-# §24j MAIN
+# §24j REPORT
+# Purpose:   Is a strategy any good? Money, risk and execution, each with its n; a verdict.
+# Position:  Uses §14d, §24d to §24g. Reads the journal only, beside a running bot or without one.
+# Principle: Events are the unit, not fills; what cannot be known is said so, and GO is hard to get.
+# ======================================================================================
+
+INDEPENDENT_MIN: Final = 30  # fewer events than this prove nothing, and are marked with their n
+BOOTSTRAP_ROUNDS: Final = 2000
+BOOTSTRAP_SEED: Final = 1
+BUNDLE_LOG_LINES: Final = 2000
+DEFAULT_CRITERIA: Final[Mapping[str, float]] = {
+    "hours_min": EVIDENCE_HOURS,
+    "days_min": EVIDENCE_DAYS,
+    "contracts_min": 300.0,
+    "events_min": float(EVIDENCE_EVENTS),
+    "p_max": 0.10,
+    "markout_300s_min_cc": float(EVIDENCE_MARKOUT_CC),
+}
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class EventResult:
+    """What one event brought: everything in it moved together."""
+
+    event: str
+    day: str
+    net_ud: int
+    contracts_h: int
+    is_settled: bool
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Sample:
+    """What the verdict is made of. None: cannot be known from what was kept."""
+
+    hours: float
+    days: int
+    contracts_h: int
+    settled_events: int
+    low80_cc: float | None
+    high80_cc: float | None
+    p_random: float | None
+    markout_300s_cc: float | None
+    is_reconcile_clean: bool
+    unexplained_halts: int
+    brier_difference: float | None = None
+
+
+def per_contract_cc(results: Sequence[EventResult]) -> float | None:
+    """Net per contract in centi-cents; None without a contract."""
+    contracts_h = sum(result.contracts_h for result in results)
+    net_ud = sum(result.net_ud for result in results)
+    return net_ud / contracts_h if contracts_h else None  # ud / hundredths = centi-cents
+
+
+def bootstrap_cc(
+    results: Sequence[EventResult], *, seed: int = BOOTSTRAP_SEED, rounds: int = BOOTSTRAP_ROUNDS
+) -> tuple[float, float, float, float] | None:
+    """(low 95, low 80, high 80, high 95) of net per contract, resampled over events."""
+    traded = [result for result in results if result.contracts_h]
+    if len(traded) < 2:
+        return None
+    rng, means = random.Random(seed), list[float]()
+    pairs = [(result.net_ud, result.contracts_h) for result in traded]
+    for _ in range(rounds):
+        drawn = rng.choices(pairs, k=len(pairs))
+        means.append(sum(net for net, _ in drawn) / sum(count for _, count in drawn))
+    means.sort()
+    low95, low80, high80, high95 = (
+        means[min(rounds - 1, int(share * rounds))] for share in (0.025, 0.1, 0.9, 0.975)
+    )
+    return low95, low80, high80, high95
+
+
+def permutation_p(
+    own: Sequence[EventResult],
+    control: Sequence[EventResult],
+    *,
+    seed: int = BOOTSTRAP_SEED,
+    rounds: int = BOOTSTRAP_ROUNDS,
+) -> float | None:
+    """How often chance alone puts `own` as far above `control` per contract; None without both."""
+    theirs, ours = per_contract_cc(control), per_contract_cc(own)
+    if ours is None or theirs is None:
+        return None
+    rng, everyone, beaten = random.Random(seed), [*own, *control], 0
+    for _ in range(rounds):
+        rng.shuffle(everyone)
+        left = per_contract_cc(everyone[: len(own)])
+        right = per_contract_cc(everyone[len(own) :])
+        beaten += left is not None and right is not None and left - right >= ours - theirs
+    return (beaten + 1) / (rounds + 1)
+
+
+def judge_evidence(
+    found: Sample, criteria: Mapping[str, float], *, variants: int = 1
+) -> tuple[str, list[str]]:
+    """GO, NO-GO or NOT ENOUGH DATA (STRATEGIES §8), and what stands against GO."""
+    missing = [
+        f"{name} {have:g} of {need:g}"
+        for name, have, need in (
+            ("hours", found.hours, criteria["hours_min"]),
+            ("days", found.days, criteria["days_min"]),
+        )
+        if have < need
+    ]
+    contracts = found.contracts_h / 100
+    if contracts < criteria["contracts_min"] and found.settled_events < criteria["events_min"]:
+        missing.append(
+            f"contracts {contracts:g} of {criteria['contracts_min']:g}, "
+            f"settled events {found.settled_events} of {criteria['events_min']:g}"
+        )
+    failed = []
+    if not found.is_reconcile_clean:
+        failed.append("a reconcile was not clean")
+    if found.unexplained_halts:
+        failed.append(f"{found.unexplained_halts} unexplained halts")
+    if missing:
+        return "NOT ENOUGH DATA", missing + failed
+    if failed or (found.high80_cc is not None and found.high80_cc < 0):
+        return "NO-GO", failed or ["the upper 80 % bound of net per contract is below zero"]
+    doubts = _doubts(found, criteria, variants)
+    return ("NOT ENOUGH DATA", doubts) if doubts else ("GO", [])
+
+
+def _doubts(found: Sample, criteria: Mapping[str, float], variants: int) -> list[str]:
+    p_max, markout_min = criteria["p_max"] / variants, criteria["markout_300s_min_cc"]
+    p, markout_cc = found.p_random, found.markout_300s_cc
+    rows = (
+        (found.low80_cc is None or found.low80_cc <= 0, "lower 80 % bound not above zero"),
+        (p is None or p >= p_max, f"p against random {'unknown' if p is None else f'{p:.2f}'}"),
+        (
+            markout_cc is None or markout_cc < markout_min,
+            f"markout at 300 s {'unknown' if markout_cc is None else f'{markout_cc:.0f} cc'}",
+        ),
+        (
+            found.brier_difference is not None and found.brier_difference > 0,
+            "its fair value is worse than the mid",
+        ),
+    )
+    return [text for is_doubt, text in rows if is_doubt]
+
+
+# -- from the journal -------------------------------------------------------------------
+
+
+def event_results(records: Records, strategy: str, from_ms: int) -> list[EventResult]:
+    """Net of each event a strategy traded since a moment; open holdings count at their cost."""
+    ledger, events = Ledger(), dict[str, str]()
+    days: dict[str, str] = {}
+    counts: Counter[str] = Counter()
+    settled: set[str] = set()
+    for fact in records.journal.facts():
+        if fact.kind == "intent":
+            events[str(fact.body["ticker"])] = str(fact.body["event_ticker"])
+        if fact.at_ms < from_ms:
+            continue
+        if fact.kind == "fill" and fact.body.get("strategy") == strategy:
+            body: AnyRow = {**fact.body, "side": Side(str(fact.body["side"]))}
+            fill = Fill(**body)
+            ledger.apply_fill(fill)
+            event = events.get(fill.ticker, fill.ticker)
+            counts[event] += fill.count_h
+            days.setdefault(event, _day_of(fact.at_ms))
+        elif fact.kind == "settlement":
+            ticker = str(fact.body["ticker"])
+            ledger.settle(ticker, int(str(fact.body["settlement_cc"])))
+            settled.add(events.get(ticker, ticker))
+    net: Counter[str] = Counter()
+    for ticker, position in ledger.positions.items():
+        net[events.get(ticker, ticker)] += position.realised_ud - position.fees_ud
+    return [
+        EventResult(
+            event=event,
+            day=days[event],
+            net_ud=net[event],
+            contracts_h=counts[event],
+            is_settled=event in settled,
+        )
+        for event in sorted(counts)
+    ]
+
+
+def run_hours(records: Records, from_ms: int) -> tuple[float, set[str]]:
+    """Hours and New York days in which the equity was noted, ten seconds a note."""
+    notes = [
+        fact.at_ms for fact in records.journal.rows_of("equity", since_ms=from_ms, limit=10**6)
+    ]
+    return len(notes) * EQUITY_EVERY_S / 3600, {_day_of(at_ms) for at_ms in notes}
+
+
+def read_criteria(home: Path) -> tuple[dict[str, float], str]:
+    """evidence.json, written from the defaults where missing, and its hash."""
+    path = home / "evidence.json"
+    if not path.exists():
+        path.write_text(json.dumps(DEFAULT_CRITERIA, indent=1) + "\n")
+    text = path.read_bytes()
+    try:
+        given = {str(name): float(value) for name, value in json.loads(text).items()}
+    except (ValueError, TypeError, AttributeError) as error:
+        raise ConfigError(f"{path}: not a JSON object of numbers; mend or remove it") from error
+    if set(given) != set(DEFAULT_CRITERIA):
+        raise ConfigError(f"{path}: it must name {', '.join(DEFAULT_CRITERIA)}")
+    return given, hashlib.sha256(text).hexdigest()
+
+
+def evaluate(records: Records, home: Path, from_ms: int) -> AnyRow:
+    """The whole report, ready for JSON."""
+    criteria, digest = read_criteria(home)
+    hours, days = run_hours(records, from_ms)
+    names = sorted({str(row["strategy"] or "") for row in records.fills()} - {""})
+    results = {name: event_results(records, name, from_ms) for name in names}
+    variants = max(1, len({str(f.body.get("config_sha256")) for f in records.journal.facts("run")}))
+    passes = [f for f in records.journal.facts("reconcile") if f.at_ms >= from_ms]
+    common = {
+        "hours": round(hours, 2),
+        "days": len(days),
+        "is_reconcile_clean": all(fact.body.get("is_clean") for fact in passes),
+        "unexplained_halts": sum(
+            fact.body.get("phase") == "latched" and fact.body.get("by") == "limit"
+            for fact in records.journal.facts("halt")
+            if fact.at_ms >= from_ms
+        ),
+    }
+    rows = [
+        _strategy_report(records, name, results, common, criteria, variants, from_ms)
+        for name in names
+    ]
+    equity = [int(r["equity_ud"]) for r in records.table("equity", from_ms, None)]
+    return {
+        **common,
+        "criteria_sha256": digest,
+        "variants": variants,
+        "reconciles": len(passes),
+        "drawdown_ud": worst_drawdown_ud(equity),
+        "strategies": rows,
+        "not_kept": "markouts and the forecast's score are shown live, not kept in the journal",
+    }
+
+
+def worst_drawdown_ud(equity_ud: Sequence[int]) -> int:
+    """Deepest fall below the highest value so far, as a number >= 0."""
+    peak_ud = worst_ud = 0
+    for at, value_ud in enumerate(equity_ud):
+        peak_ud = value_ud if at == 0 else max(peak_ud, value_ud)
+        worst_ud = max(worst_ud, peak_ud - value_ud)
+    return worst_ud
+
+
+def _strategy_report(
+    records: Records,
+    name: str,
+    results: Mapping[str, Sequence[EventResult]],
+    common: Mapping[str, Any],
+    criteria: Mapping[str, float],
+    variants: int,
+    from_ms: int,
+) -> AnyRow:
+    own = results[name]
+    bounds = bootstrap_cc(own)
+    control = results.get(RandomControl.name, ()) if name != RandomControl.name else ()
+    found = Sample(
+        **common,
+        contracts_h=sum(result.contracts_h for result in own),
+        settled_events=sum(result.is_settled for result in own),
+        low80_cc=bounds[1] if bounds else None,
+        high80_cc=bounds[2] if bounds else None,
+        p_random=permutation_p(own, control),
+        markout_300s_cc=None,
+    )
+    verdict, why = judge_evidence(found, criteria, variants=variants)
+    fills = [row for row in records.fills() if row["strategy"] == name and row["at_ms"] >= from_ms]
+    orders = [
+        row
+        for row in records.orders()
+        if row["strategy"] == name and (row["sent_at_ms"] or 0) >= from_ms
+    ]
+    by_day: Counter[str] = Counter()
+    for result in own:
+        by_day[result.day] += result.net_ud
+    return {
+        "strategy": name,
+        "verdict": verdict,
+        "why": why,
+        "n_events": len(own),
+        "n_settled": found.settled_events,
+        "net_ud": sum(result.net_ud for result in own),
+        "fees_ud": sum(int(row["fee_ud"]) for row in fills),
+        "contracts_h": found.contracts_h,
+        "per_contract_cc": per_contract_cc(own),
+        "bounds_cc": list(bounds) if bounds else None,
+        "p_random": found.p_random,
+        "worst_event_ud": min((result.net_ud for result in own), default=0),
+        "worst_day_ud": min(by_day.values(), default=0),
+        "orders": len(orders),
+        "fills": len(fills),
+        "maker_ratio": ratio_of(sum(not row["is_taker"] for row in fills), len(fills)),
+        "fill_ratio": ratio_of(sum(bool(row["filled_h"]) for row in orders), len(orders)),
+    }
+
+
+def report_lines(report: AnyRow) -> list[str]:
+    """The report for people; thin samples carry their n."""
+    clean = "all clean" if report["is_reconcile_clean"] else "NOT all clean"
+    fall, digest = show_dollars(report["drawdown_ud"]), report["criteria_sha256"][:12]
+    lines = [
+        f"{report['hours']:g} hours on {report['days']} days",
+        f"{report['reconciles']} reconciles, {clean}",
+        f"worst drawdown {fall} dollars; settings tried {report['variants']}; criteria {digest}",
+    ]
+    if not report["strategies"]:
+        lines.append("no fill yet: NOT ENOUGH DATA")
+    for row in report["strategies"]:
+        lines += _strategy_lines(row)
+    return [*lines, report["not_kept"]]
+
+
+def _strategy_lines(row: AnyRow) -> list[str]:
+    thin = f"   (n = {row['n_events']} events)" if row["n_events"] < INDEPENDENT_MIN else ""
+    each, bounds = row["per_contract_cc"], row["bounds_cc"]
+    per = f"{each:+.0f} cc per contract" if each is not None else "no contract"
+    span = f", 80 % {bounds[1]:+.0f} … {bounds[2]:+.0f} cc" if bounds else ""
+    net, fees, event, day = (
+        show_dollars(row[key]) for key in ("net_ud", "fees_ud", "worst_event_ud", "worst_day_ud")
+    )
+    contracts, maker = format_count(row["contracts_h"]), shown("", row["maker_ratio"])
+    counts = f"{row['orders']} orders, {row['fills']} fills, {contracts} contracts"
+    return [
+        f"{row['strategy']}: {row['verdict']}{thin}",
+        *(f"  because    {why}" for why in row["why"]),
+        f"  net        {net} dollars after {fees} fees; {per}{span}",
+        f"  worst      event {event}, day {day} dollars",
+        f"  execution  {counts}, maker share {maker}",
+    ]
+
+
+def command_report(config: Config, args: argparse.Namespace) -> int:
+    """Evaluate, print or write; a folder as --out gets a file named by the day."""
+    records = Records(config)
+    now_ms = records.clock.now_ms()
+    from_ms = _run_began_ms(records, args.run) if args.run else since_ms(args.since, now_ms)
+    report = evaluate(records, config.home, from_ms)
+    text = json.dumps(report, indent=1) if args.json else "\n".join(report_lines(report))
+    if args.bundle:
+        write_bundle(Path(args.bundle).expanduser(), config, report)
+        if not args.quiet:
+            print(f"bundle written to {args.bundle}; look through it before you share it")
+        return EXIT_OK
+    if args.out and Path(args.out).expanduser().is_dir():
+        end = "json" if args.json else "txt"
+        args.out = str(Path(args.out).expanduser() / f"report-{_day_of(now_ms)}.{end}")
+    if args.out or not args.quiet:
+        write_out(REDACTOR.clean(text) + "\n", args)
+    return EXIT_OK
+
+
+def _run_began_ms(records: Records, run_id: str) -> int:
+    found = records.journal.newest("run", run_id)
+    if found is None:
+        raise ConfigError(f"--run {run_id!r:.40}: the journal knows no such run")
+    return found.at_ms
+
+
+def write_bundle(path: Path, config: Config, report: AnyRow) -> None:
+    """A redacted bundle for a bug report: settings, report, versions, the end of the log."""
+    log = config.home / "logs" / "trader.log"
+    tail = _text_of(log).splitlines()[-BUNDLE_LOG_LINES:]
+    parts = {
+        "report.json": json.dumps(report, indent=1),
+        "settings.json": json.dumps(setting_rows(config, {}), indent=1, default=str),
+        "version.txt": "\n".join(version_lines()),
+        "trader.log": "\n".join(tail),
+    }
+    secret = (config.key_id or "", tag_of(config.key_id or "") if config.key_id else "")
+    try:
+        with zipfile.ZipFile(path, "w", zipfile.ZIP_DEFLATED) as bundle:
+            for name, text in parts.items():
+                bundle.writestr(name, _without_ids(REDACTOR.clean(text), secret))
+    except OSError as error:
+        raise ConfigError(f"--bundle {path}: {error.strerror or error}") from error
+
+
+def _without_ids(text: str, secrets_: Iterable[str]) -> str:
+    """Order ids tell the account; in a bundle they are all the same."""
+    for secret in secrets_:
+        if len(secret) >= 8:
+            text = text.replace(secret, "***")
+    return re.sub(r"\b\w{2,8}-(sim|paper|production)-\w{1,8}-\w+-\d+", r"order-\1", text)
+
+
+# ======================================================================================
+# §24k MAIN
 # Purpose:   Which command it is, and the exit code of whatever comes of it.
 # Position:  Uses every room. The end of the file.
 # Principle: Nothing ends silently: a sentence and a code, or a traceback for a mistake of ours.
@@ -22953,11 +23364,8 @@ def command_replay(found: Mapping[str, Sourced], args: argparse.Namespace) -> in
 
 
 def command_version() -> int:
-    """Version, file hash, Python, dependencies."""
-    print(
-        f"trader {VERSION} file {file_digest(Path(__file__))[:12]} python {sys.version.split()[0]}"
-    )
-    print(f"aiohttp {aiohttp.__version__} orjson {orjson.__version__}")
+    """Version, file hash, Python, dependencies, journal schema."""
+    print("\n".join(version_lines()))
     return EXIT_OK
 
 
@@ -23020,6 +23428,7 @@ _ONE_SHOT: Final[Mapping[str, Callable[[Config, argparse.Namespace], int]]] = {
     "markets": command_markets,
     "explain": command_explain,
     "export": command_export,
+    "report": command_report,
     "audit": command_audit,
     **dict.fromkeys(("orders", "positions", "fills"), command_records),
     **dict.fromkeys(CONTROL_COMMANDS, command_control),
