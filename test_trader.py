@@ -14878,6 +14878,49 @@ async def test_a_flooding_client_is_closed_and_the_others_live(api_house):
     assert api_house.hub.inbound_ignored >= t.INBOUND_PER_S_MAX
 
 
+async def test_a_client_that_floods_keeps_its_place_taken_for_a_while(api_house, monkeypatch):
+    monkeypatch.setattr(t, "FLOOD_PLACE_S", 0.2)
+    monkeypatch.setattr(t, "SOCKETS_MAX", 1)
+    async with api_house.socket("?topics=none") as ws:
+        with contextlib.suppress(ConnectionError):
+            for _ in range(t.INBOUND_PER_S_MAX * 4):
+                await ws.send_str("x")
+        async with asyncio.timeout(3):
+            async for _ in ws:
+                pass
+    with pytest.raises(aiohttp.WSServerHandshakeError):
+        async with api_house.socket("?topics=none"):
+            pass
+    await asyncio.sleep(0.3)
+    async with api_house.socket("?topics=none") as ws:
+        assert (await ws_next(ws))["type"] == "connection"
+
+
+async def test_streams_due_together_reach_a_client_in_one_write(api_house):
+    hub = api_house.hub
+    near, far = StuckTransport(), StuckTransport()
+    hub.admit(near, t.Wanted(("markets", "risk"), ()))
+    hub.admit(far, t.Wanted(("markets",), ()))
+    await asyncio.sleep(0.1)
+    for transport in (near, far):
+        transport.taken.clear()
+    hub.put("markets", {"ticker": "A", "bid_cc": 1})
+    hub.put("risk", {"limit": "x", "scope": "y"})
+    await eventually_22(lambda: near.taken and far.taken)
+    assert [len(near.taken), len(far.taken)] == [1, 1]
+    assert [m["type"] for m in far.messages()] == ["markets"]
+    far.waiting = t.BACKLOG_SKIP_BYTES + 1
+    skipped = hub.courier.messages_skipped
+    for price in range(5):
+        hub.put("markets", {"ticker": "A", "bid_cc": price + 2})
+        hub._flush(hub._streams["markets"])
+    assert hub.courier.messages_skipped == skipped + 5
+    assert len(far.taken) == 1
+    far.drain()
+    await eventually_22(lambda: far.messages()[-1]["data"]["full"])
+    assert far.messages()[-1]["data"]["rows"][0]["bid_cc"] == 6
+
+
 async def test_a_frame_of_more_than_16_kb_closes_the_socket(api_house):
     async with api_house.socket("?topics=none") as ws:
         await ws.send_str("x" * (t.INBOUND_FRAME_MAX_BYTES + 1))

@@ -16854,6 +16854,8 @@ def topic_data(change: Change, *, is_full: bool) -> dict[str, object]:
 
 BEHIND_MAX_S: Final = 5.0
 CATCH_UP_S: Final = 0.05  # pause between two looks at clients that are behind
+TOGETHER_S: Final = 0.005  # streams due this close to each other go out in one write
+FLOOD_PLACE_S: Final = 5.0  # the place of a client that flooded stays taken
 SOCKET_PING_S: Final = 30.0
 SWEEP_S: Final = 0.5
 FAREWELL_S: Final = 1.0  # between a close frame and the abort
@@ -16937,31 +16939,50 @@ class Courier:
         for stream in client.streams:
             stream.listeners += 1
 
-    def listeners(self, stream: _Stream) -> list[WebClient]:
-        """Clients that asked for a stream."""
-        return [client for client in self.clients if stream in client.streams]
+    def deliver(self, news: Sequence[tuple[_Stream, bytes]]) -> None:
+        """Changes of streams to whoever listens: one write each, joined once for equal wishes."""
+        joined: dict[frozenset[_Stream], tuple[list[_Stream], bytes]] = {}
+        for client in list(self.clients):
+            wish = joined.get(client.streams)
+            if wish is None:
+                mine = [(stream, frame) for stream, frame in news if stream in client.streams]
+                parts = [stream for stream, _ in mine], b"".join(frame for _, frame in mine)
+                wish = joined[client.streams] = parts
+            streams, frames = wish
+            if not streams:
+                continue
+            if client.owed:  # behind already: no look at its backlog, no write
+                self._skip(client, streams)
+            elif (backlog := client.backlog) > BACKLOG_CLOSE_BYTES:
+                self.close(client, 1013, "too far behind")
+            elif backlog > BACKLOG_SKIP_BYTES:
+                self._skip(client, streams)
+            else:
+                self.write(client, frames, count=len(streams))
 
-    def offer(self, client: WebClient, frame: bytes | None, *, owed: _Stream | None) -> None:
-        """Send unless the client is behind; then it gets the full picture when it has drained."""
+    def _skip(self, client: WebClient, streams: Sequence[_Stream]) -> None:
+        self.messages_skipped += len(streams)
+        client.owed.update(dict.fromkeys(streams))
+        self._plan_catch_up()
+
+    def offer(self, client: WebClient, frame: bytes | None) -> None:
+        """Send unless the client is behind; then it is told the history when it has drained."""
         backlog = client.backlog
         if backlog > BACKLOG_CLOSE_BYTES:
             self.close(client, 1013, "too far behind")
         elif backlog > BACKLOG_SKIP_BYTES:
             self.messages_skipped += 1
-            if owed is None:
-                client.is_history_owed = True
-            else:
-                client.owed[owed] = None
+            client.is_history_owed = True
             self._plan_catch_up()
         elif frame is not None:
             self.write(client, frame)
 
-    def write(self, client: WebClient, frame: bytes) -> None:
-        """Hand a frame to the transport."""
+    def write(self, client: WebClient, frame: bytes, *, count: int = 1) -> None:
+        """Hand `count` whole frames to the transport."""
         if client.transport.is_closing():
             return
         client.transport.write(frame)
-        self.messages_sent += 1
+        self.messages_sent += count
         self.bytes_sent += len(frame)
 
     def _plan_catch_up(self) -> None:
@@ -17193,20 +17214,31 @@ class WebSocketManager:
             self._flush(stream)
 
     def _flush(self, stream: _Stream) -> None:
+        """Flush a stream, and with it those whose time is about to come."""
+        soon_s = asyncio.get_running_loop().time() + TOGETHER_S
+        every = (*self._streams.values(), *self._book_streams.values())
+        due = [one for one in every if one.timer is not None and one.timer.when() <= soon_s]
+        news = [
+            (one, frame)
+            for one in dict.fromkeys((stream, *due))
+            if (frame := self._taken(one)) is not None
+        ]
+        if news:
+            self.courier.deliver(news)
+
+    def _taken(self, stream: _Stream) -> bytes | None:
+        """Take what is pending into the stream's rows; the frame for its listeners, if any."""
         if stream.timer is not None:
             stream.timer.cancel()
             stream.timer = None
         change = stream.topic.flush(lambda error: self._failed(stream.topic.spec.name, error))
         if change is None:
-            return
+            return None
         stream.flushed_at_s = asyncio.get_running_loop().time()
         stream.full = None
         if stream.listeners == 0:
-            return
-        frame = self._frame(stream.topic.spec.name, topic_data(change, is_full=False))
-        for client in self.courier.listeners(stream):
-            if stream not in client.owed and frame is not None:
-                self.courier.offer(client, frame, owed=stream)
+            return None
+        return self._frame(stream.topic.spec.name, topic_data(change, is_full=False))
 
     def _frame(self, kind: str, data: object) -> bytes | None:
         """A whole frame, None when it cannot be encoded (counted, alerted)."""
@@ -17235,7 +17267,7 @@ class WebSocketManager:
         """Send a message of the earlier system's types to every client."""
         frame = self._frame(kind, data) if self.courier.clients else None
         for client in list(self.courier.clients) if frame is not None else ():
-            self.courier.offer(client, frame, owed=None)
+            self.courier.offer(client, frame)
 
     def _full(self, stream: _Stream) -> bytes | None:
         if stream.full is None:
@@ -17315,18 +17347,25 @@ class WebSocketManager:
     def heard(self, client: WebClient, text: str | bytes | None) -> None:
         """Take one inbound message: `ping` is answered, `pong` welcome, the rest is counted."""
         if client.is_flooding(self._clock.real_s()):
-            self.courier.close(client, 1008, "too many messages")
+            self._put_out(client)
             return
         kind = _inbound_kind(text)
         if kind == "ping":
-            self.courier.offer(client, self._frame("pong", {}), owed=None)
+            self.courier.offer(client, self._frame("pong", {}))
         elif kind != "pong":
             self.inbound_ignored += 1
+
+    def _put_out(self, client: WebClient) -> None:
+        """Close a client that floods; its place stays taken, or coming back would cost us more."""
+        if self.courier.is_known(client):
+            self.courier.close(client, 1008, "too many messages")
+            self._reserved += 1
+            asyncio.get_running_loop().call_later(FLOOD_PLACE_S, self.release)
 
     def answer_ping(self, client: WebClient, payload: bytes) -> None:
         """Answer a ping frame of the protocol, unless the client floods or does not read."""
         if client.is_flooding(self._clock.real_s()):
-            self.courier.close(client, 1008, "too many messages")
+            self._put_out(client)
         elif client.backlog <= BACKLOG_SKIP_BYTES and not client.transport.is_closing():
             client.transport.write(_ws_frame(0xA, payload[:125]))
 
