@@ -43,7 +43,7 @@ if ! is_ready; then
 fi
 if [ "${1-}" = test ]; then
     shift; step ruff check .; step mypy --strict trader.py sim_exchange.py
-    step pytest -n 2 --dist loadfile "$@"; say 'ruff, mypy and pytest passed'; exit
+    step pytest -n 2 --dist loadgroup "$@"; say 'ruff, mypy and pytest passed'; exit
 fi
 environment='' mode='' limit=''
 for name in environment mode limit; do

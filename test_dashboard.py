@@ -63,7 +63,7 @@ WAIT_MS = 6000
 
 Row = dict[str, Any]
 
-pytestmark = pytest.mark.browser
+pytestmark = [pytest.mark.browser, pytest.mark.xdist_group("dashboard")]
 
 
 # ======================================================================================

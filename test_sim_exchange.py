@@ -66,6 +66,8 @@ ASYNCAPI = SHARED / "kalshi" / "asyncapi.yaml"
 NOW_S = 1_795_341_600.0                 # 2026-11-22T10:00:00Z
 TICKER = "KXDEMO-26NOV22-T60"
 
+pytestmark = pytest.mark.xdist_group("sim_exchange")  # one worker: its fixtures are costly
+
 
 # ======================================================================================
 # The test's own tools

@@ -57,6 +57,9 @@ from cryptography.hazmat.primitives.asymmetric import dsa, ec, ed25519, padding,
 import trader
 import trader as t
 
+pytestmark = pytest.mark.xdist_group("trader")  # one worker: its fixtures are costly
+
+
 # ======================================================================================
 # §00 THE HOUSE
 # Guards the shape of trader.py by reading its source: rooms, one-way rule, seams, docstrings.
@@ -19118,7 +19121,7 @@ def test_test_installs_the_development_requirements_once_and_runs_all_tools(
     assert tools == [
         "python -m ruff check .",
         "python -m mypy --strict trader.py sim_exchange.py",
-        "python -m pytest -n 2 --dist loadfile -k book or ledger",
+        "python -m pytest -n 2 --dist loadgroup -k book or ledger",
     ]
 
 

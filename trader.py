@@ -8704,6 +8704,7 @@ def _shape(path: str) -> str:
 #                                └─► no warm line: session.post in the task
 # ======================================================================================
 
+CANCEL_WAIT_MAX_S: Final = 0.5  # a batch of cancels never waits longer for its tokens
 CANCEL_RESERVE: Final = 0.2  # part of the write budget that only cancels and kill may use
 _COMMAND_ENDPOINTS: Final = {
     CommandKind.CREATE: "create",
@@ -8802,12 +8803,14 @@ class KalshiRest(RestReads):
     async def cancel_batch(self, orders: Sequence[Order]) -> list[OrderOutcome]:
         """Cancel several orders in one request; outcomes in the order given.
 
-        Takes its tokens itself, ahead of everybody else, and does not wait for them.
+        Takes its tokens itself, ahead of everybody else, and waits for them a moment: a batch that
+        the exchange refuses for its price costs a round trip more.
         """
         ids = [order.order_id for order in orders if order.order_id is not None]
         assert ids, "a batch cancel of nothing"
         assert len(ids) == len(orders), "a batch cancel needs order ids"
-        self.writes.reserve(self._costs["cancel_batch"] * len(ids))
+        wait_s = self.writes.reserve(self._costs["cancel_batch"] * len(ids))
+        await self._clock.sleep(min(wait_s, CANCEL_WAIT_MAX_S))
         body = encode_batch_cancel((str(each.order_id), each.ticker) for each in orders)
         prepare = partial(self._prepare, "cancel_batch", body=body)
         return await self._batch(prepare, partial(judge_cancel_batch, ids), len(ids))
