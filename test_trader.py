@@ -38,7 +38,7 @@ import urllib.request
 import zipfile
 import zlib
 from collections import Counter, defaultdict
-from collections.abc import AsyncIterator, Callable, Coroutine, Iterator, Mapping
+from collections.abc import AsyncIterator, Callable, Coroutine, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from email.utils import formatdate
@@ -18770,6 +18770,74 @@ def test_the_report_of_a_run_adds_up_and_its_bundle_tells_no_account(trading: Ho
     assert not [secret for secret in (*ids, exchange.told["key_id"]) if secret in text]
     (trading.data / "sim" / "evidence.json").write_text("{}")
     assert trading.command("report").returncode == 2
+
+
+# ======================================================================================
+# §24k TRAINING
+# ======================================================================================
+
+
+def toy_scores(tried: Sequence[t.Weights], seeds: Sequence[int]) -> list[float]:
+    """A market with a planted edge: follow the micro-drift and earn 1, against it lose 1."""
+    drift = t.POLICY_FEATURES.index("micro_drift")
+    pays = {"hold": 0.0, "quote": 0.2, "quote_wide": 0.1}
+
+    def mean_of(weights: t.Weights) -> float:
+        total = 0.0
+        for seed in seeds:
+            rng = random.Random(seed)
+            for _ in range(40):
+                seen = [1.0, *(rng.uniform(-1, 1) for _ in t.POLICY_FEATURES[1:])]
+                scores = [sum(map(float.__mul__, row, seen)) for row in weights]
+                action = t.POLICY_ACTIONS[scores.index(max(scores))]
+                sign = {"bid_yes": 1, "bid_no": -1}.get(action, 0)
+                total += pays.get(action, sign * (1 if seen[drift] > 0 else -1))
+        return total / (40 * len(seeds))
+
+    return [mean_of(weights) for weights in tried]
+
+
+def test_training_finds_a_planted_edge():
+    mean, generations = t.cross_entropy(t.TrainingPlan(seed=1, generations=30), toy_scores)
+    assert generations == 30
+    (reached,) = toy_scores([t.weights_of(mean)], range(10_000, 10_020))
+    assert reached >= 0.9, "of the 1.0 that is known to be the best"
+
+
+def test_without_an_edge_the_report_says_so():
+    results = {
+        name: [
+            t.EventResult(event=str(n), day="", net_ud=rng.choice((-1, 1)) * 10_000,
+                          contracts_h=100, is_settled=True)
+            for n in range(100)
+        ]
+        for name, rng in ((n, random.Random(n)) for n in ("rl", "random", "market_maker"))
+    }  # fmt: skip
+    figures = t._held_out_figures(results)
+    assert figures["low95_cc"] < 0 < figures["high95_cc"]
+    assert figures["vs_market_maker_p"] > 0.05
+
+
+@pytest.mark.process
+def test_a_trained_policy_is_the_same_for_any_number_of_workers_and_runs(house: House24) -> None:
+    flags = ("train", "--quick", "--generations", "1", "--seed", "3", "--quiet", "--out")
+    files = [house.folder / name for name in ("one", "two")]
+    for file, workers in zip(files, ("1", "2"), strict=True):
+        done = house.command(*flags, str(file), "--workers", workers)
+        assert (done.returncode, done.stdout) == (0, ""), done.stderr
+    one, two = (json.loads(file.read_text()) for file in files)
+    assert {**one, "name": ""} == {**two, "name": ""}
+    assert one["trained"]["episodes"] == 6
+    policy = ("--strategy", "rl", "--policy", str(files[0]))
+    done = house.command("backtest", "--tape", str(write_tape(house.folder)), *policy, "--json")
+    assert done.returncode == 0, done.stderr
+    (report,) = json.loads(done.stdout)
+    assert "policy_missing" not in report["decisions"]
+    other = one["trained"]["exchange_sha256"][::-1]
+    files[1].write_text(files[1].read_text().replace(one["trained"]["exchange_sha256"], other))
+    done = house.command("--strategy", "rl", "--policy", str(files[1]), "--duration-s", "1")
+    assert done.returncode == 2
+    assert "another version of the exchange" in done.stderr
 
 
 # ======================================================================================

@@ -64,6 +64,7 @@ import json
 import logging
 import logging.handlers
 import math
+import multiprocessing
 import os
 import random
 import re
@@ -96,7 +97,7 @@ from collections.abc import (
     MutableMapping,
     Sequence,
 )
-from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import ProcessPoolExecutor, ThreadPoolExecutor
 from dataclasses import KW_ONLY, dataclass, field, replace
 from datetime import UTC, datetime, timedelta
 from email.utils import parsedate_to_datetime
@@ -20732,14 +20733,16 @@ class _NoListener:
         """Nothing to wait for."""
 
 
-async def replay_pass(
+async def virtual_pass(
     config: Config,
     loop: Any,
     exchange: Any,
     connect: Callable[[], aiohttp.BaseConnector],
     epoch_s: float,
-) -> ReplayReport:
-    """Run the trader over the tapes of `exchange` on the virtual `loop`; its report."""
+    strategies: Sequence[Strategy],
+    act: Callable[[Coordinator, Any, Clock], Awaitable[T]],
+) -> T:
+    """Run the trader beside `exchange` on the virtual `loop` until `act` has its answer."""
     rng = random.Random(config.sim_seed)
     clock = Clock(
         monotonic=loop.time,
@@ -20764,13 +20767,6 @@ async def replay_pass(
         started_at_ms=clock.now_ms(),
         origins={},
     )
-    strategies = load_strategies(
-        config.strategy,
-        config.strategy_params,
-        config.policy,
-        allow_experimental=config.allow_experimental,
-        is_production=False,
-    )
     async with make_session(connect()) as session:
         coordinator = Coordinator(
             config=config,
@@ -20783,15 +20779,22 @@ async def replay_pass(
             static={},
             is_virtual=True,
         )
-        trace = _Trace(coordinator.house.bus)
         run = asyncio.ensure_future(coordinator.run())
-        await _until_settled(coordinator, exchange, clock)
+        answer = await act(coordinator, exchange, clock)
         if run.done():
             run.result()  # it ended by itself: raises what ended it
-        report = _report(config, coordinator, exchange, trace, clock)
-        coordinator.stop("the tapes are over")
+        coordinator.stop("the pass is over")
         await run
-    return report
+    data_dir.release_lock()
+    return answer
+
+
+async def _replay_act(
+    coordinator: Coordinator, exchange: Any, clock: Clock, *, config: Config
+) -> ReplayReport:
+    trace = _Trace(coordinator.house.bus)
+    await _until_settled(coordinator, exchange, clock)
+    return _report(config, coordinator, exchange, trace, clock)
 
 
 async def _until_settled(coordinator: Coordinator, exchange: Any, clock: Clock) -> None:
@@ -20847,7 +20850,32 @@ def tape_epoch_s(config: Config) -> float:
 
 
 def run_replay(config: Config, *, fee_type: str, fee_multiplier: str) -> ReplayReport:
-    """One pass in virtual time, in a temporary data directory. ConfigError for a bad tape."""
+    """One pass over the tapes of the settings. ConfigError for a bad tape."""
+    strategies = load_strategies(
+        config.strategy,
+        config.strategy_params,
+        config.policy,
+        allow_experimental=config.allow_experimental,
+        is_production=False,
+    )
+    more = {
+        "tapes": config.sim_tape,
+        "latency_ms": config.latency_ms,
+        "fee_type": fee_type,
+        "fee_multiplier": fee_multiplier,
+    }
+    act = partial(_replay_act, config=config)
+    return run_virtual(config, tape_epoch_s(config), more, strategies, act)
+
+
+def run_virtual(
+    config: Config,
+    epoch_s: float,
+    more: Mapping[str, Any],
+    strategies: Sequence[Strategy],
+    act: Callable[[Coordinator, Any, Clock], Awaitable[T]],
+) -> T:
+    """Trader and exchange in virtual time, in a temporary data directory; what `act` answers."""
     sim_exchange = importlib.import_module("sim_exchange")
     base: type[asyncio.AbstractEventLoop] = sim_exchange.SimLoop
 
@@ -20857,20 +20885,16 @@ def run_replay(config: Config, *, fee_type: str, fee_multiplier: str) -> ReplayR
     loop: Any = base()
     loop.create_server = no_server
     net = sim_exchange.Net(loop, random.Random(config.sim_seed))
-    epoch_s = tape_epoch_s(config)
     with tempfile.TemporaryDirectory(prefix="replay-") as folder:
         config = replace(config, data_dir=Path(folder))
         try:
             settings = sim_exchange.SimSettings(
-                tapes=config.sim_tape,
                 seed=config.sim_seed,
                 queue=config.queue_model,
-                latency_ms=config.latency_ms,
-                fee_type=fee_type,
-                fee_multiplier=fee_multiplier,
                 balance_dollars=format_fixed(config.sim_balance_ud, 6),
                 tier="prestige",
                 switches={"read_lag_ms": "0"},
+                **more,
             )
             exchange = sim_exchange.SimExchange(settings, sim_exchange.LoopTime(loop, epoch_s))
         except ValueError as error:
@@ -20878,7 +20902,16 @@ def run_replay(config: Config, *, fee_type: str, fee_multiplier: str) -> ReplayR
         asyncio.set_event_loop(loop)
         gc.disable()
         try:
-            return _run_on(loop, net, exchange, config, epoch_s, sim_exchange)
+            make = partial(
+                virtual_pass,
+                config,
+                loop,
+                exchange,
+                epoch_s=epoch_s,
+                strategies=strategies,
+                act=act,
+            )
+            return _run_on(loop, net, exchange, make, sim_exchange)
         finally:
             gc.enable()
             asyncio.set_event_loop(None)
@@ -20886,22 +20919,25 @@ def run_replay(config: Config, *, fee_type: str, fee_multiplier: str) -> ReplayR
 
 
 def _run_on(
-    loop: Any, net: Any, exchange: Any, config: Config, epoch_s: float, sim_exchange: Any
-) -> ReplayReport:
+    loop: Any,
+    net: Any,
+    exchange: Any,
+    make: Callable[..., Coroutine[Any, Any, T]],
+    sim_exchange: Any,
+) -> T:
     """Set up both ends of the memory wire, each in its own context, and run to the end."""
     context = sim_exchange.context_of("exchange")
     runner = exchange.make_runner()
     context.run(loop.run_until_complete, runner.setup())
     loop.call_soon(exchange.start_drivers, context=context)
     connect = partial(sim_exchange.MemoryConnector, net, runner.server, "exchange")
-    act = replay_pass(config, loop, exchange, connect, epoch_s)
     try:
         trader = sim_exchange.context_of("trader")
-        report: ReplayReport = trader.run(loop.run_until_complete, act)
+        answer: T = trader.run(loop.run_until_complete, make(connect=connect))
     finally:
         loop.run_until_complete(exchange.stop())
         loop.run_until_complete(runner.cleanup())
-    return report
+    return answer
 
 
 # ======================================================================================
@@ -20939,6 +20975,7 @@ COMMANDS: Final[Mapping[str, str]] = {
     "flatten": "leave own positions by reduce-only exits",
     "replay": "tapes at full speed in virtual time",
     "backtest": "the same as replay",
+    "train": "the policy of strategy rl, tested on episodes it has not seen",
     "record": "follow markets and write tapes; never trades",
     "report": "what each strategy earned, what it risked, and the verdict",
     "export": "a table of the journal as csv, json or ndjson",
@@ -20977,7 +21014,7 @@ OWN_FLAGS: Final = tuple(
         ("--audit-key-file", "audit", "its private key", str),
         ("--json", _READS, "as JSON, with stable keys and units"),
         ("--alert", "doctor", "also send a test message to the webhook"),
-        ("--quiet", "status export audit doctor report", "nothing on success; for cron"),
+        ("--quiet", "status export audit doctor report train", "nothing on success; for cron"),
         ("--origin", "config", "show: with sources"),
         ("--changed", "config", "show: only what is not default"),
         ("--link", "status", "print a new unlock link"),
@@ -21005,9 +21042,12 @@ OWN_FLAGS: Final = tuple(
         ("--fee-type", "replay backtest", "fees of the series (default quadratic)", str),
         ("--fee-multiplier", "replay backtest", "multiplier of the fees (default 1)", str),
         ("--serve", "replay backtest", "play at --speed and show it on the page"),
-        ("--minutes", "record", "end after so many minutes", int),
+        ("--minutes", "record train", "end after so many minutes", int),
+        ("--generations", "train", "so many at most (default 20)", int),
+        ("--workers", "train", "processes (default 1); the file is the same", int),
+        ("--quick", "train", "a small rehearsal, worth nothing but the time it takes"),
         ("--format", "export", "csv (default), json or ndjson", str),
-        ("--out", "export report", "write here instead of the terminal", str),
+        ("--out", "export report train", "write here instead of the terminal", str),
         ("--run", "report", "since this run began", str),
         ("--bundle", "report", "write a redacted bundle for a bug report", str),
     )
@@ -23352,7 +23392,346 @@ def _without_ids(text: str, secrets_: Iterable[str]) -> str:
 
 
 # ======================================================================================
-# §24k MAIN
+# §24k TRAINING
+# Purpose:   Train the policy of strategy `rl` by the cross-entropy method, and test it unseen.
+# Position:  Uses §09h, §24c, §24d, §24j. Writes the file that --policy reads.
+# Principle: Same seed, same file; it is judged on episodes it has never seen, beside its rivals.
+# ======================================================================================
+
+GENERATIONS: Final = 20
+QUICK: Final[Mapping[str, Any]] = {
+    "candidates": 6,
+    "elites": 2,
+    "episodes": 1,
+    "held_out": 2,
+    "episode_s": 60.0,
+}
+EPISODE_S: Final = 600.0
+EPISODE_STEP_S: Final = 2.0
+EPISODE_READY_S: Final = 120.0  # virtual; an episode begins once the trader is ready
+DRAWDOWN_WEIGHT: Final = 0.5
+EPISODE_EPOCH_S: Final = 1_790_000_000.0  # any moment will do; all episodes share it
+EXCHANGE_SEED_MAX: Final = 2**31
+
+Weights = tuple[tuple[float, ...], ...]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class TrainingPlan:
+    """How much is tried. The defaults are those of STRATEGIES §7."""
+
+    seed: int = 1
+    generations: int = GENERATIONS
+    minutes: float = 0.0  # 0: no limit; a generation is never cut
+    candidates: int = 24
+    elites: int = 6
+    episodes: int = 8
+    held_out: int = 200
+    smoothing: float = 0.7
+    deviation_min: float = 0.05
+    episode_s: float = EPISODE_S
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Episode:
+    """One job: who trades which market for how long. `weights` only for rl."""
+
+    strategy: str
+    seed: int
+    seconds: float
+    weights: Weights | None = None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class EpisodeResult:
+    """Net after fees and exit, its worst fall, what was traded, and the features that were seen."""
+
+    net_ud: int
+    drawdown_ud: int
+    contracts_h: int
+    low: tuple[float, ...]
+    high: tuple[float, ...]
+
+    @property
+    def score(self) -> float:
+        """What training climbs, in micro-dollars."""
+        return self.net_ud - DRAWDOWN_WEIGHT * self.drawdown_ud
+
+
+class Pupil(RlPolicy):
+    """The policy while it learns: the same decisions, and the range of what it was shown."""
+
+    def __init__(self, weights: Weights) -> None:
+        bound = (1.0,) * len(POLICY_FEATURES)
+        policy = Policy(
+            name="pupil",
+            weights=weights,
+            feature_min=tuple(-value for value in bound),
+            feature_max=bound,
+            exchange_sha256="",
+            held_out=(),
+            sha256="",
+        )
+        super().__init__(RlPolicy.Params(), policy)
+        self.low, self.high = list(bound), [-value for value in bound]
+
+    def decide(self, view: MarketView) -> Decision:
+        """Remember what was seen, then decide as ever."""
+        features = observe(view, size_h=self.p.size_h, max_lots=self.p.max_lots)
+        for at, value in enumerate(features or ()):
+            self.low[at], self.high[at] = min(self.low[at], value), max(self.high[at], value)
+        return super().decide(view)
+
+
+def run_episode(episode: Episode) -> EpisodeResult:
+    """One synthetic market in virtual time, through the same gates and queues as everything."""
+    pupil = Pupil(episode.weights) if episode.weights is not None else None
+    config = build_config(
+        {
+            "environment": "sim",
+            "record": "off",
+            "markets": "1",
+            "strategy": episode.strategy if pupil is None else "hold",
+            "sim_seed": str(episode.seed),
+            "evaluate_min_ms": str(int(EPISODE_STEP_S * 1000)),
+        }
+    )
+    strategies = build_strategies(config) if pupil is None else (cast(Strategy, pupil),)
+    act = partial(_live_through, seconds=episode.seconds)
+    exchange = {"markets": 3, "rollover": False}
+    net_ud, fall_ud, contracts_h = run_virtual(config, EPISODE_EPOCH_S, exchange, strategies, act)
+    zero = (0.0,) * len(POLICY_FEATURES)
+    return EpisodeResult(
+        net_ud=net_ud,
+        drawdown_ud=fall_ud,
+        contracts_h=contracts_h,
+        low=tuple(map(min, pupil.low, pupil.high)) if pupil is not None else zero,
+        high=tuple(map(max, pupil.low, pupil.high)) if pupil is not None else zero,
+    )
+
+
+async def _live_through(
+    coordinator: Coordinator, exchange: Any, clock: Clock, *, seconds: float
+) -> tuple[int, int, int]:
+    """Net in micro-dollars, worst fall, contracts filled."""
+    house = coordinator.house
+    deadline_s = clock.monotonic() + EPISODE_READY_S
+    while house.container.now.equity_ud is None and clock.monotonic() < deadline_s:
+        await clock.sleep(1.0)
+    begun_ud, end_s = house.container.now.equity_ud, clock.monotonic() + seconds
+    curve = []
+    while clock.monotonic() < end_s:
+        await clock.sleep(EPISODE_STEP_S)
+        if house.container.now.equity_ud is not None:
+            curve.append(house.container.now.equity_ud)
+    ledger = house.execution.ledger
+    worth_ud = sum(_exit_ud(house, each) for each in ledger.positions.values())
+    assert ledger.cash_ud is not None, "an episode without an account"
+    return (
+        ledger.cash_ud + worth_ud - (begun_ud or ledger.cash_ud),
+        worst_drawdown_ud(curve),
+        sum(ledger.filled.values()),
+    )
+
+
+def _exit_ud(house: House, position: Position) -> int:
+    """What a holding brings when it is left now: the opposite best, less the taker's fee."""
+    held_h = abs(position.position_h)
+    if not held_h:
+        return 0
+    book = house.market_data.books.get(position.ticker)
+    price_cc = mark_cc(position.position_h, book.bid_cc, book.ask_cc) if book is not None else None
+    if price_cc is None:
+        return 0
+    fee_ud = house.execution.fees_of(position.ticker).taker_ud(CC_PER_DOLLAR - price_cc, held_h)
+    return held_h * price_cc - fee_ud
+
+
+# -- the method -------------------------------------------------------------------------
+
+
+def weights_of(flat: Sequence[float]) -> Weights:
+    """Forty-five numbers as a row of weights per action."""
+    width = len(POLICY_FEATURES)
+    return tuple(tuple(flat[start : start + width]) for start in range(0, len(flat), width))
+
+
+def cross_entropy(
+    plan: TrainingPlan,
+    score_all: Callable[[Sequence[Weights], Sequence[int]], Sequence[float]],
+    say: Callable[[str], None] = lambda _: None,
+) -> tuple[list[float], int]:
+    """The mean of the last generation, and how many generations there were.
+
+    `score_all` answers the mean result of each candidate over the same episode seeds.
+    """
+    rng, clock = random.Random(plan.seed), Clock()
+    size = len(POLICY_ACTIONS) * len(POLICY_FEATURES)
+    mean, deviation = [0.0] * size, [1.0] * size
+    begun_s, done = clock.real_s(), 0
+    for generation in range(plan.generations):
+        if plan.minutes and clock.real_s() - begun_s >= 60 * plan.minutes:
+            break
+        seeds = [rng.randrange(EXCHANGE_SEED_MAX) for _ in range(plan.episodes)]
+        tried = [
+            [rng.gauss(centre, width) for centre, width in zip(mean, deviation, strict=True)]
+            for _ in range(plan.candidates)
+        ]
+        scores = score_all([weights_of(flat) for flat in tried], seeds)
+        order = sorted(range(len(tried)), key=lambda at: (-scores[at], at))
+        best = [tried[at] for at in order[: plan.elites]]
+        for at, column in enumerate(zip(*best, strict=True)):
+            fresh = statistics.fmean(column)
+            spread = math.sqrt(statistics.fmean((value - fresh) ** 2 for value in column))
+            mean[at] += plan.smoothing * (fresh - mean[at])
+            deviation[at] += plan.smoothing * (spread - deviation[at])
+            deviation[at] = max(plan.deviation_min, deviation[at])
+        done = generation + 1
+        say(
+            f"generation {done}: best {scores[order[0]] / 1e6:+.4f}, elites' worst "
+            f"{scores[order[plan.elites - 1]] / 1e6:+.4f} dollars per episode"
+        )
+    return mean, done
+
+
+class Trainer:
+    """Runs the episodes of a plan, on one process or several; results come in order."""
+
+    def __init__(
+        self,
+        plan: TrainingPlan,
+        run_all: Callable[[Sequence[Episode]], Sequence[EpisodeResult]],
+        say: Callable[[str], None],
+    ) -> None:
+        self._plan, self._run_all, self._say = plan, run_all, say
+        self._low = [1.0] * len(POLICY_FEATURES)
+        self._high = [-1.0] * len(POLICY_FEATURES)
+
+    def _score_all(self, tried: Sequence[Weights], seeds: Sequence[int]) -> list[float]:
+        jobs = [self._job("rl", seed, weights) for weights in tried for seed in seeds]
+        results = self._run_all(jobs)
+        for result in results:
+            self._low = list(map(min, self._low, result.low))
+            self._high = list(map(max, self._high, result.high))
+        step = len(seeds)
+        return [
+            statistics.fmean(result.score for result in results[start : start + step])
+            for start in range(0, len(results), step)
+        ]
+
+    def _job(self, strategy: str, seed: int, weights: Weights | None = None) -> Episode:
+        return Episode(strategy=strategy, seed=seed, seconds=self._plan.episode_s, weights=weights)
+
+    def train(self, name: str, exchange_sha256: str) -> bytes:
+        """The policy file."""
+        plan = self._plan
+        flat, generations = cross_entropy(plan, self._score_all, self._say)
+        weights = weights_of([round(value, 9) for value in flat])
+        document = {
+            "format": POLICY_FORMAT,
+            "name": name,
+            "features": list(POLICY_FEATURES),
+            "actions": list(POLICY_ACTIONS),
+            "weights": [list(row) for row in weights],
+            "feature_min": [
+                round(min(pair), 9) for pair in zip(self._low, self._high, strict=True)
+            ],
+            "feature_max": [
+                round(max(pair), 9) for pair in zip(self._low, self._high, strict=True)
+            ],
+            "trained": {
+                "seed": plan.seed,
+                "generations": generations,
+                "episodes": generations * plan.candidates * plan.episodes,
+                "exchange_sha256": exchange_sha256,
+            },
+            "held_out": self._examine(weights),
+        }
+        data = json.dumps(document, indent=1).encode() + b"\n"
+        parse_policy(data)  # what is written can be read
+        return data
+
+    def _examine(self, weights: Weights) -> dict[str, float]:
+        """The policy and its rivals on seeds that training never drew from."""
+        rng = random.Random(f"held out {self._plan.seed}")
+        seeds = [EXCHANGE_SEED_MAX + rng.randrange(2**30) for _ in range(self._plan.held_out)]
+        told: dict[str, list[EventResult]] = {}
+        for name in ("rl", RandomControl.name, MarketMaker.name):
+            jobs = [self._job(name, seed, weights if name == "rl" else None) for seed in seeds]
+            told[name] = [
+                EventResult(
+                    event=str(job.seed),
+                    day="",
+                    net_ud=result.net_ud,
+                    contracts_h=result.contracts_h,
+                    is_settled=True,
+                )
+                for job, result in zip(jobs, self._run_all(jobs), strict=True)
+            ]
+            each = per_contract_cc(told[name])
+            self._say(f"held out {name}: " + ("no contract" if each is None else f"{each:+.1f} cc"))
+        return _held_out_figures(told)
+
+
+def _held_out_figures(told: Mapping[str, Sequence[EventResult]]) -> dict[str, float]:
+    own = told["rl"]
+    bounds = bootstrap_cc(own) or (0.0, 0.0, 0.0, 0.0)
+    p_random = permutation_p(own, told[RandomControl.name])
+    p_maker = permutation_p(own, told[MarketMaker.name])
+    return {
+        "episodes": len(own),
+        "net_per_contract_cc": round(per_contract_cc(own) or 0.0, 3),
+        "low95_cc": round(bounds[0], 3),
+        "high95_cc": round(bounds[3], 3),
+        "vs_random_p": round(1.0 if p_random is None else p_random, 4),
+        "vs_market_maker_p": round(1.0 if p_maker is None else p_maker, 4),
+    }
+
+
+def run_here(jobs: Sequence[Episode]) -> list[EpisodeResult]:
+    """Every episode in this process."""
+    return [run_episode(job) for job in jobs]
+
+
+def command_train(config: Config, args: argparse.Namespace) -> int:
+    """Train, test unseen, write the policy file."""
+    logging.getLogger("trader").setLevel(logging.CRITICAL)
+    plan = TrainingPlan(
+        seed=config.sim_seed,
+        generations=args.generations or GENERATIONS,
+        minutes=float(args.minutes or 0),
+        **(QUICK if args.quick else {}),
+    )
+    path = Path(args.out).expanduser() if args.out else config.home / "policies" / "rl.json"
+    path.parent.mkdir(parents=True, exist_ok=True)
+    workers = args.workers or 1
+
+    def say(text: str) -> None:
+        if not args.quiet:
+            print(text, flush=True)
+
+    digest = file_digest(HERE / "sim_exchange.py")
+    with contextlib.ExitStack() as stack:
+        run_all: Callable[[Sequence[Episode]], Sequence[EpisodeResult]] = run_here
+        if workers > 1:
+            spawn = multiprocessing.get_context("spawn")
+            pool = stack.enter_context(ProcessPoolExecutor(workers, mp_context=spawn))
+            run_all = lambda jobs: list(pool.map(run_episode, jobs, chunksize=1))  # noqa: E731
+        data = Trainer(plan, run_all, say).train(path.stem, digest)
+    try:
+        path.write_bytes(data)
+    except OSError as error:
+        raise ConfigError(f"--out {path}: {error.strerror or error}") from error
+    held = json.loads(data)["held_out"]
+    is_better = held["low95_cc"] > 0 and held["vs_market_maker_p"] < 0.05
+    word = "better than market_maker on unseen episodes" if is_better else "NO edge was shown"
+    say(f"{path}: {word}; 95 % {held['low95_cc']:+.1f} … {held['high95_cc']:+.1f} cc per contract")
+    say(f"experimental; try it: trader.py --strategy rl --policy {path}")
+    return EXIT_OK
+
+
+# ======================================================================================
+# §24l MAIN
 # Purpose:   Which command it is, and the exit code of whatever comes of it.
 # Position:  Uses every room. The end of the file.
 # Principle: Nothing ends silently: a sentence and a code, or a traceback for a mistake of ours.
@@ -23471,6 +23850,7 @@ _ONE_SHOT: Final[Mapping[str, Callable[[Config, argparse.Namespace], int]]] = {
     "explain": command_explain,
     "export": command_export,
     "report": command_report,
+    "train": command_train,
     "audit": command_audit,
     **dict.fromkeys(("orders", "positions", "fills"), command_records),
     **dict.fromkeys(CONTROL_COMMANDS, command_control),
