@@ -14924,6 +14924,27 @@ async def test_streams_due_together_reach_a_client_in_one_write(api_house):
     assert far.messages()[-1]["data"]["rows"][0]["bid_cc"] == 6
 
 
+def test_streams_are_flushed_on_uvloop_too():
+    """Its handle of a moment that has come is no timer: it knows no time."""
+
+    async def look() -> None:
+        house = ApiHouse()
+        await house.open()
+        async with house.socket("?topics=markets") as ws:
+            await ws_next(ws, "markets")
+            stream = house.hub._streams["markets"]
+            stream.timer = asyncio.get_running_loop().call_at(0.0, house.hub._flush, stream)
+            stream.due_s = 0.0
+            house.hub._flush(house.hub._streams["risk"])
+            assert stream.timer is None
+            house.hub.put("markets", {"ticker": "A", "bid_cc": 1})
+            assert (await ws_next(ws, "markets"))["data"]["rows"][0]["bid_cc"] == 1
+        await house.close()
+
+    with asyncio.Runner(loop_factory=pytest.importorskip("uvloop").new_event_loop) as runner:
+        runner.run(look())
+
+
 async def test_a_frame_of_more_than_16_kb_closes_the_socket(api_house):
     async with api_house.socket("?topics=none") as ws:
         await ws.send_str("x" * (t.INBOUND_FRAME_MAX_BYTES + 1))

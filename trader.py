@@ -16892,6 +16892,7 @@ class _Stream:
         self.topic = topic
         self.listeners = 0
         self.timer: asyncio.TimerHandle | None = None
+        self.due_s = math.inf  # of the timer: uvloop's handle of a moment past cannot tell
         self.flushed_at_s = -math.inf
         self.full: bytes | None = None  # a whole frame, valid until the next flush
 
@@ -17207,8 +17208,8 @@ class WebSocketManager:
             return
         loop = asyncio.get_running_loop()
         spec = stream.topic.spec
-        due_s = max(loop.time() + spec.first_s, stream.flushed_at_s + spec.gap_s)
-        stream.timer = loop.call_at(due_s, self._flush, stream)
+        stream.due_s = max(loop.time() + spec.first_s, stream.flushed_at_s + spec.gap_s)
+        stream.timer = loop.call_at(stream.due_s, self._flush, stream)
 
     def _refresh(self, stream: _Stream) -> None:
         """Bring a stream that nobody listened to up to date."""
@@ -17221,7 +17222,7 @@ class WebSocketManager:
         """Flush a stream, and with it those whose time is about to come."""
         soon_s = asyncio.get_running_loop().time() + TOGETHER_S
         every = (*self._streams.values(), *self._book_streams.values())
-        due = [one for one in every if one.timer is not None and one.timer.when() <= soon_s]
+        due = [one for one in every if one.timer is not None and one.due_s <= soon_s]
         news = [
             (one, frame)
             for one in dict.fromkeys((stream, *due))
