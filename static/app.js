@@ -155,7 +155,7 @@ function paintFoot() {
   setText(byId("foot-clock"), now === null ? "—" : `${dateTime(now)} UTC`);
 }
 
-// ---- tabs, theme, freeze -------------------------------------------------------------
+// ---- tabs, theme, freeze ----
 
 /** @param {string} id @param {boolean} [focus] */
 function showTab(id, focus = false) {

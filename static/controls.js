@@ -35,11 +35,8 @@ function lock(why) {
 }
 
 /** A key for one act; `randomUUID` exists on secure origins only. */
-function newKey() {
-  if (crypto.randomUUID) return crypto.randomUUID();
-  const hex = [...crypto.getRandomValues(new Uint8Array(16))];
-  return hex.map((byte) => byte.toString(16).padStart(2, "0")).join("");
-}
+const newKey = () => [...crypto.getRandomValues(new Uint8Array(16))]
+  .map((byte) => byte.toString(16).padStart(2, "0")).join("");
 
 /** POST with the control headers. Answers {ok, status, body}; status 0 is a lost connection. */
 async function post(path, body, { bearer = token, headers = {} } = {}) {
@@ -123,7 +120,7 @@ export function startControls(theStore) {
   }, 5000);
 }
 
-// ---- dialogs -------------------------------------------------------------------------
+// ---- dialogs ----
 
 /**
  * Open the one dialog. `accept` answers null when done, or a sentence about what is wrong.
@@ -283,7 +280,7 @@ export function gateDialog() {
   else resumeDialog();
 }
 
-// ---- flatten -------------------------------------------------------------------------
+// ---- flatten ----
 
 const previewRow = (row) => [row.ticker, upper(row.side),
   ...[contracts(row.count_h), cents(row.worst_price_cc), cents(row.collar_cc),
@@ -318,7 +315,7 @@ export async function flattenDialog() {
   });
 }
 
-// ---- hold ----------------------------------------------------------------------------
+// ---- hold ----
 
 /**
  * A button that acts after being held for a second, by pointer or by Enter or Space.

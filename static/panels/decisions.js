@@ -12,7 +12,7 @@ import {
 const FUNNEL_ROWS = 14;
 const state = { filter: "", request: 0 };
 
-// ---- the drawer ----------------------------------------------------------------------
+// ---- the drawer ----
 
 const drawer = () => byId("explain");
 
@@ -115,7 +115,7 @@ export async function openExplain(id, view) {
   if (request === state.request && drawer().open) open(`Explain ${id}`, nodes);
 }
 
-// ---- the tab -------------------------------------------------------------------------
+// ---- the tab ----
 
 const SPEC = {
   id: "decisions", caption: "Decisions, newest first", stream: true,
