@@ -1477,6 +1477,31 @@ def test_headline_and_status_come_from_one_place(
     desk.wait_text("#activity .log-host tbody", "ready|acting")
 
 
+def test_places_in_the_queue_are_those_the_exchange_tells(
+        trading_desk: Desk, shared_trader: Trader) -> None:
+    def asked() -> list[Row]:
+        return [r for r in shared_trader.rows("orders") if r["ahead_from"] == "exchange"]
+
+    until(asked, what="the exchange was asked", s=25)
+    trading_desk.page.keyboard.press("2")
+    trading_desk.page.wait_for_function(
+        "document.querySelector('#orders td.ahead[title=\"asked from the exchange\"]')",
+        timeout=25_000)
+    text = trading_desk.text("#orders td.ahead[title='asked from the exchange'] >> nth=0")
+    assert re.fullmatch(r"[0-9,.]+", text), "no ~ of an estimate"
+
+
+def test_control_curves_and_evidence_reach_the_page(
+        trading_desk: Desk, shared_trader: Trader) -> None:
+    rows = until(lambda: [r for r in shared_trader.rows("equity") if r["random_ud"] is not None],
+                 what="a point with its controls", s=25)
+    assert rows[0]["hold_ud"] == 1_000_000_000, "nothing was held at the start"
+    trading_desk.wait_text("#equity .readout", "hold [+−]?[0-9.]+ ┄ random [+−]?[0-9.]+")
+    trading_desk.page.keyboard.press("0")
+    trading_desk.wait_text("#evidence .card", "market_makerNOT ENOUGH DATA")
+    trading_desk.wait_text("#evidence .criteria", "p against random .not measured in one run.")
+
+
 def test_explain_drawer_shows_the_record_of_the_trader(
         trading_desk: Desk, shared_trader: Trader) -> None:
     desk = trading_desk

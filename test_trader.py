@@ -14899,6 +14899,17 @@ async def test_a_client_that_floods_keeps_its_place_taken_for_a_while(api_house,
         assert (await ws_next(ws))["type"] == "connection"
 
 
+async def test_a_socket_that_cannot_be_greeted_is_cut_and_hears_no_http(api_house, monkeypatch):
+    def fail(*_):
+        raise RuntimeError("planted")
+
+    monkeypatch.setattr(api_house.hub, "admit", fail)
+    async with api_house.socket("?topics=none") as ws:
+        message = await ws.receive()
+    assert message.type in (aiohttp.WSMsgType.CLOSED, aiohttp.WSMsgType.CLOSE)
+    assert api_house.api.refused["internal"] == 1
+
+
 async def test_streams_due_together_reach_a_client_in_one_write(api_house):
     hub = api_house.hub
     near, far = StuckTransport(), StuckTransport()

@@ -18256,7 +18256,13 @@ class ApiServer:
             self._hub.release()
         if connection.link is None or connection.link.is_closing():
             return ws
-        client = self._hub.admit(connection.link, wanted)
+        try:
+            client = self._hub.admit(connection.link, wanted)
+        except Exception:  # an answer in HTTP would be nonsense on a socket
+            log_api.exception("socket not admitted")
+            self.refused["internal"] += 1
+            connection.abort()
+            return ws
         try:
             await self._listen(ws, client)
         finally:
