@@ -11383,6 +11383,65 @@ async def test_reconcile_runs_at_its_interval_at_once_when_asked_and_after_error
 
 
 @virtual_18
+async def test_passes_that_cannot_be_finished_are_counted_until_one_is(folder_18):
+    house = House18(folder_18)
+    house.baseline()
+    house.rest.errors["positions"] = t.ExchangeError(503, "", "busy")
+    task = asyncio.get_running_loop().create_task(house.sync.run())
+    house.sync.ask()
+    await asyncio.sleep(20)
+    failed = house.sync.failures_in_row
+    assert failed > 1
+    assert house.sync.passes == {"failed": failed}
+    del house.rest.errors["positions"]
+    await asyncio.sleep(15)
+    assert house.sync.failures_in_row == 0
+    assert house.sync.last is not None
+    assert house.sync.last.is_clean
+    task.cancel()
+
+
+@virtual_18
+async def test_refused_cancels_are_repeated_ever_more_calmly(folder_18):
+    house = House18(folder_18)
+    await house.rest_order()
+    house.rest.listed = [report_18(key) for key in house.service.store.orders]
+    at_s: list[float] = []
+
+    def refuse(order: t.Order) -> t.OrderOutcome:
+        at_s.append(house.clock.real_s())
+        return outcome_18(K18.REFUSED, status=409, code="exchange_is_paused")
+
+    house.rest.batch_answers = refuse
+    await house.sync.cancel_all(limit_s=10.0)
+    pauses = [round(b - a, 3) for a, b in itertools.pairwise(at_s)]
+    assert pauses[:4] == [0.2, 0.4, 0.8, 1.0]
+    assert len(at_s) <= 13
+
+
+@pytest.mark.parametrize("status", [S18.SENT, S18.UNKNOWN])
+@virtual_18
+async def test_an_order_left_without_an_answer_by_a_dead_run_blocks_its_side_until_proven(
+    folder_18, status
+):
+    house = House18(folder_18)
+    key = await house.send()
+    if status is S18.UNKNOWN:
+        await house.answer("create", key, outcome_18(K18.UNKNOWN))
+    again = house.reborn(folder_18, run="run2")
+    again.baseline()
+    assert again.order(key).status is status
+    again.service.tell_unknown()
+    assert again.said(t.UnknownOrdersChanged)[-1].markets == ("A-1",)
+    assert again.converge(want_18(3000, slot="y")).reason is t.Reason.ORDER_UNKNOWN
+    again.rest.listed = [report_18(key, status=S18.CANCELED, remaining_h=0)]
+    await again.sync.reconcile()
+    await asyncio.sleep(3)
+    assert again.said(t.UnknownOrdersChanged)[-1].count == 0
+    assert again.converge(want_18(3000, slot="y")).reason is t.Reason.ACTED
+
+
+@virtual_18
 async def test_connecting_makes_one_order_group_for_the_run(folder_18):
     house = House18(folder_18)
     await house.sync.connect()
@@ -16107,6 +16166,74 @@ def reborn_23(house: House23, folder) -> House23:
     again = House23(folder)
     again.guard.load()
     return again
+
+
+# ---- a reconcile that is owed ---------------------------------------------------------------
+
+
+class Passes23:
+    """The trading client as far as the judge of troubles sees it."""
+
+    def __init__(self) -> None:
+        self.generation = self.asked = self.failures_in_row = 0
+        self.is_connected = True
+
+    def ask(self) -> None:
+        self.asked += 1
+
+
+def troubles_23(house: House23) -> t.Troubles:
+    """The real judge on the real guard; what it tells people goes nowhere."""
+    parts = SimpleNamespace(
+        guard=house.guard,
+        trading=Passes23(),
+        say=SimpleNamespace(note=lambda *words: None, alert=lambda *words: None),
+        health=SimpleNamespace(add=lambda probe: None),
+        stream=SimpleNamespace(is_ready=True),
+        market_data=SimpleNamespace(books={}, markets={}),
+    )
+    return t.Troubles(parts, SimpleNamespace())
+
+
+def reconciled_23(generation: int, *, is_clean=True) -> t.Reconciled:
+    return t.Reconciled(
+        at_ms=1,
+        generation=generation,
+        orders=0,
+        positions=0,
+        is_clean=is_clean,
+        differences=(),
+        cash_difference_ud=0,
+        duration_ms=1,
+    )
+
+
+def test_after_a_reconnect_only_a_pass_that_began_after_it_opens_the_gate(house_23):
+    troubles = troubles_23(house_23)
+    troubles._trading.generation = 7
+    troubles.on_stream_lost(t.StreamLost(at_ms=1, why="reset"))
+    assert house_23.permit() == "reconcile_due"
+    troubles.on_reconciled(reconciled_23(8))
+    assert house_23.permit() == "reconcile_due", "made without the stream"
+    troubles._trading.generation = 8
+    troubles.on_stream_restored(t.StreamRestored(at_ms=2, connects=2))
+    assert troubles._trading.asked == 1
+    troubles.on_reconciled(reconciled_23(8))
+    assert house_23.permit() == "reconcile_due", "begun before the stream was back"
+    troubles.on_reconciled(reconciled_23(9, is_clean=False))
+    assert house_23.permit() == "reconcile_due"
+    troubles.on_reconciled(reconciled_23(10))
+    assert house_23.permit() == "ok"
+
+
+def test_a_reconcile_that_fails_twice_in_a_row_is_shown_until_one_is_clean(house_23):
+    troubles = troubles_23(house_23)
+    for failures, reason in ((0, "ok"), (1, "ok"), (2, "reconcile_due")):
+        troubles._trading.failures_in_row = failures
+        troubles.judge_reconcile()
+        assert house_23.permit() == reason
+    troubles.on_reconciled(reconciled_23(1))
+    assert house_23.permit() == "ok"
 
 
 # ---- latch ----------------------------------------------------------------------------------

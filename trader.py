@@ -19591,6 +19591,11 @@ class Troubles:
         self._say.note("connection", f"stream up, connection {event.connects}", "success")
         self.owe_reconcile("the stream is back")
 
+    def judge_reconcile(self) -> None:
+        """A pass that failed twice in a row is no accident any more: it is shown."""
+        if self._trading is not None and self._trading.failures_in_row > 1:
+            self._guard.degrade(Degraded.RECONCILE, "a reconcile that can be finished")
+
     def owe_reconcile(self, why: str) -> None:
         """Nothing new leaves before a clean pass that begins after this moment."""
         if self._trading is not None:
@@ -20230,8 +20235,7 @@ class Coordinator:
             self.house.guard.retry_latch()
             self.house.execution.flush_facts()
             self._states.check_acting()
-            if self.house.trading is not None and self.house.trading.failures_in_row > 1:
-                self.house.guard.degrade(Degraded.RECONCILE, "a reconcile that can be finished")
+            self._troubles.judge_reconcile()
             limit_s = self.house.config.duration_s
             if limit_s is not None and self.house.clock.real_s() - begun_s >= limit_s:
                 self.stop(f"--duration-s {limit_s:g} is over")
