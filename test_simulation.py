@@ -2309,6 +2309,7 @@ def _(world: World) -> None:
 @scene("P35 kill -9 between the bytes of a create and its answer", order_ttl_s="300")
 def _(world: World) -> None:
     for moment_s in (0.0, 0.004, 0.01, 0.03, 0.06, 0.1):
+        world.run(150.0)  # five deaths in ten minutes are a crash loop, and pause
         before = creates(world)
         while creates(world) == before:
             world.run(0.004)
@@ -2319,6 +2320,18 @@ def _(world: World) -> None:
         world.until(lambda key=key: key not in {o.client_order_id for o in world.own_open()}, 35.0,
                     "the order of the dead is cancelled")
         world.until(lambda: len(world.own_open()) >= 1, 120.0, "trading again")
+
+
+@scene("P35 five unclean starts in ten minutes pause until a person looks")
+def _(world: World) -> None:
+    for _ in range(5):
+        world.run(20.0)
+        world.restart(wait=False)
+        world.until(lambda: world.is_ready, 90.0, "ready after the kill")
+    before = creates(world)
+    world.run(60.0)
+    assert creates(world) == before
+    assert "crash_loop" in world.lives[-1].coordinator.house.container.now.gate_why
 
 
 @scene("P35 the host dies: nothing outlives the dead-man bound")

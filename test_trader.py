@@ -9342,6 +9342,8 @@ class FakeRest18:
         self.reads: dict[str, int] = defaultdict(int)
         self.batch_answers: Callable[[t.Order], t.OrderOutcome] | None = None
         self.groups = 0
+        self.deleted: list[str] = []
+        self.delete_errors: dict[str, Exception] = {}
 
     def _send(self, kind: str, key: str) -> Any:
         self.calls.append((kind, key))
@@ -9426,6 +9428,11 @@ class FakeRest18:
         self._read("create_group")
         self.groups += 1
         return f"g{self.groups}"
+
+    async def delete_group(self, group_id: str) -> None:
+        self.deleted.append(group_id)
+        if group_id in self.delete_errors:
+            raise self.delete_errors[group_id]
 
     async def trigger_group(self, group_id: str) -> None:
         self._read("trigger_group")
@@ -11383,6 +11390,31 @@ async def test_reconcile_runs_at_its_interval_at_once_when_asked_and_after_error
 
 
 @virtual_18
+async def test_groups_of_our_own_ended_runs_are_removed_and_no_others(folder_18):
+    house = House18(folder_18)
+    await house.sync.connect()
+    await house.sync.renew_group()
+    await asyncio.sleep(60)
+    assert house.rest.deleted == [], "its own groups serve this run"
+    again = house.reborn(folder_18, run="run2")
+    again.rest.groups = 10
+    again.rest.delete_errors = {"g1": t.ExchangeError(404, "not_found", "")}
+    await again.sync.connect()
+    await asyncio.sleep(60)
+    assert again.rest.deleted == ["g1", "g2"], "gone counts as removed"
+    third = again.reborn(folder_18, run="run3")
+    third.rest.groups = 20
+    third.rest.delete_errors = {"g11": t.ExchangeError(503, "", "busy")}
+    await third.sync.connect()
+    await asyncio.sleep(60)
+    fourth = third.reborn(folder_18, run="run4")
+    fourth.rest.groups = 30
+    await fourth.sync.connect()
+    await asyncio.sleep(60)
+    assert fourth.rest.deleted == ["g11", "g21"], "what could not be removed is tried again"
+
+
+@virtual_18
 async def test_passes_that_cannot_be_finished_are_counted_until_one_is(folder_18):
     house = House18(folder_18)
     house.baseline()
@@ -11864,6 +11896,40 @@ async def test_figures_without_cash_leave_the_cash_alone(folder_18):
     house.service.adopt_figures({"positions": [], "cash_ud": None})
     assert house.service.ledger.cash_ud == RICH_18
     assert house.service.fees_of("A-1") == house.fees
+
+
+@virtual_18
+async def test_last_words_go_into_the_room_of_the_reserve(folder_18):
+    house = House18(folder_18)
+    data_dir = t.DataDir(folder_18 / "sim")
+    data_dir.make()
+    (data_dir.path / "reserve").write_bytes(b"x" * 100)
+    house.journal.is_full = True
+    house.service.write_fact("day", "2026-11-28", {"equity_ud": 1})
+
+    def probe() -> bool:
+        house.journal.is_full = (data_dir.path / "reserve").exists()
+        return not house.journal.is_full
+
+    house.journal.probe = probe
+    assert t.write_last_words(house.journal, data_dir, house.service.flush_facts)
+    assert house.journal.has("day", "2026-11-28")
+    assert not (data_dir.path / "reserve").exists()
+
+
+@virtual_18
+async def test_an_end_with_room_keeps_the_reserve_and_one_without_any_says_so(folder_18):
+    house = House18(folder_18)
+    data_dir = t.DataDir(folder_18 / "sim")
+    data_dir.make()
+    (data_dir.path / "reserve").write_bytes(b"x")
+    assert t.write_last_words(house.journal, data_dir, house.service.flush_facts)
+    assert (data_dir.path / "reserve").exists()
+    house.journal.is_full = True
+    house.service.write_fact("day", "d", {})
+    assert not t.write_last_words(house.journal, data_dir, house.service.flush_facts)
+    house.journal.close()
+    assert not t.write_last_words(house.journal, data_dir, house.service.flush_facts)
 
 
 # ---- every branch of the gate and of the order's states -------------------------------------
@@ -12980,7 +13046,7 @@ def test_the_time_since_when_it_has_been_so_starts_over_only_when_the_answer_tur
 
 async def test_a_loop_that_wakes_late_is_measured(house_20, monkeypatch):
     monitor, _, time_ = house_20
-    late = iter((0.0, 0.0, 3.0, 0.0))
+    late = iter((0.0, 0.09, 3.0, 0.11, 0.0))
 
     async def sleep(seconds: float) -> None:
         try:
@@ -12994,6 +13060,7 @@ async def test_a_loop_that_wakes_late_is_measured(house_20, monkeypatch):
         await monitor.watch_loop()
     assert monitor.worst_lag_s == pytest.approx(3.0)
     assert monitor.lag_s == pytest.approx(0.0)
+    assert monitor.late == 2, "reported from 100 ms on"
 
 
 async def test_checks_are_repeated_at_their_interval(house_20, monkeypatch):
@@ -16166,6 +16233,51 @@ def reborn_23(house: House23, folder) -> House23:
     again = House23(folder)
     again.guard.load()
     return again
+
+
+# ---- crash loop -----------------------------------------------------------------------------
+
+
+def starts_23(house: House23, ends: str, *, apart_s: float) -> None:
+    """Runs one after another; "x" died, "." ended cleanly. The last one is this process."""
+    for number, end in enumerate(ends):
+        house.journal.fact("run", f"run{number}", {})
+        house.journal.fact("transition", "ready", {})
+        if end == ".":
+            house.journal.fact("transition", "shutdown", {})
+        house.clock.hand_s += apart_s
+    house.journal.fact("run", "this", {})
+
+
+@pytest.mark.parametrize(
+    ("ends", "apart_s", "is_loop"),
+    [
+        ("", 1, False),
+        ("xxxx", 1, False),
+        ("xxxxx", 1, True),
+        ("xxxxx", 119, True),
+        ("xxxxx", 151, False),
+        (".....", 1, False),
+        ("xx.xxx", 1, True),
+        ("xxxxx.", 1, False),
+    ],
+)
+def test_five_unclean_starts_in_ten_minutes_pause(house_23, ends, apart_s, is_loop):
+    starts_23(house_23, ends, apart_s=apart_s)
+    house_23.guard.judge_starts()
+    assert (house_23.now.gate is G23.PAUSED) is is_loop
+    assert [alert.kind for alert in house_23.said(t.AlertRaised)] == ["crash_loop"] * is_loop
+
+
+def test_a_crash_loop_neither_lifts_a_halt_nor_counts_one_process_twice(house_23):
+    for _ in range(8):
+        house_23.journal.fact("run", "this", {})
+    house_23.guard.judge_starts()
+    assert house_23.now.gate is G23.OPEN
+    house_23.guard.halt("enough", "page")
+    starts_23(house_23, "xxxxxx", apart_s=1)
+    house_23.guard.judge_starts()
+    assert house_23.now.gate is G23.HALTED
 
 
 # ---- a reconcile that is owed ---------------------------------------------------------------

@@ -103,6 +103,7 @@ from datetime import UTC, datetime, timedelta
 from email.utils import parsedate_to_datetime
 from enum import Enum, StrEnum
 from functools import lru_cache, partial
+from itertools import pairwise
 from operator import attrgetter
 from pathlib import Path
 from types import MappingProxyType, ModuleType
@@ -362,6 +363,7 @@ DUPLICATE_WINDOW_MS: Final = 1000  # same market, side and price within this is 
 UNREADABLE_MAX: Final = 2  # answers without an order id in a row that latch halted
 REJECT_WINDOW: Final = 20  # newest creates whose refusals are counted
 FACTS_WAITING_MAX: Final = 10_000  # facts that wait for a full disk
+OLD_GROUPS_MAX: Final = 20  # order groups of ended runs removed at one start
 BATCH_CANCEL_MAX: Final = 20  # orders in one batch cancel
 PEAK_ROWS_READ: Final = 20_000  # rows of the equity curve looked through for the peak
 PEAK_DAYS_READ: Final = 1_000  # daily rows looked through for the peak
@@ -412,6 +414,8 @@ TOPIC_LIMIT_MAX: Final = 10_000  # rows of one answer
 STATIC_FILE_MAX_BYTES: Final = 1024 * 1024  # one file of the page
 
 # Bounds of §23: coordinator.
+CRASH_STARTS_MAX: Final = 5  # unclean starts within CRASH_WINDOW_S that pause trading
+CRASH_WINDOW_S: Final = 600.0
 KILL_FILE_POLL_S: Final = 0.5  # pause between two looks for the KILL file
 STOP_LIMIT_S: Final = 10.0  # SIGTERM to exit
 FLATTEN_ROUNDS: Final = 3  # in a row without anything getting smaller, then the rest is reported
@@ -3587,11 +3591,6 @@ class MarketTape:
         if self._first_print_cc is None:
             self._first_print_cc = trade.price_cc
 
-    def on_level_swept(self, at_ms: int, side: Side, levels: int = 1) -> None:
-        """A taker of `side` traded through so many levels. Prints already tell it by themselves."""
-        self._advance(at_ms)
-        self._swept.add(self._now_ms, side, levels)
-
     @property
     def newest_print(self) -> Print | None:
         """The last public trade heard of; None when there was none since following began."""
@@ -6478,6 +6477,7 @@ FACT_KINDS: Final = (
     "reconcile",
     "late_accept",
     "day",
+    "group",
 )
 EXPLAIN_KEPT: Final[Mapping[str, int]] = MappingProxyType(  # rows that stay, by kind
     {
@@ -6527,6 +6527,7 @@ _VIEWS: Final[Mapping[str, tuple[str, str]]] = {  # for people: kind -> name of 
     "reconcile": ("pass", "is_clean differences"),
     "late_accept": ("client_order_id", "order_id ticker"),
     "day": ("day", "equity_ud cash_ud"),
+    "group": ("run_id", "group_id phase"),
 }
 
 
@@ -6904,6 +6905,11 @@ class JournalFile:
         return self._read("PRAGMA quick_check(1)", ()) == [("ok",)] and self.verify_chain()
 
     @property
+    def is_open(self) -> bool:
+        """Whether the file is held open; it may still refuse to be written."""
+        return self._db is not None
+
+    @property
     def bytes(self) -> int:
         """Size of the journal's files on disk."""
         return sum(each.stat().st_size for each in journal_files(self.path))
@@ -7174,6 +7180,25 @@ class Journal(JournalFile):
         if self._db is not None and self.is_writable:
             self.flush()
         super().close()
+
+
+def write_last_words(journal: Journal, data_dir: DataDir, flush: Callable[[], bool]) -> bool:
+    """At the end: what waits goes to the disk, on a full one into the reserve's room.
+
+    False when even that was refused; then the log names what is lost.
+    """
+    if not journal.is_open:
+        return flush()
+    if not (journal.is_writable and flush()):
+        data_dir.free_reserve()
+        journal.probe()
+    try:
+        is_all = flush() and journal.flush()
+        journal.sync()
+    except JournalError as error:
+        log_journal.error("the end of this run is not in the journal error=%s", error)
+        return False
+    return is_all
 
 
 # ======================================================================================
@@ -11631,9 +11656,9 @@ class Booker(OrderKeeper):
         self.ledger.apply_fill(fill)
         self.fills_known_to_ms = max(self.fills_known_to_ms or 0, fill.at_ms)
 
-    def adjustments(self) -> Iterator[Fact]:
-        """Journaled take-overs of the exchange's figures; the first is the baseline."""
-        return self._journal.facts("adjust")
+    def facts(self, kind: str) -> Iterator[Fact]:
+        """What the journal holds of one kind, oldest first."""
+        return self._journal.facts(kind)
 
     def refresh_exposure(self, ticker: str) -> None:
         """Bring the risk gate's picture of one holding up to date."""
@@ -12725,7 +12750,7 @@ class Reconciler(Canceller):
 
     async def _baseline(self, as_of_ms: int) -> None:
         """First pass ever for this journal: the account as it stands is where counting begins."""
-        for fact in self._execution.adjustments():
+        for fact in self._execution.facts("adjust"):
             self._has_baseline = True
             if fact.body.get("differences"):
                 self._adjusted_ms.append(fact.at_ms)  # of an earlier run: it counts all the same
@@ -12900,6 +12925,7 @@ class Reconciler(Canceller):
 
 
 RECONCILE_RETRY_MAX_S: Final = 10.0  # longest jittered wait after a pass that could not be read
+OLD_GROUP_PAUSE_S: Final = 2.0  # between two removals: orders need the budget more
 LOOK_LIMIT_S: Final = 3.0  # at the end, for a look at the list when nothing of ours is known
 
 
@@ -12916,11 +12942,35 @@ class TradingClientIntegration(Reconciler):
         await self._rest.learn_limits()
         if self._execution.group_id is None and self._config.is_armed:
             await self.renew_group()
+            self._supervisor.spawn(self._drop_old_groups(), name="old_groups")
         self.is_connected = True
 
     async def renew_group(self) -> None:
         """Make a new group and use it; the old one stays in use until then, or closed."""
-        self._execution.open_group(await self._rest.create_group(self._config.group_h))
+        group_id = await self._rest.create_group(self._config.group_h)
+        self._note_group(self._execution.ids.run, group_id, "made")
+        self._execution.open_group(group_id)
+
+    def _note_group(self, run: str, group_id: str, phase: str) -> None:
+        self._execution.write_fact("group", run, {"group_id": group_id, "phase": phase})
+
+    async def _drop_old_groups(self) -> None:
+        """Remove the groups of our own ended runs, some at each start; others' are not known."""
+        old: dict[str, str] = {}  # group → run
+        for fact in self._execution.facts("group"):
+            if fact.body["phase"] == "deleted" or fact.key == self._execution.ids.run:
+                old.pop(str(fact.body["group_id"]), None)
+            else:
+                old[str(fact.body["group_id"])] = fact.key
+        for group_id, run in list(old.items())[:OLD_GROUPS_MAX]:
+            await self._clock.sleep(OLD_GROUP_PAUSE_S)
+            try:
+                await self._rest.delete_group(group_id)
+            except (ExchangeError, WireError) as error:
+                if not isinstance(error, ExchangeError) or error.status != 404:
+                    log_sync.info("old group stays group=%s error=%s", group_id, error)
+                    continue
+            self._note_group(run, group_id, "deleted")
 
     async def run(self) -> None:
         """Reconcile for ever: every sync_interval_s, at once when asked, soon after a failure."""
@@ -13817,6 +13867,7 @@ class TradingFlowOrchestrator:
 log_health = logging.getLogger("trader.health")
 
 LAG_SAMPLE_S: Final = 0.1
+LAG_REPORT_S: Final = 0.1
 LAG_CRITICAL_S: Final = 2.0
 
 
@@ -13852,6 +13903,8 @@ class HealthMonitor:
         self.checks = 0
         self.lag_s = 0.0
         self._lags: deque[float] = deque(maxlen=LAG_WINDOW)
+        self.late = 0  # samples later than LAG_REPORT_S
+        self._quiet = Throttle(clock)
 
     def add(self, probe: Probe) -> None:
         """Include a component from the next check on."""
@@ -13911,6 +13964,10 @@ class HealthMonitor:
             await asyncio.sleep(LAG_SAMPLE_S)
             self.lag_s = max(0.0, self._clock.real_s() - asleep_s - LAG_SAMPLE_S)
             self._lags.append(self.lag_s)
+            if self.lag_s > LAG_REPORT_S:
+                self.late += 1
+                if self._quiet.admit("lag") is not None:
+                    log_health.warning("loop late ms=%d", int(self.lag_s * 1000))
 
 
 # ======================================================================================
@@ -18462,6 +18519,33 @@ class Guard:
                 gate_since_ms=int(str(state.get("since_at_ms", self._clock.now_ms()))),
             )
 
+    def judge_starts(self) -> None:
+        """Too many unclean starts in a short time: no new risk until a person has looked."""
+        runs = self._journal.rows_of("run", limit=4 * CRASH_STARTS_MAX)
+        ends = [
+            row.seq
+            for row in self._journal.rows_of("transition", limit=JOURNAL_PAGE)
+            if row.key == TraderState.SHUTDOWN
+        ]
+        since_ms = self._clock.now_ms() - int(CRASH_WINDOW_S * 1000)
+        unclean = 0
+        for this, before in pairwise(runs):  # newest first
+            if this.key == before.key:
+                continue  # the same process, initializing again
+            is_clean = any(before.seq < seq < this.seq for seq in ends)
+            if this.at_ms < since_ms or (is_clean and not unclean):
+                break
+            unclean += not is_clean
+        is_open = self._container.now.gate in (Gate.OPEN, Gate.REDUCE_ONLY)
+        if unclean >= CRASH_STARTS_MAX and is_open:
+            why = f"crash_loop: {unclean} unclean starts in {CRASH_WINDOW_S / 60:g} minutes"
+            self.set_gate(Gate.PAUSED, why, "limit")
+            self._bus.publish(
+                AlertRaised(
+                    at_ms=self._clock.now_ms(), severity="error", kind="crash_loop", text=why
+                )
+            )
+
     def _journaled_halt(self) -> Halt | None:
         latest = None
         for fact in self._journal.facts("halt"):
@@ -19883,6 +19967,7 @@ class Climb:
         self._house.execution.replay()
         self._house.journal.fact("run", self._house.facts.run_id, body, durable=True)
         self._guard.load()
+        self._guard.judge_starts()
         self._house.execution.tell_unknown()
         self._house.equity.load()
         self._house.decisions.load()
@@ -20196,7 +20281,8 @@ class Coordinator:
 
     async def run(self) -> int:
         """Serve, climb to READY, stay there until asked to stop; returns the exit code."""
-        port = await self.house.api.start(self.house.config.host, self.house.config.port)
+        async with asyncio.timeout(STATE_LIMITS_S[TraderState.STARTUP]):
+            port = await self.house.api.start(self.house.config.host, self.house.config.port)
         self.house.data_dir.note_lock(self._lock_facts(port))
         self._states.keep("loop_watch", self.house.health.watch_loop)
         self._states.keep("hub", self.house.hub.run)
@@ -20298,6 +20384,16 @@ class Coordinator:
         return code
 
     async def _close(self) -> None:
+        limit_s = STATE_LIMITS_S[TraderState.SHUTDOWN]
+        try:
+            async with asyncio.timeout(None if limit_s is None else limit_s - STOP_LIMIT_S):
+                await self._close_edges()
+        except TimeoutError:
+            log_coordinator.error("shutdown ran out of time; it ends all the same")
+        write_last_words(self.house.journal, self.house.data_dir, self.house.execution.flush_facts)
+        self.house.journal.close()
+
+    async def _close_edges(self) -> None:
         await self.house.supervisor.stop(timeout_s=1.0)
         await self.house.api.stop()
         if self.house.webhook is not None:
@@ -20307,11 +20403,6 @@ class Coordinator:
         self.house.rest.close()
         if self.house.venue.close is not None:
             await self.house.venue.close()
-        self.house.execution.flush_facts()
-        if self.house.journal.is_writable:
-            self.house.journal.flush()
-            self.house.journal.sync()
-        self.house.journal.close()
 
 
 def _leftover(order: Order) -> str:
@@ -21534,6 +21625,8 @@ def command_run(
         origins={key: given.source for key, given in found.items()},
     )
     data_dir.take_lock({"pid": os.getpid(), "run_id": facts.run_id, "port": config.port})
+    if not config.is_embedded:
+        data_dir.make_reserve()
     set_up_logs(config, data_dir.folder("logs"))
     for warning in warnings:
         log_cli.warning("%s", warning)
@@ -22470,7 +22563,7 @@ async def _audit(
         rest.apply_clock()
         for _ in range(AUDIT_TRIES):
             picture, records = await read_account(rest), Records(config)
-            baseline = next(records.execution.adjustments(), None)
+            baseline = next(records.execution.facts("adjust"), None)
             rebuilt = rebuild(picture, baseline)
             rows = compare_account(picture, rebuilt, records, own_ids(config))
             records.journal.close()
