@@ -710,7 +710,11 @@ class Oracle:
         elif kind == "late_accept":
             self.late.add(key)
             late_s = self.accepted_s.get(key, 0.0) - self.sent_creates.get(key, 0.0)
-            if late_s < LATE_S:
+            # While our wall clock is wrong, ages are wrong: an order is asked about too early, and
+            # cancelled with an alarm. That is told here, not judged.
+            if self.world.now_s - self.watchman.stepped_s < 90.0:
+                self.sometimes["late accept while the clock was wrong"] += 1
+            elif late_s < LATE_S:
                 self.blame("I18", f"{key} was given up, and lived")
             self.sometimes["late accept"] += 1
         elif kind == "adjust" and key != "baseline":
@@ -1330,7 +1334,9 @@ class Watchman:
             "pause": exchange.engine.is_trading_paused or exchange.engine.is_exchange_paused,
             "key refused": exchange.gate.refuse_until_us > now_us,
             "killed": self.oracle.is_killed,
-            "unknown order": "unknown" in self.oracle.last_status.values(),
+            # A disk that refuses keeps the news of an order's end from the journal.
+            "unknown order": not world.is_refusing and (
+                "unknown" in self.oracle.last_status.values()),
             "disk full": world.is_refusing,
             "feed silent": bool(sessions) and len(silent) == len(sessions),
             "frames late": exchange.frame_delay_s >= 4.0,
