@@ -6,10 +6,10 @@ Purpose
 
 Key Responsibilities
     1. World: the real aiohttp at both ends over memory links, one virtual clock, death without
-       `finally`, restart on a copy of the disk.
-    2. Oracle: invariants I1 to I33 as far as they show, judged from the exchange's own state, the
-       bytes the trader writes, and a second reader of its journal file.
-    3. Directed faults P01 to P40, seeded mixes, equal traces, planted bugs.
+       `finally` between callbacks and inside them, restart on a copy of the disk.
+    2. Oracle: invariants I1 to I34, judged from the exchange's own state, the bytes the trader
+       writes, and a second reader of its journal file (table CHECKS).
+    3. Directed faults P01 to P40, seeded mixes, equal traces, planted bugs, the large numbers.
 
 Architecture Position
     Uses trader.py and sim_exchange.py; they do not know this file. The oracle uses none of the
@@ -22,9 +22,9 @@ Design Principles
 
 Run it
     pytest test_simulation.py
-    python test_simulation.py --seeds 0..99 --minutes 20
-    python test_simulation.py --fault P03
-    python test_simulation.py --mutants
+    python test_simulation.py --seeds 0..4999 --book seeds.jsonl
+    python test_simulation.py --kills 5000        (or --real-kills, --intents, --days, --hashes,
+                                                   --kill-times, --mutants, --fault P03)
 """
 
 from __future__ import annotations
@@ -36,20 +36,23 @@ import contextlib
 import ctypes
 import gc
 import hashlib
+import importlib
 import inspect
 import itertools
 import json
 import logging
 import os
 import random
+import resource
 import shutil
+import signal
 import sqlite3
 import subprocess
 import sys
 import tempfile
 import time
 from collections import Counter, defaultdict, deque
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
@@ -3501,6 +3504,45 @@ def test_P31_the_day_of_profit_is_new_yorks_also_when_its_clocks_change(at: str,
     assert trader.new_york_day(int(moment.timestamp() * 1000)) == day
 
 
+@pytest.mark.process
+@pytest.mark.timeout(300)
+def test_real_processes_killed_at_random_moments_lose_and_double_nothing() -> None:
+    tally = work_real_kills(1, 10)
+    assert not tally["broken"]
+    assert tally["creates"] > 0
+    assert [tally[name] for name in ("duplicates", "lost fills", "orphans")] == [0, 0, 0]
+
+
+@pytest.mark.process
+@pytest.mark.timeout(300)
+def test_a_real_process_that_stood_still_and_one_without_disk_space_trade_on() -> None:
+    tools = importlib.import_module("test_trader")
+    with real_house(2) as (house, exchange):
+        bot = house.bot().until_ready()
+        tools.eventually_24(lambda: len(exchange.resting()) >= 2, "orders rest")
+        bot.signal(signal.SIGSTOP)
+        time.sleep(4.0)
+        bot.signal(signal.SIGCONT)
+        bot.until_ready()
+        limit = (house.data / "sim" / "journal.sqlite3-wal").stat().st_size + 20_000
+        hard = resource.prlimit(bot.process.pid, resource.RLIMIT_FSIZE)[1]
+        resource.prlimit(bot.process.pid, resource.RLIMIT_FSIZE, (limit, hard))
+        tools.eventually_24(lambda: tools.force_fills(exchange) and "journal" in str(
+            bot.health().get("reasons")), "the full disk is seen")
+        time.sleep(2.0)
+        before = len(tools.creates(exchange))
+        time.sleep(3.0)
+        assert len(tools.creates(exchange)) == before, "a create without a journal"
+        resource.prlimit(bot.process.pid, resource.RLIMIT_FSIZE, (hard, hard))
+        tools.eventually_24(lambda: bot.health()["status"] == "running", "the disk works again")
+        tools.until_agreed(bot, exchange)
+        bot.signal(signal.SIGTERM)
+        assert bot.wait() == 0
+        ids = Counter(tools.creates(exchange))
+        assert max(ids.values()) == 1, "an id went out twice"
+        assert exchange.resting() == []
+
+
 PIECES = [f"{first}..{first + PIECE_SEEDS - 1}" for first in range(0, CAMPAIGN_SEEDS, PIECE_SEEDS)]
 
 
@@ -3762,7 +3804,60 @@ def work_kill_times(seed: int) -> Tally:
             "own orders gone": {"s": [gone_s]}, "dead host": {"s": [dead_s]}}
 
 
+def work_real_kills(seed: int, count: int) -> Tally:
+    """kill -9 of real processes on loopback at random moments; then a whole comparison."""
+    rng = random.Random(f"real-{seed}")
+    with real_house(seed) as (house, exchange):
+        tools, bot = importlib.import_module("test_trader"), house.bot()
+        for number in range(count):
+            if number % 10 == 9:        # now and then it gets as far as trading and being filled
+                bot.until_ready()
+                tools.eventually_24(lambda: len(exchange.resting()) >= 2, "orders rest")
+                tools.force_fills(exchange)
+                time.sleep(rng.uniform(0.0, 0.3))
+            else:
+                time.sleep(rng.uniform(0.3, 4.0))
+            bot.signal(signal.SIGKILL)
+            assert bot.wait() == -9
+            bot = house.bot()
+        bot.until_ready()
+        tools.until_agreed(bot, exchange)
+        run = bot.rows("overview")[0]["run_id"]
+        tools.eventually_24(lambda: all(f"-{run}-" in row["client_order_id"]
+                                        for row in exchange.resting()), "no orphan rests")
+        account = exchange.account()
+        booked = {(row["trade_id"], row["order_id"]) for row in house.facts("fill")}
+        filled = {(row["trade_id"], row["order_id"]) for row in account["fills"]}
+        ids = Counter(row["client_order_id"] for row in account["orders"])
+        ids.pop("", None)
+        bot.signal(signal.SIGTERM)
+        code = bot.wait()
+        return {"real kills": count, "creates": sum(ids.values()), "fills": len(filled),
+                "duplicates": sum(many > 1 for many in ids.values()),
+                "lost fills": len(filled - booked), "orphans": len(exchange.resting()),
+                "broken": [] if code == 0 and booked == filled else [f"seed {seed}: exit {code}"]}
+
+
+@contextlib.contextmanager
+def real_house(seed: int) -> Iterator[tuple[Any, Any]]:
+    """A trader's folder and an exchange in a process of its own, on loopback."""
+    tools = importlib.import_module("test_trader")
+    with tempfile.TemporaryDirectory(prefix="real-", dir=SCRATCH) as folder:
+        house = tools.House24(Path(__file__).parent, Path(folder))
+        try:
+            (house.folder / "quoter.py").write_text(tools.QUOTER)
+            exchange = house.exchange("--markets", "3", "--seed", str(seed), "--tier", "prestige")
+            house.environ |= {
+                "V3_TRADING_STRATEGY": f"{folder}/quoter.py:Quoter", "V3_EVALUATE_MIN_MS": "20",
+                "V3_SYNC_INTERVAL_S": "5", "RL_ORDERBOOK_MARKET_LIMIT": "3",
+            }
+            yield house, exchange
+        finally:
+            house.stop()
+
+
 WORKS: dict[str, Callable[..., Tally]] = {
+    "real-kills": work_real_kills,
     "seeds": work_seeds, "kills": work_kills, "intents": work_intents, "days": work_days,
     "hashes": work_hashes, "kill-times": work_kill_times,
 }
@@ -3852,6 +3947,9 @@ def pieces_of(flags: argparse.Namespace) -> tuple[str, list[list[Any]]]:
         names = [flags.dedupe] if flags.dedupe else list(MIX_SWITCHES["dedupe"])
         return "intents", [[seed, min(size, flags.intents - size * seed), name]
                            for name in names for seed in range(-(-flags.intents // size))]
+    if flags.real_kills:
+        return "real-kills", [[seed, min(20, flags.real_kills - 20 * seed)]
+                              for seed in range(-(-flags.real_kills // 20))]
     if flags.days:
         return "days", [[1, flags.days * 24]]
     if flags.hashes:
@@ -3887,6 +3985,7 @@ def main() -> int:
     parser.add_argument("--book", type=Path, help="file that remembers the pieces done")
     parser.add_argument("--json", action="store_true", help="the summary as JSON")
     parser.add_argument("--kills", type=int, help="deaths of the process, in simulation")
+    parser.add_argument("--real-kills", type=int, help="kill -9 of real processes on loopback")
     parser.add_argument("--intents", type=int, help="creates with doubtful outcomes")
     parser.add_argument("--dedupe", choices=MIX_SWITCHES["dedupe"], help="one contract only")
     parser.add_argument("--days", type=float, help="memory over so many simulated days")
@@ -3916,7 +4015,8 @@ def main() -> int:
         print(run_mix(flags.trace, flags.minutes).oracle.trace.hexdigest())
     if flags.mutants is not None:
         return min(1, hunt_all(flags.bug_seeds, flags.mutants))
-    asked = (flags.seeds, flags.kills, flags.intents, flags.days, flags.hashes, flags.kill_times)
+    asked = (flags.seeds, flags.kills, flags.real_kills, flags.intents, flags.days, flags.hashes,
+             flags.kill_times)
     return volume(flags) if any(asked) else 0
 
 
