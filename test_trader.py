@@ -13772,7 +13772,13 @@ async def test_the_place_in_the_queue_is_asked_while_read_budget_is_plenty(statu
             raise answer
         return answer
 
-    house.services.rest = SimpleNamespace(reads=reads, queue_positions=queue_positions)
+    async def schedule():
+        return {"schedule": {"standard_hours": [], "maintenance_windows": [
+            {"start_datetime": "2026-11-29T08:00:00Z", "end_datetime": "2026-11-29T10:00:00Z"}]}}
+
+    house.services.rest = SimpleNamespace(
+        reads=reads, queue_positions=queue_positions, schedule=schedule
+    )
     house.store.put(status_order())
     await house.publish(house.event(t.OrderChanged, order=status_order(), why="acked"))
 
@@ -13780,14 +13786,58 @@ async def test_the_place_in_the_queue_is_asked_while_read_budget_is_plenty(statu
         return house.reporter.rows.order("kt-1")
 
     assert (row()["ahead_h"], row()["ahead_from"]) == (900, "estimate")
-    await house.reporter._ask_queues()
+    await house.reporter.inquiries.ask()
     assert asked == [[TICKER]]
     assert (row()["ahead_h"], row()["ahead_from"]) == (700, "exchange")
-    await house.reporter._ask_queues()
+    assert house.reporter.inquiries.next_pause_ms == 1_795_939_200_000
+    await house.reporter.inquiries.ask()
     assert row()["ahead_from"] == "exchange", "an answer that fails changes nothing"
     reads.reserve(60)
-    await house.reporter._ask_queues()
+    await house.reporter.inquiries.ask()
     assert len(asked) == 2
+
+
+PAUSE_WEEK = {
+    name: [{"open_time": "00:00", "close_time": "00:00"}]
+    for name in "monday tuesday wednesday friday saturday sunday".split()
+} | {
+    "thursday": [
+        {"open_time": "00:00", "close_time": "03:00"},
+        {"open_time": "05:00", "close_time": "00:00"},
+    ]
+}
+
+
+@pytest.mark.parametrize(
+    ("now", "windows", "expected"),
+    [
+        ("2026-11-22T10:00:00Z", [], "2026-11-26T08:00:00Z"),
+        ("2026-11-26T07:59:59Z", [], "2026-11-26T08:00:00Z"),
+        ("2026-11-26T08:00:00Z", [], "2026-12-03T08:00:00Z"),
+        ("2026-07-06T10:00:00Z", [], "2026-07-09T07:00:00Z"),
+        ("2026-11-22T10:00:00Z", ["2026-11-23T08:00:00Z"], "2026-11-23T08:00:00Z"),
+        ("2026-11-22T10:00:00Z", ["2026-11-01T08:00:00Z"], "2026-11-26T08:00:00Z"),
+    ],
+)
+def test_the_next_pause_is_the_next_end_of_hours_or_start_of_maintenance(now, windows, expected):
+    schedule = {
+        "standard_hours": [PAUSE_WEEK],
+        "maintenance_windows": [{"start_datetime": start} for start in windows],
+    }
+    assert t.next_pause_ms(schedule, t.decode_rfc3339_ms(now)) == t.decode_rfc3339_ms(expected)
+
+
+@pytest.mark.parametrize(
+    "schedule",
+    [
+        {},
+        {"standard_hours": [], "maintenance_windows": [5]},
+        {"standard_hours": [{"monday": [{"close_time": "late"}]}], "maintenance_windows": []},
+    ],
+)
+def test_a_schedule_that_is_not_understood_is_refused(schedule):
+    with pytest.raises(t.WireError):
+        t.next_pause_ms(schedule, T0_MS)
 
 
 async def test_the_ack_time_is_that_of_the_first_answer_not_of_an_amend(status_house):

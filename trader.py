@@ -14390,6 +14390,8 @@ def _tenths(value: float | None) -> float | None:
 # Principle: The rooms of §21 read; they never reach into a service to change it.
 # ======================================================================================
 
+log_status = logging.getLogger("trader.status")
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class RunFacts:
@@ -14507,6 +14509,90 @@ def shown_setting(config: Config, setting: Setting) -> object:
             return orjson.dumps(dict(value)).decode()
         case _:
             return value if isinstance(value, bool | int | float) else str(value)
+
+
+ASK_S: Final = 10.0
+SCHEDULE_ASK_S: Final = 3600.0
+QUEUES_ASK_MAX: Final = 50  # markets in one question
+
+
+def next_pause_ms(schedule: Json, now_ms: int) -> int | None:
+    """Start of the next maintenance or end of trading hours within a week; None when none is told.
+
+    WireError for a schedule that is not understood. Hours are New York's, 00:00 is the day's end
+    and no pause where the next day opens with it.
+    """
+    windows, hours = schedule.get("maintenance_windows"), schedule.get("standard_hours")
+    starts = [decode_rfc3339_ms(row.get("start_datetime")) for row in _objects(windows)]
+    today = datetime.fromtimestamp(now_ms / 1000, NEW_YORK).date()
+    for week in _objects(hours):
+        for days in range(8):
+            date = today + timedelta(days=days)
+            for session in _objects(week.get(f"{date:%A}".lower())):
+                closes = str(session.get("close_time"))
+                if not re.fullmatch(r"[0-2][0-9]:[0-5][0-9]", closes, re.ASCII):
+                    raise WireError(f"closing time {closes!r:.20}")
+                if closes != "00:00":
+                    at = datetime.fromisoformat(f"{date}T{closes}").replace(tzinfo=NEW_YORK)
+                    starts.append(int(at.timestamp() * 1000))
+    return min((start for start in starts if start > now_ms), default=None)
+
+
+def _objects(rows: object) -> list[Json]:
+    if not isinstance(rows, list) or not all(isinstance(row, dict) for row in rows):
+        raise WireError("the exchange's schedule is not understood")
+    return rows
+
+
+class Inquiries:
+    """What is asked of the exchange for people's sake only: while a page is open, and while read
+    budget is plenty. An answer that fails changes nothing."""
+
+    def __init__(self, services: Services, board: Board, queues: QueueEstimate) -> None:
+        self._services, self._board, self._queues = services, board, queues
+        self._schedule: Json | None = None
+        self._scheduled_s = -math.inf
+
+    @property
+    def next_pause_ms(self) -> int | None:
+        """When the exchange next stops, by its schedule as last read; None while unknown."""
+        if self._schedule is None:
+            return None
+        return next_pause_ms(self._schedule, self._services.clock.now_ms())
+
+    async def run(self) -> None:
+        """Ask now and then, until cancelled."""
+        while True:
+            await asyncio.sleep(ASK_S)
+            if self._board.active_connections:
+                await self.ask()
+
+    async def ask(self) -> None:
+        """Ask what is due."""
+        rest, now_s = self._services.rest, self._services.clock.real_s()
+        if rest is None or rest.reads.left() < rest.reads.capacity / 2:
+            return
+        try:
+            if now_s - self._scheduled_s >= SCHEDULE_ASK_S:
+                self._scheduled_s = now_s
+                answer = (await rest.schedule()).get("schedule")
+                schedule = answer if isinstance(answer, dict) else {}
+                next_pause_ms(schedule, self._services.clock.now_ms())
+                self._schedule = schedule
+            await self._ask_queues(rest)
+        except (ExchangeError, WireError) as error:
+            log_status.info("not read for the page reason=%r", error)
+
+    async def _ask_queues(self, rest: KalshiRest) -> None:
+        execution = self._services.execution
+        live = execution.store.live() if execution is not None else []
+        resting = [o for o in live if o.status is OrderStatus.RESTING and not o.is_foreign]
+        tickers = sorted({order.ticker for order in resting})[:QUEUES_ASK_MAX]
+        ahead_h = await rest.queue_positions(tickers) if tickers else {}
+        for order in resting:
+            if order.order_id in ahead_h:
+                self._queues.on_asked(order.client_order_id, ahead_h[order.order_id])
+                self._board.touch("orders", order.client_order_id)
 
 
 # ======================================================================================
@@ -14974,8 +15060,8 @@ def rss_bytes() -> int:
 class TableMaker:
     """Builds whole tables; called about once a second."""
 
-    def __init__(self, rows: RowMaker) -> None:
-        self.rows = rows
+    def __init__(self, rows: RowMaker, inquiries: Inquiries) -> None:
+        self.rows, self.inquiries = rows, inquiries
         self.services = rows.services
         self.limits = LimitTable(rows.services)
         self.is_stopping = False
@@ -15212,7 +15298,7 @@ class TableMaker:
             "unknown_orders": now.unknown_orders,
             "loop_lag_ms": int(services.health.lag_s * 1000),
             "clock_skew_ms": int(services.clock.offset_s * 1000),
-            "next_pause_at_ms": None,
+            "next_pause_at_ms": self.inquiries.next_pause_ms,
             **self._budgets(),
             **self.money(),
         }  # fmt: skip
@@ -15730,8 +15816,6 @@ class Chronicle:
 # Principle: On the order path it only notes what moved; rows are built when they are sent.
 # ======================================================================================
 
-log_status = logging.getLogger("trader.status")
-
 STATUS_TICK_S: Final = 0.25
 TABLES_S: Final = 1.0
 UNWATCHED_S: Final = 5.0  # while no page is open: for the alerts, and for memory's sake
@@ -15739,8 +15823,6 @@ TRADER_STATUS_S: Final = 10.0
 EVIDENCE_S: Final = 60.0
 BOOKS_TICK_S: Final = 0.1
 EQUITY_EVERY_S: Final = 10.0
-QUEUES_ASK_S: Final = 10.0
-QUEUES_ASK_MAX: Final = 50  # markets in one question
 LIMIT_NEAR_RATIO: Final = 0.8
 _UNKNOWN_CURVES: Final = dict.fromkeys(("hold_ud", "random_ud", "pessimistic_ud", "optimistic_ud"))
 
@@ -15752,7 +15834,8 @@ class StatusReporter:
     def __init__(self, services: Services, hub: Board) -> None:
         self.services, self._hub = services, hub
         self.rows = RowMaker(services)
-        self.tables = TableMaker(self.rows)
+        self.inquiries = Inquiries(services, hub, self.rows.queues)
+        self.tables = TableMaker(self.rows, self.inquiries)
         self.chronicle = Chronicle(services, self.rows, hub)
         self.alerts = Alerts(
             clock=services.clock,
@@ -15813,35 +15896,6 @@ class StatusReporter:
             for ticker in wanted:
                 self._hub.touch_book(ticker)
             await asyncio.sleep(BOOKS_TICK_S if wanted else STATUS_TICK_S)
-
-    async def run_queues(self) -> None:
-        """Ask the exchange now and then where own orders stand.
-
-        Whether a page is open must not show in what we ask: no client may move the budget (I30).
-        """
-        while True:
-            await asyncio.sleep(QUEUES_ASK_S)
-            await self._ask_queues()
-
-    async def _ask_queues(self) -> None:
-        """One question for all markets; left out while the read budget is scarce."""
-        rest, execution = self.services.rest, self.services.execution
-        if rest is None or execution is None or rest.reads.left() < rest.reads.capacity / 2:
-            return
-        live = execution.store.live()
-        resting = [o for o in live if o.status is OrderStatus.RESTING and not o.is_foreign]
-        tickers = sorted({order.ticker for order in resting})[:QUEUES_ASK_MAX]
-        if not tickers:
-            return
-        try:
-            ahead_h = await rest.queue_positions(tickers)
-        except (ExchangeError, WireError) as error:
-            log_status.info("queue positions not read reason=%r", error)
-            return
-        for order in resting:
-            if order.order_id in ahead_h:
-                self.rows.queues.on_asked(order.client_order_id, ahead_h[order.order_id])
-                self._hub.touch("orders", order.client_order_id)
 
     def evidence(self) -> list[StatusRow]:
         """Rows of topic `evidence`: what this run shows of each strategy."""
@@ -20289,7 +20343,7 @@ class Coordinator:
         self.house.reporter.begin()
         self._states.keep("status", self.house.reporter.run)
         self._states.keep("status:books", self.house.reporter.run_books)
-        self._states.keep("status:queues", self.house.reporter.run_queues)
+        self._states.keep("status:inquiries", self.house.reporter.inquiries.run)
         if self.house.recorder is not None:
             self._states.keep("recorder", self.house.recorder.run)
         if self._labels is not None:
