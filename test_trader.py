@@ -15741,6 +15741,20 @@ def test_a_canary_is_in_no_log_line_of_a_thousand_forced_exceptions(seed, monkey
             assert not any(part in line for part in key.split("\n")[1:])
 
 
+def test_a_line_of_the_file_has_fixed_words_and_facts_of_their_own():
+    def row(words: str, *facts: object) -> dict[str, Any]:
+        record = logging.LogRecord("trader.execution", logging.INFO, "f", 1, words, facts, None)
+        return json.loads(t.JsonFormatter().format(record))
+
+    line = row("order acked id=%s price_cc=%d", "kt-1", 4600)
+    assert (line["room"], line["level"]) == ("execution", "INFO")
+    assert (line["text"], line["fields"]) == ("order acked", {"id": "kt-1", "price_cc": 4600})
+    assert row("settings reloaded: %s", "port")["text"] == "settings reloaded: port"
+    assert row("100 %% of id=%s", "a")["text"] == "100 % of id=a"
+    assert row("bell id=%s", "\x07")["fields"] == {"id": "\\u0007"}
+    assert row("odd value=%r", object)["fields"] == {"value": str(object)}
+
+
 def test_no_core_of_a_process_that_holds_a_key_is_written():
     assert "RLIMIT_CORE, (0, 0)" in SOURCE
 
@@ -17640,6 +17654,8 @@ MISTAKES: dict[str, tuple[str, dict[str, str], str, tuple[str, ...]]] = {
     "key_is_empty": ("", paper_key("empty.pem"), "", ("key",)),
     "key_of_other_kind": ("", paper_key("ec.pem"), "", ("RSA", "Ed25519")),
     "env_line": ("", {}, "V3_PORT=8123\nthis is no setting\n", (".env line 2",)),
+    "env_name_alone": ("", {}, "V3_PORT\n", (".env line 1", "'V3_PORT' is not NAME=value")),
+    "no_such_host": ("--host 192.0.2.1 --allow-remote", {}, "", ("192.0.2.1", "127.0.0.1")),
     "env_open_to_all": ("--env production", {}, "V3_PORT=8123\n", ("chmod 600 .env",)),
     "env_unknown": (
         "",
@@ -18007,6 +18023,40 @@ def test_a_second_start_ends_silently_with_75_and_touches_nothing(house: House24
     assert house.command("status").returncode == 8
     assert house.command("flatten").returncode == 8
     assert house.command("pause").returncode == 0  # it acts on the gate of the next start
+
+
+@pytest.mark.process
+def test_systemd_hears_of_ready_of_states_and_of_each_cycle(house: House24) -> None:
+    path = str(house.folder / "notify")
+    with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as listener:
+        listener.bind(path)
+        listener.settimeout(WAIT_S)
+        bot = house.bot("--strategy", "hold", NOTIFY_SOCKET=path).until_ready()
+        heard: list[str] = []
+        while sum(text == "WATCHDOG=1" for text in heard) < 3:
+            heard.append(listener.recv(4096).decode())
+        bot.signal(signal.SIGTERM)
+        while "STOPPING=1" not in heard[-1]:
+            heard.append(listener.recv(4096).decode())
+        assert bot.wait() == 0
+    lines = "\n".join(heard).splitlines()
+    assert lines.count("READY=1") == 1
+    assert any(line.startswith("STATUS=ready: ") for line in lines)
+
+
+@pytest.mark.process
+def test_a_command_that_is_interrupted_ends_with_130_without_a_traceback(house: House24) -> None:
+    command = [sys.executable, str(house.root / "trader.py"), "train", "--data-dir"]
+    process = subprocess.Popen(
+        [*command, str(house.data)], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True,
+        env=clean_environ(), cwd=house.folder,
+    )  # fmt: skip
+    house.started.append(process)
+    eventually_24(lambda: (house.data / "sim" / "policies").is_dir(), "it has begun")
+    process.send_signal(signal.SIGINT)
+    _, said = process.communicate(timeout=WAIT_S)
+    assert process.returncode == 130, said
+    assert "Traceback" not in said
 
 
 @pytest.mark.process
@@ -18659,6 +18709,13 @@ def test_what_record_writes_backtest_plays(house: House24) -> None:
         (["status", "now"], 2, "takes no word"),
         (["audit"], 2, "outlives its bot"),
         (["record", "--no-record"], 2, "contradict"),
+        (["statsu"], 2, "did you mean status?"),
+        (["--stratgy", "hold"], 2, "did you mean --strategy?"),
+        (["record", "--minutes", "x"], 2, "invalid int value"),
+        (["--markets"], 2, "expected one argument"),
+        (["config", "what"], 2, "show and check"),
+        (["replay", "--speed", "max"], 2, "--tape"),
+        (["--speed", "max"], 2, "sim_speed"),
     ],
     ids=lambda value: "_".join(value) if isinstance(value, list) else "",
 )
@@ -18686,7 +18743,7 @@ def test_a_wrong_command_is_one_clear_sentence(tmp_path, capsys, monkeypatch, fl
 def test_since_is_read_as_people_write_it(text, moment):
     now_ms = int(t.datetime(2026, 11, 22, 12, tzinfo=t.UTC).timestamp() * 1000)
     expected = t.datetime.fromisoformat(moment).replace(tzinfo=t.UTC).timestamp() * 1000
-    assert t.since_ms(text, now_ms) == expected
+    assert t.read_since(text, now_ms) == expected
 
 
 def test_a_table_shows_each_number_in_its_unit():
@@ -18949,7 +19006,7 @@ def test_a_folder_without_a_tape_is_one_clear_sentence(tmp_path, capsys):
 ROOT_24sh = Path(os.environ.get("PROJECT_ROOT", Path(__file__).parent))
 
 # ======================================================================================
-# §24j REPORT
+# §24m VERDICT, §24n REPORT
 # ======================================================================================
 
 
@@ -19094,7 +19151,7 @@ def test_the_report_of_a_run_adds_up_and_its_bundle_tells_no_account(trading: Ho
 
 
 # ======================================================================================
-# §24k TRAINING
+# §24o TRAINING
 # ======================================================================================
 
 

@@ -113,6 +113,7 @@ from typing import (
     ClassVar,
     Final,
     NamedTuple,
+    NoReturn,
     Protocol,
     TypedDict,
     TypeVar,
@@ -13785,6 +13786,7 @@ class TradingFlowOrchestrator:
         self.total_cycles = self.successful_cycles = self.failed_cycles = 0
         self.recent: deque[tuple[int, str, int]] = deque(maxlen=CYCLES_MAX)
         self.beat_s = clock.real_s()
+        self.on_beat: Callable[[], None] = lambda: None  # once a cycle; §24 feeds the watchdog
         bus.subscribe(BookChanged, self.on_book)
         bus.subscribe(OrderChanged, lambda event: self.touch(event.order.ticker))
         bus.subscribe(FillBooked, lambda event: self.touch(event.fill.ticker))
@@ -13839,6 +13841,7 @@ class TradingFlowOrchestrator:
         while True:
             await self._clock.sleep(max(self.config.evaluate_min_ms / 4000, 0.01))
             self.beat_s = self._clock.real_s()
+            self.on_beat()
             now_s = self._clock.monotonic()
             for ticker in list(self._market_data.markets):
                 is_idle = now_s - self._looked_s.get(ticker, -math.inf) >= IDLE_EVALUATE_S
@@ -20641,7 +20644,7 @@ def _line_of(error: BaseException, path: Path) -> str:
 # ======================================================================================
 # §24b LOGS
 # Purpose:   One line per fact: for people on a terminal, as JSON in the file; no secret in either.
-# Position:  Uses §01, §02, §11. Set up by §24d before anything is logged.
+# Position:  Uses §01, §02, §11. Set up by §24f before anything is logged.
 # Principle: A secret is removed wherever it turns up; a repeated line is counted, not repeated.
 # ======================================================================================
 
@@ -20693,6 +20696,26 @@ class PlainFormatter(logging.Formatter):
         return REDACTOR.clean(line)
 
 
+_LOG_FIELD: Final = re.compile(r"([\w:]+)=%[-+#0-9.]*[sdrfg]")
+
+
+def log_parts(record: logging.LogRecord) -> tuple[str, dict[str, object]]:
+    """Fixed words and the facts behind them, where the line is `words key=%s key=%d`."""
+    keys = _LOG_FIELD.findall(record.msg) if isinstance(record.msg, str) else []
+    args = record.args if isinstance(record.args, tuple) else ()
+    if not keys or len(keys) != len(args) or len(keys) != record.msg.count("%"):
+        return record.getMessage(), {}
+    plain = (int, float, bool, str, type(None))
+    if REDACTOR.clean(record.getMessage()) != record.getMessage():
+        return record.getMessage(), {}  # a secret is known by what stands around it
+    values = (value if isinstance(value, plain) else str(value) for value in args)
+    return _LOG_FIELD.sub("", record.msg).strip(), dict(zip(keys, values, strict=True))
+
+
+def _clean_value(value: object) -> object:
+    return REDACTOR.clean(escape_controls(value)) if isinstance(value, str) else value
+
+
 class JsonFormatter(logging.Formatter):
     """One JSON object per line, ids without gaps."""
 
@@ -20701,14 +20724,16 @@ class JsonFormatter(logging.Formatter):
         self._last_id = 0
 
     def format(self, record: logging.LogRecord) -> str:
-        """The record as `{"at","id","level","room","text"}` and `trace` where there is one."""
+        """`{"at","id","level","room","text","fields"}`, and `trace` where there is one."""
         self._last_id += 1
-        row = {
+        text, fields = log_parts(record)
+        row: dict[str, object] = {
             "at": datetime.fromtimestamp(record.created, UTC).isoformat(timespec="milliseconds"),
             "id": self._last_id,
             "level": record.levelname,
             "room": record.name.removeprefix("trader."),
-            "text": REDACTOR.clean(escape_controls(record.getMessage())),
+            "text": REDACTOR.clean(escape_controls(text)),
+            "fields": {name: _clean_value(value) for name, value in fields.items()},
         }
         if record.exc_info:
             row["trace"] = REDACTOR.clean(self.formatException(record.exc_info))
@@ -20798,7 +20823,7 @@ def set_up_logs(config: Config, folder: Path) -> None:
 # ======================================================================================
 # §24c REPLAY
 # Purpose:   Recorded tapes through the whole trader at full speed, and what came of it.
-# Position:  Uses §23 and, lazily, sim_exchange. Called by §24d for `replay` and `backtest`.
+# Position:  Uses §23 and, lazily, sim_exchange. Called by §24o and §24p.
 # Principle: The same code path as live, from socket to journal; only the clock and the wire differ.
 # ======================================================================================
 
@@ -21099,7 +21124,7 @@ def _run_on(
 # ======================================================================================
 # §24d ARGUMENTS
 # Purpose:   Flags, environment and env files in; settings with their sources out.
-# Position:  Uses §01, §02, §24b. Read by §24e to §24g.
+# Position:  Uses §01, §02, §24b. Read by the rooms below it.
 # Principle: The operator's mistake is one clear sentence; nothing is guessed or silently ignored.
 # ======================================================================================
 
@@ -21210,8 +21235,26 @@ OWN_FLAGS: Final = tuple(
 )
 
 
-def _parser() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(
+class _Parser(argparse.ArgumentParser):
+    """One sentence for a mistake instead of the whole usage."""
+
+    @property
+    def known(self) -> list[str]:
+        """Every flag there is."""
+        return [option for action in self._actions for option in action.option_strings]
+
+    def error(self, message: str) -> NoReturn:
+        """Raise it as ConfigError, with the nearest known word."""
+        known = [*COMMANDS, *self.known]
+        strange = re.search(r"(?:unrecognized arguments: |invalid choice: ')([^ '=]+)", message)
+        near = difflib.get_close_matches(strange[1], known, n=1) if strange is not None else []
+        said = message.partition(" (choose from")[0]
+        hint = f"did you mean {near[0]}?" if near else "see --help"
+        raise ConfigError(f"{said}; {hint}")
+
+
+def _parser() -> _Parser:
+    parser = _Parser(
         prog="trader.py",
         description="A trader for Kalshi that shows what it does.",
         epilog="Without a command it runs the bot; in sim no account is needed. Commands: "
@@ -21235,7 +21278,12 @@ def _parser() -> argparse.ArgumentParser:
 
 def parse_arguments(argv: Sequence[str]) -> argparse.Namespace:
     """The command line; ConfigError for a flag or a word that the command does not have."""
-    args = _parser().parse_args(argv)
+    parser = _parser()
+    for word in argv:  # argparse would take the value after an unknown flag for the command
+        name = word.partition("=")[0]
+        if name.startswith("--") and name not in parser.known:
+            parser.error(f"unrecognized arguments: {name}")
+    args = parser.parse_args(argv)
     for flag in OWN_FLAGS:
         value = getattr(args, flag.dest)
         if value is not None and args.command not in flag.commands.split():
@@ -21307,7 +21355,7 @@ def read_env_file(path: Path) -> dict[str, str]:
         raise ConfigError(f"{path.name} cannot be read: {error}; mend or remove it") from error
     values: dict[str, str] = {}
     for binding in parse_stream(io.StringIO(text)):
-        if binding.error:
+        if binding.error or (binding.key is not None and binding.value is None):
             line = binding.original.string.strip().splitlines()[0]
             raise ConfigError(
                 f"{path.name} line {binding.original.line}: {REDACTOR.clean(line)[:40]!r} is not "
@@ -21413,47 +21461,57 @@ def file_digest(path: Path) -> str:
     return hashlib.sha256(path.read_bytes()).hexdigest()
 
 
-def version_lines() -> list[str]:
-    """Version, hash of the file, Python, dependencies, journal schema."""
-    python = sys.version.split()[0]
-    return [
-        f"trader {VERSION} file {file_digest(Path(__file__))[:12]} python {python}",
-        f"aiohttp {aiohttp.__version__} orjson {orjson.__version__}",
-        f"sqlite {sqlite3.sqlite_version} journal schema {JOURNAL_SCHEMA}",
-    ]
+# ======================================================================================
+# §24e LIFE SIGNS
+# Purpose:   Tell systemd that we are ready, in which state, and that we still decide.
+# Position:  Uses §04, §23. Made by §24f where systemd asks for it.
+# Principle: The watchdog is fed by the decision loop itself, never by a timer of its own.
+# ======================================================================================
+
+log_cli = logging.getLogger("trader.cli")
+
+WATCHDOG_EVERY_S: Final = 1.0
 
 
-def settings_rows(found: Mapping[str, Sourced], config: Config) -> tuple[dict[str, JsonValue], ...]:
-    """Every setting with value and source, secrets masked."""
-    rows: list[dict[str, JsonValue]] = []
-    for setting in SETTINGS:
-        given = found.get(setting.name)
-        text = given.text if given is not None else setting.default
-        if setting.kind is Kind.SECRET and text:
-            text = "***"
-        if given is None and setting.name in ("strategy", "data_dir"):
-            value = getattr(config, setting.field)
-            text = ",".join(value) if isinstance(value, tuple) else str(value)
-        rows.append(
-            {
-                "name": setting.name,
-                "value": text,
-                "source": given.source if given else "default",
-                "unit": setting.unit,
-                "variable": setting.env,
-            }
-        )
-    return tuple(rows)
+class SystemdNotifier:
+    """READY at the first READY, STATUS in words, WATCHDOG from the decision loop; no library."""
+
+    def __init__(self, address: str, house: House) -> None:
+        self._address = "\0" + address[1:] if address.startswith("@") else address
+        self._house, self._told_s, self._was_ready = house, -math.inf, False
+        self._socket = socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM | socket.SOCK_CLOEXEC)
+        self._socket.setblocking(False)
+        house.bus.subscribe(StateChanged, self._on_state)
+        house.orchestrator.on_beat = self._on_beat
+
+    def _on_state(self, event: StateChanged) -> None:
+        lines = [f"STATUS={event.to_state}: {event.why}"]
+        if event.to_state == TraderState.READY and not self._was_ready:
+            self._was_ready = True
+            lines.append("READY=1")
+        if event.to_state == TraderState.SHUTDOWN:
+            lines.append("STOPPING=1")
+        self._send("\n".join(lines))
+
+    def _on_beat(self) -> None:
+        now_s = self._house.clock.real_s()
+        if now_s - self._told_s >= WATCHDOG_EVERY_S:
+            self._told_s = now_s
+            self._send("WATCHDOG=1")
+
+    def _send(self, text: str) -> None:
+        try:
+            self._socket.sendto(text.encode(), self._address)
+        except OSError as error:
+            log_cli.debug("systemd not told error=%s", error)
 
 
 # ======================================================================================
-# §24e PROCESS
+# §24f PROCESS
 # Purpose:   The running bot: its exchange, its loop, its signals, its first words.
 # Position:  Uses §14, §15, §23, §24a to §24d. Imports sim_exchange for the embedded exchange.
 # Principle: Lock first, then logs, then the loop; every signal has one meaning.
 # ======================================================================================
-
-log_cli = logging.getLogger("trader.cli")
 
 SIM_JOURNALS_MAX: Final = 10
 LAST_CANCEL_S: Final = 1.0
@@ -21568,6 +21626,9 @@ async def run_bot(
             static=static,
         )
         hear_signals(coordinator, reload)
+        address = os.environ.get("NOTIFY_SOCKET")
+        notifier = SystemdNotifier(address, coordinator.house) if address else None
+        log_cli.debug("systemd notified=%s", notifier is not None)
         say_start(config, facts, coordinator)
         return await coordinator.run()
 
@@ -21663,41 +21724,53 @@ def command_run(
     data_dir = DataDir(config.home)
     data_dir.make()
     clock = make_clock(config)
-    facts = StartFacts(
-        run_id=clock.token_hex(5),
-        file_sha256=file_digest(Path(__file__)),
-        config_sha256=hashlib.sha256(
-            repr(
-                [
-                    (key, value.text)
-                    for key, value in sorted(found.items())
-                    if SETTINGS_BY_NAME[key].kind is not Kind.SECRET
-                ]
-            ).encode()
-        ).hexdigest(),
-        started_at_ms=clock.now_ms(),
-        origins={key: given.source for key, given in found.items()},
-    )
+    facts = start_facts(clock, found)
     data_dir.take_lock({"pid": os.getpid(), "run_id": facts.run_id, "port": config.port})
-    if not config.is_embedded:
-        data_dir.make_reserve()
-    set_up_logs(config, data_dir.folder("logs"))
+    try:
+        set_up_logs(config, data_dir.folder("logs"))
+    except OSError as error:
+        raise ConfigError(f"{data_dir.path}/logs: {error.strerror or error}; mend it") from error
     for warning in warnings:
         log_cli.warning("%s", warning)
     resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
     if config.is_embedded:
         set_sim_journal_aside(data_dir, facts.started_at_ms)
+    else:
+        data_dir.make_reserve()  # an embedded account has nothing to save
     if config.key_content is not None:
         REDACTOR.add(config.key_content.reveal())
     try:
         with asyncio.Runner(loop_factory=loop_factory()) as runner:
             return runner.run(run_bot(config, data_dir, facts, clock, reload))
     except OSError as error:
-        if error.errno != errno.EADDRINUSE:
-            raise
-        raise ConfigError(
-            f"port {config.port} is taken by another program; stop it or choose another with --port"
-        ) from error
+        raise _address_error(config, error) from error
+
+
+def start_facts(clock: Clock, found: Mapping[str, Sourced]) -> StartFacts:
+    """Who starts: a fresh run id, the hashes of file and settings."""
+    told = [
+        (key, value.text)
+        for key, value in sorted(found.items())
+        if SETTINGS_BY_NAME[key].kind is not Kind.SECRET
+    ]
+    return StartFacts(
+        run_id=clock.token_hex(5),
+        file_sha256=file_digest(Path(__file__)),
+        config_sha256=hashlib.sha256(repr(told).encode()).hexdigest(),
+        started_at_ms=clock.now_ms(),
+        origins={key: given.source for key, given in found.items()},
+    )
+
+
+def _address_error(config: Config, error: OSError) -> Exception:
+    """The operator's mistake where the page cannot listen; any other error as it is."""
+    if error.errno == errno.EADDRINUSE:
+        what = f"port {config.port} is taken by another program"
+        return ConfigError(f"{what}; stop it or choose another with --port")
+    if error.errno in (errno.EADDRNOTAVAIL, errno.EACCES) or isinstance(error, socket.gaierror):
+        what = f"host: {config.host!r} is no address of this machine that we may listen on"
+        return ConfigError(f"{what}; use 127.0.0.1")
+    return error
 
 
 def set_sim_journal_aside(data_dir: DataDir, at_ms: int) -> None:
@@ -21756,9 +21829,9 @@ async def visit(config: Config, signer: KalshiSigner | None = None) -> AsyncIter
 
 
 # ======================================================================================
-# §24f ASKING
+# §24g ASKING
 # Purpose:   The commands that speak to a running bot, and print what it says.
-# Position:  Uses §14a, §24d. Called by §24g.
+# Position:  Uses §14a, §24d to §24f. Called by §24h and §24p.
 # Principle: One way to ask, one way to print; who gets no answer is told why by the exit code.
 # ======================================================================================
 
@@ -21831,7 +21904,7 @@ class Desk:
             return answer.status, await answer.json()
 
 
-def shown(key: str, value: object) -> str:
+def show_value(key: str, value: object) -> str:
     """A value as people read it; its unit is the end of its key (DASHBOARD §3)."""
     if value is None or value == "":
         return "–"
@@ -21844,7 +21917,7 @@ def shown(key: str, value: object) -> str:
             if key.endswith(end):
                 return write(value)
     if isinstance(value, list | tuple):
-        return ", ".join(shown(key, item) for item in value)
+        return ", ".join(show_value(key, item) for item in value)
     return escape_controls(str(value))
 
 
@@ -21868,7 +21941,7 @@ def _heading(key: str) -> str:
 def table_lines(rows: Sequence[Mapping[str, object]], columns: Sequence[str]) -> list[str]:
     """Rows under headings, numbers to the right."""
     cells = [[_heading(key) for key in columns]]
-    cells += [[shown(key, row.get(key)) for key in columns] for row in rows]
+    cells += [[show_value(key, row.get(key)) for key in columns] for row in rows]
     widths = [max(map(len, column)) for column in zip(*cells, strict=True)]
     is_number = [
         all(isinstance(row.get(key), int | float | None) for row in rows) for key in columns
@@ -21892,6 +21965,39 @@ def print_rows(
         print("\n".join(table_lines(rows, columns.split())))
     else:
         print(none)
+
+
+def version_lines() -> list[str]:
+    """Version, hash of the file, Python, dependencies, journal schema."""
+    python = sys.version.split()[0]
+    return [
+        f"trader {VERSION} file {file_digest(Path(__file__))[:12]} python {python}",
+        f"aiohttp {aiohttp.__version__} orjson {orjson.__version__}",
+        f"sqlite {sqlite3.sqlite_version} journal schema {JOURNAL_SCHEMA}",
+    ]
+
+
+def settings_rows(found: Mapping[str, Sourced], config: Config) -> tuple[dict[str, JsonValue], ...]:
+    """Every setting with value and source, secrets masked."""
+    rows: list[dict[str, JsonValue]] = []
+    for setting in SETTINGS:
+        given = found.get(setting.name)
+        text = given.text if given is not None else setting.default
+        if setting.kind is Kind.SECRET and text:
+            text = "***"
+        if given is None and setting.name in ("strategy", "data_dir"):
+            value = getattr(config, setting.field)
+            text = ",".join(value) if isinstance(value, tuple) else str(value)
+        rows.append(
+            {
+                "name": setting.name,
+                "value": text,
+                "source": given.source if given else "default",
+                "unit": setting.unit,
+                "variable": setting.env,
+            }
+        )
+    return tuple(rows)
 
 
 # -- status and markets -----------------------------------------------------------------
@@ -21925,7 +22031,7 @@ def _status_lines(
     client, checked = (status["components"][name] for name in ("trading_client", "reconcile"))
     money = ("cash_ud", "equity_ud", "day_pnl_ud", "exposure_ud")
     why = f" ({overview['gate_why']})" if overview["gate_why"] else ""
-    verified = shown("_at_ms", checked["reconciled_at_ms"])
+    verified = show_value("_at_ms", checked["reconciled_at_ms"])
     held, live, unknown = (
         client[key] for key in ("positions_count", "open_orders_count", "unknown_orders")
     )
@@ -21934,7 +22040,7 @@ def _status_lines(
         f"{status['environment']}: {health['status']}, state {status['state']}",
         f"gate {overview['gate']}{why}",
         f"halted: {status['halted'] or 'no'}; degraded: {reasons or 'no'}",
-        ", ".join(f"{_heading(key)} {shown(key, overview[key])}" for key in money),
+        ", ".join(f"{_heading(key)} {show_value(key, overview[key])}" for key in money),
         f"{held} positions, {live} open orders, {unknown} unknown; verified {verified} UTC",
     ]
 
@@ -21969,7 +22075,12 @@ async def _scan(config: Config) -> Selection:
         return await MarketSelection().select(there.rest, config, Clock().now_ms(), set())
 
 
-# -- controls ---------------------------------------------------------------------------
+# ======================================================================================
+# §24h CONTROLS
+# Purpose:   Pause, resume, re-arm, kill, cancel, flatten from the command line.
+# Position:  Uses §14a, §15, §18b, §24d to §24g. Without a bot it acts on latch and exchange itself.
+# Principle: Stopping never asks and needs nobody; going on asks for the environment by name.
+# ======================================================================================
 
 
 def command_control(config: Config, args: argparse.Namespace) -> int:
@@ -22126,9 +22237,9 @@ async def _cancel_alone(config: Config, args: argparse.Namespace) -> int:
 
 
 # ======================================================================================
-# §24g RECORDS
+# §24i RECORDS
 # Purpose:   What the journal holds, as rows for people: orders, fills, decisions, days; export.
-# Position:  Uses §14d, §18b, §21b, §24d to §24f. Needs no running bot and disturbs none.
+# Position:  Uses §14d, §18b, §21b, §24d to §24g. Needs no running bot and disturbs none.
 # Principle: Read only; the rows are made by the rooms that make them live, so both tell the same.
 # ======================================================================================
 
@@ -22138,7 +22249,7 @@ EXPORT_ROWS_MAX: Final = 200_000
 _SPAN_S: Final = {"m": 60, "h": 3600, "d": 86_400}
 
 
-def since_ms(text: str | None, now_ms: int) -> int:
+def read_since(text: str | None, now_ms: int) -> int:
     """What `--since` means, Unix ms; 0 without it. Days begin at midnight in New York."""
     if text is None:
         return 0
@@ -22351,7 +22462,7 @@ def _sums(ledger: Ledger, strategy: str) -> tuple[int, int]:
 def command_records(config: Config, args: argparse.Namespace) -> int:
     """orders, positions and fills."""
     records = Records(config)
-    from_ms = since_ms(args.since, records.clock.now_ms())
+    from_ms = read_since(args.since, records.clock.now_ms())
     rows = records.table(args.command, from_ms, None)
     match args.command:
         case "orders":
@@ -22388,22 +22499,21 @@ def command_explain(config: Config, args: argparse.Namespace) -> int:
 
 def _explain_lines(record: AnyRow) -> list[str]:
     head = ("decision_id", "at_ms", "ticker", "strategy", "reason", "value", "limit")
-    lines = [f"{_heading(key):12} {shown(f'_{key}', record.get(key))}" for key in head]
+    lines = [f"{_heading(key):12} {show_value(f'_{key}', record.get(key))}" for key in head]
     lines += [f"book {side:7} {record['book'][side]}" for side in record.get("book", ())]
     for key, value in record.get("features", {}).items():
         lines.append(f"  {key} {value:g}")
     for edge in record.get("edges", ()):
-        steps = (f"{_heading(key)} {shown(key, value)}" for key, value in edge.items())
+        steps = (f"{_heading(key)} {show_value(key, value)}" for key, value in edge.items())
         lines.append(f"edge         {', '.join(steps)}")
     for row in record["orders"]:
-        lines.append(
-            f"order        {row['client_order_id']} {row['side']} {shown('_h', row['count_h'])} at "
-            f"{shown('_cc', row['price_cc'])}: {row['status']}"
-        )
+        count, price = show_value("_h", row["count_h"]), show_value("_cc", row["price_cc"])
+        what = f"{row['client_order_id']} {row['side']} {count} at {price}: {row['status']}"
+        lines.append(f"order        {what}")
     for row in record["fills"]:
         lines.append(
-            f"fill         {row['fill_id']} {shown('_h', row['count_h'])} at "
-            f"{shown('_cc', row['price_cc'])}, fee {shown('_ud', row['fee_ud'])}"
+            f"fill         {row['fill_id']} {show_value('_h', row['count_h'])} at "
+            f"{show_value('_cc', row['price_cc'])}, fee {show_value('_ud', row['fee_ud'])}"
         )
     return lines
 
@@ -22438,7 +22548,7 @@ def command_export(config: Config, args: argparse.Namespace) -> int:
     if form not in ("csv", "json", "ndjson"):
         raise ConfigError(f"--format {form!r:.40}: there are csv, json, ndjson")
     records = Records(config)
-    rows = records.table(args.what, since_ms(args.since, records.clock.now_ms()), args.limit)
+    rows = records.table(args.what, read_since(args.since, records.clock.now_ms()), args.limit)
     write_out(REDACTOR.clean(_as_text(rows, form)), args)
     if args.out and not args.quiet:
         print(f"{len(rows)} rows of {args.what} written to {args.out}")
@@ -22476,9 +22586,9 @@ def write_out(text: str, args: argparse.Namespace) -> None:
 
 
 # ======================================================================================
-# §24h AUDIT
+# §24j AUDIT
 # Purpose:   Rebuild cash and positions from the exchange's REST alone; compare with the journal.
-# Position:  Uses §05c, §07, §14d, §15, §24d to §24g. A process of its own, with a key of its own.
+# Position:  Uses §05c, §07, §14d, §15, §24d to §24i. A process of its own, with a key of its own.
 # Principle: It reads, and only reads. A difference that stays is a difference, whoever is to blame.
 # ======================================================================================
 
@@ -22644,7 +22754,7 @@ def _audit_lines(rows: Sequence[AnyRow], scopes: list[str] | None, is_own_key: b
         lines.append(f"warn: the audit's key may do more than read ({', '.join(scopes)})")
     for row in rows:
         values = ", ".join(
-            f"{_heading(key)} {shown(key, value)}"
+            f"{_heading(key)} {show_value(key, value)}"
             for key, value in row.items()
             if key not in ("what", "same")
         )
@@ -22653,9 +22763,9 @@ def _audit_lines(rows: Sequence[AnyRow], scopes: list[str] | None, is_own_key: b
 
 
 # ======================================================================================
-# §24i DOCTOR
-# Purpose:   Check everything a run needs, from Python to the order book, each fault with its fix.
-# Position:  Uses §02, §09, §14 to §17, §24a to §24h. Sends no order.
+# §24k HOME CHECKS
+# Purpose:   Check what a run needs of this machine, from Python to the key; each fault, its fix.
+# Position:  Uses §02, §09, §14 to §17, §24a to §24j. Sends no order.
 # Principle: Each check stands alone; what could not be checked is not called well.
 # ======================================================================================
 
@@ -22688,11 +22798,11 @@ class Ailment(TraderError):
         self.value, self.fix, self.is_warning = value, fix, is_warning
 
 
-class Doctor:
-    """The checks of OPERATIONS §8. `config` is None when the settings are wrong (`wrong` says how).
+class HomeChecks:
+    """Checks of this machine. `config` is None when the settings are wrong (`wrong` says how).
 
     A check answers what it found, or raises: Ailment with its own fix, any other fault with the
-    fix of the table.
+    fix of the table in §24l.
     """
 
     def __init__(
@@ -22705,42 +22815,12 @@ class Doctor:
     ) -> None:
         self._config, self._wrong = config, wrong
         self._warnings, self._changed = warnings, changed
-        self._there: Visit | None = None
-        self._market: Market | None = None
-        self._data: OrderbookIntegration | None = None
-        self._balance: Balance | None = None
-        self._fed_s = 0.0
 
-    async def examine(self, *, with_alert: bool) -> list[Diagnosis]:
-        """Every check in order; the exchange is opened once for all that need it."""
-        found = [await self._try(row) for row in _LOCAL_CHECKS]
+    @property
+    def _known(self) -> Config:
         if self._config is None:
-            return found + [_unchecked(row, "settings") for row in _REMOTE_CHECKS]
-        if with_alert:
-            found.append(await self._try(_ALERT_CHECK))
-        try:
-            need_key(self._config)
-            async with visit(self._config) as self._there:
-                found += [await self._try(row) for row in _REMOTE_CHECKS]
-        except _DOCTOR_FAULTS as error:
-            done = {finding.number for finding in found}
-            why = f"the exchange cannot be opened ({_first_line(error)})"
-            found += [_unchecked(row, why) for row in _REMOTE_CHECKS if row.number not in done]
-        return sorted(found, key=lambda finding: finding.number)
-
-    async def _try(self, row: Check) -> Diagnosis:
-        word, fix = "ok", ""
-        try:
-            value = row.ask(self)
-            if not isinstance(value, str):
-                value = await value
-        except Ailment as error:
-            word, value, fix = "warn" if error.is_warning else "FAIL", error.value, error.fix
-        except _DOCTOR_FAULTS as error:
-            word, value, fix = "FAIL", _first_line(error), row.fix
-        return Diagnosis(number=row.number, check=row.name, word=word, value=value, fix=fix)
-
-    # -- this machine -------------------------------------------------------------------
+            raise Ailment("not checked: the settings are wrong", "mend check 3 first")
+        return self._config
 
     def python(self) -> str:
         """1: the version runs this file, and asserts are on, or main() had refused."""
@@ -22860,13 +22940,61 @@ class Doctor:
             raise Ailment(f"status {status}", "check the address and its channel")
         return f"status {status}"
 
-    # -- the exchange -------------------------------------------------------------------
 
-    @property
-    def _known(self) -> Config:
+# ======================================================================================
+# §24l DOCTOR
+# Purpose:   The checks that need the exchange, the table of all checks, and the command.
+# Position:  Uses §05, §15 to §17, §24d to §24k. Sends no order.
+# Principle: The exchange is opened once; a check that watches does so while the others are made.
+# ======================================================================================
+
+
+class Doctor(HomeChecks):
+    """All checks of OPERATIONS §8, in the order of asking; told by number."""
+
+    def __init__(
+        self,
+        config: Config | None,
+        *,
+        wrong: str = "",
+        warnings: Sequence[str] = (),
+        changed: Sequence[str] = (),
+    ) -> None:
+        super().__init__(config, wrong=wrong, warnings=warnings, changed=changed)
+        self._there: Visit | None = None
+        self._market: Market | None = None
+        self._data: OrderbookIntegration | None = None
+        self._balance: Balance | None = None
+        self._fed_s = 0.0
+
+    async def examine(self, *, with_alert: bool) -> list[Diagnosis]:
+        """Every check in order; the exchange is opened once for all that need it."""
+        found = [await self._try(row) for row in _LOCAL_CHECKS]
         if self._config is None:
-            raise Ailment("not checked: the settings are wrong", "mend check 3 first")
-        return self._config
+            return found + [_unchecked(row, "settings") for row in _REMOTE_CHECKS]
+        if with_alert:
+            found.append(await self._try(_ALERT_CHECK))
+        try:
+            need_key(self._config)
+            async with visit(self._config) as self._there:
+                found += [await self._try(row) for row in _REMOTE_CHECKS]
+        except _DOCTOR_FAULTS as error:
+            done = {finding.number for finding in found}
+            why = f"the exchange cannot be opened ({_first_line(error)})"
+            found += [_unchecked(row, why) for row in _REMOTE_CHECKS if row.number not in done]
+        return sorted(found, key=lambda finding: finding.number)
+
+    async def _try(self, row: Check) -> Diagnosis:
+        word, fix = "ok", ""
+        try:
+            value = row.ask(self)
+            if not isinstance(value, str):
+                value = await value
+        except Ailment as error:
+            word, value, fix = "warn" if error.is_warning else "FAIL", error.value, error.fix
+        except _DOCTOR_FAULTS as error:
+            word, value, fix = "FAIL", _first_line(error), row.fix
+        return Diagnosis(number=row.number, check=row.name, word=word, value=value, fix=fix)
 
     @property
     def _rest(self) -> KalshiRest:
@@ -23159,9 +23287,9 @@ def command_doctor(doctor: Doctor, args: argparse.Namespace) -> int:
 
 
 # ======================================================================================
-# §24j REPORT
+# §24m VERDICT
 # Purpose:   Is a strategy any good? Money, risk and execution, each with its n; a verdict.
-# Position:  Uses §14d, §24d to §24g. Reads the journal only, beside a running bot or without one.
+# Position:  Uses §21b (the first criteria). Pure; read by §24n and §24o.
 # Principle: Events are the unit, not fills; what cannot be known is said so, and GO is hard to get.
 # ======================================================================================
 
@@ -23207,7 +23335,7 @@ class Sample:
     brier_difference: float | None = None
 
 
-def per_contract_cc(results: Sequence[EventResult]) -> float | None:
+def net_per_contract_cc(results: Sequence[EventResult]) -> float | None:
     """Net per contract in centi-cents; None without a contract."""
     contracts_h = sum(result.contracts_h for result in results)
     net_ud = sum(result.net_ud for result in results)
@@ -23241,14 +23369,14 @@ def permutation_p(
     rounds: int = BOOTSTRAP_ROUNDS,
 ) -> float | None:
     """How often chance alone puts `own` as far above `control` per contract; None without both."""
-    theirs, ours = per_contract_cc(control), per_contract_cc(own)
+    theirs, ours = net_per_contract_cc(control), net_per_contract_cc(own)
     if ours is None or theirs is None:
         return None
     rng, everyone, beaten = random.Random(seed), [*own, *control], 0
     for _ in range(rounds):
         rng.shuffle(everyone)
-        left = per_contract_cc(everyone[: len(own)])
-        right = per_contract_cc(everyone[len(own) :])
+        left = net_per_contract_cc(everyone[: len(own)])
+        right = net_per_contract_cc(everyone[len(own) :])
         beaten += left is not None and right is not None and left - right >= ours - theirs
     return (beaten + 1) / (rounds + 1)
 
@@ -23302,7 +23430,12 @@ def _doubts(found: Sample, criteria: Mapping[str, float], variants: int) -> list
     return [text for is_doubt, text in rows if is_doubt]
 
 
-# -- from the journal -------------------------------------------------------------------
+# ======================================================================================
+# §24n REPORT
+# Purpose:   The journal as evidence: results by event, the report in words, the bundle.
+# Position:  Uses §14d, §24d to §24i, §24m. Beside a running bot or without one.
+# Principle: Every number has its n; what the journal does not keep is said to be missing.
+# ======================================================================================
 
 
 def event_results(records: Records, strategy: str, from_ms: int) -> list[EventResult]:
@@ -23448,7 +23581,7 @@ def _strategy_report(
         "net_ud": sum(result.net_ud for result in own),
         "fees_ud": sum(int(row["fee_ud"]) for row in fills),
         "contracts_h": found.contracts_h,
-        "per_contract_cc": per_contract_cc(own),
+        "per_contract_cc": net_per_contract_cc(own),
         "bounds_cc": list(bounds) if bounds else None,
         "p_random": found.p_random,
         "worst_event_ud": min((result.net_ud for result in own), default=0),
@@ -23484,7 +23617,7 @@ def _strategy_lines(row: AnyRow) -> list[str]:
     net, fees, event, day = (
         show_dollars(row[key]) for key in ("net_ud", "fees_ud", "worst_event_ud", "worst_day_ud")
     )
-    contracts, maker = format_count(row["contracts_h"]), shown("", row["maker_ratio"])
+    contracts, maker = format_count(row["contracts_h"]), show_value("", row["maker_ratio"])
     counts = f"{row['orders']} orders, {row['fills']} fills, {contracts} contracts"
     return [
         f"{row['strategy']}: {row['verdict']}{thin}",
@@ -23499,7 +23632,7 @@ def command_report(config: Config, args: argparse.Namespace) -> int:
     """Evaluate, print or write; a folder as --out gets a file named by the day."""
     records = Records(config)
     now_ms = records.clock.now_ms()
-    from_ms = _run_began_ms(records, args.run) if args.run else since_ms(args.since, now_ms)
+    from_ms = _run_began_ms(records, args.run) if args.run else read_since(args.since, now_ms)
     report = evaluate(records, config.home, from_ms)
     text = json.dumps(report, indent=1) if args.json else "\n".join(report_lines(report))
     if args.bundle:
@@ -23550,9 +23683,9 @@ def _without_ids(text: str, secrets_: Iterable[str]) -> str:
 
 
 # ======================================================================================
-# §24k TRAINING
+# §24o TRAINING
 # Purpose:   Train the policy of strategy `rl` by the cross-entropy method, and test it unseen.
-# Position:  Uses §09h, §24c, §24d, §24j. Writes the file that --policy reads.
+# Position:  Uses §09h, §24c, §24d, §24n. Writes the file that --policy reads.
 # Principle: Same seed, same file; it is judged on episodes it has never seen, beside its rivals.
 # ======================================================================================
 
@@ -23826,7 +23959,7 @@ class Trainer:
                 )
                 for job, result in zip(jobs, self._run_all(jobs), strict=True)
             ]
-            each = per_contract_cc(told[name])
+            each = net_per_contract_cc(told[name])
             self._say(f"held out {name}: " + ("no contract" if each is None else f"{each:+.1f} cc"))
         return _held_out_figures(told)
 
@@ -23838,7 +23971,7 @@ def _held_out_figures(told: Mapping[str, Sequence[EventResult]]) -> dict[str, fl
     p_maker = permutation_p(own, told[MarketMaker.name])
     return {
         "episodes": len(own),
-        "net_per_contract_cc": round(per_contract_cc(own) or 0.0, 3),
+        "net_per_contract_cc": round(net_per_contract_cc(own) or 0.0, 3),
         "low95_cc": round(bounds[0], 3),
         "high95_cc": round(bounds[3], 3),
         "vs_random_p": round(1.0 if p_random is None else p_random, 4),
@@ -23889,15 +24022,24 @@ def command_train(config: Config, args: argparse.Namespace) -> int:
 
 
 # ======================================================================================
-# §24l MAIN
+# §24p MAIN
 # Purpose:   Which command it is, and the exit code of whatever comes of it.
 # Position:  Uses every room. The end of the file.
 # Principle: Nothing ends silently: a sentence and a code, or a traceback for a mistake of ours.
 # ======================================================================================
 
 
-def command_config(config: Config, found: Mapping[str, Sourced], args: argparse.Namespace) -> int:
+def command_config(
+    config: Config,
+    found: Mapping[str, Sourced],
+    args: argparse.Namespace,
+    warnings: Sequence[str],
+) -> int:
     """Show every setting with value and source, or only check them."""
+    if args.what not in (None, "show", "check"):
+        raise ConfigError(f"config {args.what!r:.40}: there are show and check")
+    for warning in warnings:
+        print(f"warning: {warning}", file=sys.stderr)
     if args.what == "check":
         need_key(config)
         print("settings are valid")
@@ -23982,6 +24124,8 @@ def _dispatch(argv: Sequence[str], environ: MutableMapping[str, str], root: Path
 
     if args.command == "doctor":
         return command_doctor(_make_doctor(args, environ, root), args)
+    if args.command in ("replay", "backtest") and args.sim_speed == "max":
+        args.sim_speed = "1000" if args.serve else None
     found, warnings = gather(args, environ, root)
     if args.command in ("replay", "backtest") and not args.serve:
         return command_replay(found, args)
@@ -23994,7 +24138,7 @@ def _dispatch(argv: Sequence[str], environ: MutableMapping[str, str], root: Path
         set_quiet_logs()
         return _ONE_SHOT[args.command](config, args)
     if args.command == "config":
-        return command_config(config, found, args)
+        return command_config(config, found, args, warnings)
 
     def reload() -> Config:
         return build_config(texts_of(gather(args, environ, root)[0]))
