@@ -713,11 +713,7 @@ class Oracle:
         elif kind == "late_accept":
             self.late.add(key)
             late_s = self.accepted_s.get(key, 0.0) - self.sent_creates.get(key, 0.0)
-            # While our wall clock is wrong, ages are wrong: an order is asked about too early, and
-            # cancelled with an alarm. That is told here, not judged.
-            if self.world.now_s - self.watchman.stepped_s < 90.0:
-                self.sometimes["late accept while the clock was wrong"] += 1
-            elif late_s < LATE_S:
+            if late_s < LATE_S:
                 self.blame("I18", f"{key} was given up, and lived")
             self.sometimes["late accept"] += 1
         elif kind == "adjust" and key != "baseline":

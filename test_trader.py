@@ -4377,6 +4377,19 @@ def test_intervals_do_not_feel_steps_of_the_wall_clock_or_of_the_offset():
     assert clock.wall_s() == 1_800_000_000 + clock.monotonic()
 
 
+def test_a_step_of_the_machines_clock_ages_nothing_and_is_measured_at_the_next_look():
+    hand = Hand11()
+    clock = clock_11(hand)
+    clock.offset_s = 2.0
+    before_ms = clock.now_ms()
+    clock._epoch_s += 3600.0
+    hand.now_s += 1
+    assert clock.now_ms() == before_ms + 1000
+    clock.look_at_wall()
+    assert clock.now_ms() == before_ms + 1000
+    assert clock.offset_s == pytest.approx(-3598.0)
+
+
 def test_a_faster_clock_counts_more_seconds_than_the_real_one():
     hand = Hand11()
     clock = clock_11(hand, rate=10.0)
@@ -6952,6 +6965,8 @@ def test_offset_survives_rubbish_and_a_step_of_our_own_clock():
     samples.add_date("Tue, 99 Foo 2026 00:00:00 GMT", 0.0, 0.0)
     assert samples.offset_s() == pytest.approx(2.0, abs=0.2)
     clock._epoch_s -= 30.0  # the operator sets the clock back
+    assert samples.offset_s() == pytest.approx(2.0, abs=0.2)
+    clock.look_at_wall()
     assert samples.offset_s() == pytest.approx(32.0, abs=0.2)
 
 

@@ -5690,7 +5690,8 @@ class Clock:
 
     `rate` > 1 makes a virtual second shorter than a real one (tapes); `epoch_s` sets the wall time
     at which it starts, `is_adjustable` lets a person change the pace. `offset_s` corrects our wall
-    clock toward the exchange's.
+    clock toward the exchange's. The machine's wall time is looked at when that offset is measured;
+    in between only the monotonic clock moves it, so a step of it ages no order.
     """
 
     def __init__(
@@ -5710,6 +5711,7 @@ class Clock:
         self._epoch_s = epoch_s
         self._is_adjustable = is_adjustable
         self.rate = rate
+        self._wall_base_s = self._machine_s() - self.monotonic()
         self.offset_s = 0.0
         self.rng = rng or random.Random(secrets.randbits(64))
         self.token_hex = token_hex
@@ -5724,9 +5726,18 @@ class Clock:
         self._base_s, self._start_s = self.monotonic(), self._real_monotonic()
         self.rate = rate
 
-    def wall_s(self) -> float:
-        """Unix seconds as this machine (or the tape) has them, uncorrected."""
+    def _machine_s(self) -> float:
         return time.time() if self._epoch_s is None else self._epoch_s + self.monotonic()
+
+    def wall_s(self) -> float:
+        """Unix seconds as this machine (or the tape) had them when last looked at, uncorrected."""
+        return self._wall_base_s + self.monotonic()
+
+    def look_at_wall(self) -> None:
+        """Take over the machine's wall time; what `now_ms` tells does not jump by it."""
+        base_s = self._machine_s() - self.monotonic()
+        self.offset_s -= base_s - self._wall_base_s
+        self._wall_base_s = base_s
 
     def now_ms(self) -> int:
         """Unix milliseconds, corrected toward the exchange: for expiry, signatures and records."""
@@ -8048,12 +8059,12 @@ class CircuitBreaker:
 class ClockSamples:
     """How far our wall clock is from the exchange's, from `Date` headers and stream time stamps.
 
-    Samples are kept against the monotonic clock, so a step of our wall clock is seen at once and
-    spoils none. `Date` has whole seconds: it says the server's time lay in [Date, Date + 1) while
-    the request was under way. A stream time stamp may be old when it is heard: it only says that
-    the server's time is not before it. The offset is the median of the middles of the last nine
-    Date samples, held inside what all samples allow as long as they agree: nine polls at the same
-    part of a second would otherwise be wrong by half of one.
+    Samples are kept against the monotonic clock, so a step of our wall clock spoils none. `Date`
+    has whole seconds: it says the server's time lay in [Date, Date + 1) while the request was under
+    way. A stream time stamp may be old when it is heard: it only says that the server's time is not
+    before it. The offset is the median of the middles of the last nine Date samples, held inside
+    what all samples allow as long as they agree: nine polls at the same part of a second would
+    otherwise be wrong by half of one.
     """
 
     def __init__(self, clock: Clock) -> None:
@@ -8708,6 +8719,9 @@ class RestReads(RestTransport):
         Every read adds a sample, so calling this now and then is enough to follow a drift. A
         correction finer than whole seconds can prove is left out: our time should not jitter.
         """
+        if not self.clock_samples.count:
+            return None
+        self._clock.look_at_wall()
         offset_s = self.clock_samples.offset_s()
         if offset_s is not None:
             if abs(offset_s - self._clock.offset_s) > CLOCK_STEP_MIN_S:
