@@ -17492,6 +17492,8 @@ class WebSocketManager:
         """Close a client that floods; its place stays taken, or coming back would cost us more."""
         if self.courier.is_known(client):
             self.courier.close(client, 1008, "too many messages")
+            if not client.transport.is_closing():
+                client.transport.pause_reading()
             self._reserved += 1
             asyncio.get_running_loop().call_later(FLOOD_PLACE_S, self.release)
 
