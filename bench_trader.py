@@ -695,6 +695,7 @@ def stub_table() -> dict[str, Any]:
         "/historical/orders": {"orders": [], "cursor": ""},
         "/portfolio/fills": {"fills": [], "cursor": ""},
         "/markets": {"markets": [market], "cursor": ""},
+        "/markets/orderbooks": {"orderbooks": []},
         "/events/KXBENCH-26DEC31": {
             "event": {"event_ticker": "KXBENCH-26DEC31", "series_ticker": "KXBENCH",
                       "title": "Bench", "sub_title": "", "mutually_exclusive": False,

@@ -4266,16 +4266,21 @@ def _wants_fault(wants: Any, grid: PriceGrid, slots: frozenset[str] | None) -> s
         fault = _want_fault(want, grid, slots)
         if fault is not None:
             return fault
-    if len({want.slot for want in wants}) != len(wants):
+    if len(wants) > 1 and len({want.slot for want in wants}) != len(wants):
         return "two wants of one slot"
     return None
+
+
+@lru_cache(maxsize=256)
+def _is_slot(name: str) -> bool:
+    return _SLOT.fullmatch(name) is not None
 
 
 def _want_fault(found: object, grid: PriceGrid, slots: frozenset[str] | None) -> str | None:
     if not isinstance(found, Want):
         return f"{type(found).__name__} instead of a Want"
     want: Any = found
-    if not isinstance(want.slot, str) or not _SLOT.fullmatch(want.slot):
+    if not isinstance(want.slot, str) or not _is_slot(want.slot):
         return f"slot {want.slot!r:.60} is not a name of [a-z0-9_], at most 16 long"
     if slots is not None and want.slot not in slots:
         return f"unknown slot {want.slot}"
