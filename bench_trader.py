@@ -323,9 +323,18 @@ def bench_grow(*, short: bool) -> list[Row]:
             Row(f"grow_{count}_{levels}", found["per_s"], f"deltas/s, {what}"),
             Row(f"grow_{count}_{levels}", found["kb"], "KB per market"),
             Row(f"grow_{count}_{levels}", found["mb"], "MB resident in all"),
-            Row(f"grow_{count}_{levels}", found["pause_ms"], "ms for a full collection"),
+            Row(f"grow_{count}_{levels}", found["pause_ms"], "ms, full collection, 1,000 orders"),
         ]
     return rows
+
+
+def bench_order_of(number: int, ticker: str) -> t.Order:
+    """One resting order."""
+    return t.Order(
+        client_order_id=f"c-{number}", order_id=f"o-{number}", ticker=ticker, side=t.Side.YES,
+        event_ticker="KXBENCH-26DEC31", price_cc=4500, count_h=100, slot=f"s{number}",
+        strategy="bench", status=t.OrderStatus.RESTING,
+    )
 
 
 def child_grow(count: int, levels: int, deltas: int) -> dict[str, float]:
@@ -363,11 +372,14 @@ def child_grow(count: int, levels: int, deltas: int) -> dict[str, float]:
             feed.stream.take(data)
         took_s += time.process_time() - begun_s
     assert feed.data.deltas == deltas, (feed.data.deltas, deltas)
-    pauses_ms = []
+    store, pauses_ms = t.OrderStore(), []
+    for number in range(1_000):  # what a busy trader has made since its start
+        store.put(bench_order_of(number, tickers[number % count]))
     for _ in range(5):
-        begun_s = time.perf_counter()
+        begun_s = time.process_time()
         gc.collect()
-        pauses_ms.append((time.perf_counter() - begun_s) * 1e3)
+        pauses_ms.append((time.process_time() - begun_s) * 1e3)
+    assert len(store.live()) == 1_000, "the orders are still there"
     return {"per_s": deltas / took_s, "mb": resident_mb, "pause_ms": statistics.median(pauses_ms),
             "kb": (resident_mb - before_mb) * 1e3 / count}
 
@@ -1404,6 +1416,12 @@ def bench_journal(*, short: bool) -> list[Row]:
 # -- memory and start -------------------------------------------------------------------
 
 
+def cpu_ms(pid: int) -> float:
+    """Milliseconds a process has worked, all its threads together."""
+    fields = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
+    return (int(fields[11]) + int(fields[12])) * 1e3 / os.sysconf("SC_CLK_TCK")
+
+
 def rss_mb(pid: int) -> float:
     """Resident memory of a process, in MB."""
     pages = int(Path(f"/proc/{pid}/statm").read_text().split()[1])
@@ -1455,12 +1473,13 @@ def bench_memory_10(*, short: bool) -> list[Row]:
     compile_it = [sys.executable, "-c", "import trader"]
     subprocess.run(compile_it, cwd=HERE, env=bytecode_kept(), check=True)
     for label, form in (("", ("trader.py",)), (":module", ("-m", "trader"))):
-        starts_ms, residents_mb = [], []
+        starts_ms, cpus_ms, residents_mb = [], [], []
         for _ in range(1 if short else 3):
             with contextlib.ExitStack() as stack:
                 folder = Path(stack.enter_context(tempfile.TemporaryDirectory()))
                 pid, port, begun_s = stack.enter_context(whole_house(folder, form))
                 starts_ms.append(wait_for_snapshot(port, begun_s))
+                cpus_ms.append(cpu_ms(pid))
                 time.sleep(1 if short else 10)
                 residents_mb.append(rss_mb(pid))
         word = " ".join(form)
@@ -1468,6 +1487,7 @@ def bench_memory_10(*, short: bool) -> list[Row]:
         rows += [
             Row(f"memory_10{label}", resident_mb, f"MB resident, python {word}, 10 markets"),
             Row(f"start{label}", start_ms, f"ms from python {word} to the first snapshot"),
+            Row(f"start{label}", statistics.median(cpus_ms), "ms of CPU of these"),
         ]
     return rows
 
@@ -1486,7 +1506,7 @@ def wait_for_snapshot(port: int, begun: float) -> float:
                         return (time.perf_counter() - begun) * 1e3
                 except (aiohttp.ClientError, KeyError):
                     pass
-                await asyncio.sleep(0.005)
+                await asyncio.sleep(0.02)  # each look costs the trader a whole status document
         raise TimeoutError("no snapshot within 30 s")
 
     return asyncio.run(poll())
