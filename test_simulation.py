@@ -1300,7 +1300,8 @@ class Watchman:
         if self._tokens < 30.0:         # no create fits beside what is kept for cancels
             self.oracle.sometimes["rate bucket empty"] += 1
         is_risky = b"/portfolio/events/orders" in line and not is_cancel
-        if self._tokens < -1e-6 or (is_risky and self._tokens < 20.0 - 1e-6):
+        is_over = self._tokens < -1e-6 and not self.oracle.has_faults  # a cancel goes all the same
+        if is_over or (is_risky and self._tokens < 20.0 - 1e-6):
             self.oracle.blame("I12", f"{self._tokens:.1f} tokens left after {line[:60]!r}")
 
     # -- once a second ------------------------------------------------------------------------
@@ -2873,9 +2874,9 @@ def _settle(mix: Mix) -> None:
         return
     ticker = mix.rng.choice(live)
     world.control.set_close_time(ticker, EPOCH_S + world.now_s + mix.rng.uniform(0.5, 40.0))
-    world.run(mix.rng.uniform(1.0, 45.0))
-    if world.exchange.engine.markets[ticker].status != "closed":
-        return
+    until_s = world.now_s + 45.0
+    while world.exchange.engine.markets[ticker].status == "active" and world.now_s < until_s:
+        world.run(0.2)
     with contextlib.suppress(sim.Refusal):  # the exchange's own timer may be quicker
         world.control.determine(ticker, mix.rng.choice(("yes", "no")))
         world.run(0.3)
@@ -3013,7 +3014,9 @@ def run_mix(seed: int, minutes: float = CAMPAIGN_MINUTES) -> World:
              "max_unknown": draw.choice(("3", "20")), "max_orders": draw.choice(("2", "40")),
              "max_position": draw.choice(("1", "2", "100")),
              "max_market_loss_dollars": draw.choice(("0.8", "10"))}
-    is_busy = draw.random() < 0.15      # many orders: batches, an empty budget
+    is_busy = draw.random() < 0.1       # many orders: batches, an empty budget
+    if is_busy:
+        texts |= {"markets": "6", "max_orders": "60", "max_position": "100"}
     with World(seed, switches=switches, latency=latency, pace=draw.choice((2.0, 4.0, 8.0)),
                maker_fees=draw.random() < 0.7, strategies=with_ladder() if is_busy else None,
                **texts) as world:
