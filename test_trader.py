@@ -17161,6 +17161,55 @@ async def test_a_kill_during_a_rearm_holds_by_whatever_road_it_came(desk_23, by)
     assert desk_23.now.gate is G23.HALTED
 
 
+async def test_a_rearm_waits_until_the_cancels_of_the_kill_are_proven(desk_23):
+    left = t.CancelReport(sent=1, confirmed=0, remaining=("kt-1",))
+    desk_23.trading.reports = [left] * 1000
+    desk_23.operator.kill_now("again", "page")
+    await desk_23.settle()
+    with refused_23("still_clearing"):
+        await desk_23.operator.rearm(desk_23.ask("rearm"))
+    assert desk_23.trading.groups == 0, "its cancels would go on in the new group"
+    desk_23.trading.reports = []
+    await desk_23.settle()
+    await desk_23.operator.rearm(desk_23.ask("rearm"))
+    assert desk_23.now.halt is None
+
+
+async def test_a_rearm_needs_a_reconcile_that_is_not_owed(desk_23):
+    desk_23.guard.halt("enough", "page")
+    desk_23.guard.degrade(D23.RECONCILE, "a clean pass")
+    with refused_23("not_reconciled"):
+        await desk_23.operator.rearm(desk_23.ask("rearm"))
+    desk_23.guard.clear(D23.RECONCILE)
+    await desk_23.operator.rearm(desk_23.ask("rearm"))
+
+
+@pytest.mark.parametrize("works", range(5))
+def test_a_rearm_the_disk_refuses_halfway_is_none_here_nor_after_a_restart(
+    house_23, folder_23, works
+):
+    house_23.guard.halt("enough", "page")
+    calls = itertools.count()
+    real = house_23.disk.write_state, house_23.disk.remove_kill, house_23.journal.fact
+
+    def counted(act):
+        def do(*args, **kwargs):
+            if next(calls) >= works:
+                raise t.JournalError("no space left on device")
+            return act(*args, **kwargs)
+
+        return do
+
+    names = ((house_23.disk, "write_state"), (house_23.disk, "remove_kill"))
+    for (owner, name), act in zip((*names, (house_23.journal, "fact")), real, strict=True):
+        setattr(owner, name, counted(act))
+    with contextlib.suppress(t.JournalError):
+        house_23.guard.rearm(G23.OPEN, "looked at it", "page")
+    is_halted = house_23.now.halt is not None
+    assert (reborn_23(house_23, folder_23).now.halt is not None) is is_halted
+    assert is_halted is (works < 3)
+
+
 async def test_a_breaker_of_another_cause_during_a_rearm_holds(desk_23):
     desk_23.guard.halt("reject_ratio: 60%", "limit")
     desk_23.trading.on_group = lambda: desk_23.operator.kill_now("max_unknown: 4", "limit")

@@ -18710,8 +18710,12 @@ class Guard:
         now_ms = self._clock.now_ms()
         if gate is Gate.OPEN:
             self._data_dir.write_state({"gate": gate, "why": why, "by": by, "since_at_ms": now_ms})
-        self._container.update(gate=gate, gate_why=why, gate_by=by, gate_since_ms=now_ms, halt=None)
+        self._bind_gate(gate, why, by, now_ms)
         self.is_gate_durable = gate is Gate.OPEN or self._try_disk(self._store_gate)
+
+    def _bind_gate(self, gate: Gate, why: str | None, by: str, now_ms: int) -> None:
+        """The gate in memory, and told; what the disk must know it knows already."""
+        self._container.update(gate=gate, gate_why=why, gate_by=by, gate_since_ms=now_ms, halt=None)
         log_guard.warning("gate gate=%s why=%s by=%s", gate, why, by)
         self._bus.publish(GateChanged(at_ms=now_ms, gate=gate, why=why or "", by=by))
 
@@ -18721,12 +18725,16 @@ class Guard:
         Raises JournalError when the disk refuses; what is on it then still halts.
         """
         row: dict[str, JsonValue] = {"gate": gate, "why": why, "by": by}
-        self._data_dir.write_state({**row, "since_at_ms": self._clock.now_ms()})
+        now_ms = self._clock.now_ms()
+        self._data_dir.write_state({**row, "since_at_ms": now_ms})
         self._journal.fact(
             "halt", "latch", {"phase": "cleared", "why": why, "by": by}, durable=True
         )
         self._data_dir.remove_kill()
-        self.set_gate(gate, why, by)
+        # The last word of the disk was the removal: nothing after it may fail and leave a latch
+        # that holds here and is gone after a restart.
+        self._bind_gate(gate, why, by, now_ms)
+        self.is_gate_durable = True
 
     # -- degraded -----------------------------------------------------------------------
 
@@ -19067,7 +19075,7 @@ class Operator:
         now = self._container.now
         if ask.state_version is not None and ask.state_version != now.guard_version:
             raise ControlRefused(412, "state_changed", "the state has changed; look again")
-        if not now.is_reconciled:
+        if not now.is_reconciled or self._guard.is_degraded(Degraded.RECONCILE):
             raise ControlRefused(409, "not_reconciled", "the last reconcile was not clean")
         unknown = len(self._execution.unproven())
         if unknown:
@@ -19092,6 +19100,9 @@ class Operator:
         halt = self._container.now.halt
         if halt is None:
             raise ControlRefused(409, "not_halted", "nothing to re-arm: trading is not halted")
+        if self._is_clearing:
+            text = "own orders are still being cancelled and verified; a moment, then again"
+            raise ControlRefused(409, "still_clearing", text)
         self._need_clean(ask)
         is_loss = halt.why.startswith(LOSS_BREAKERS)
         if is_loss and not ask.override:
