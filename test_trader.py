@@ -11563,6 +11563,46 @@ async def test_unknown_orders_of_the_last_run_are_resolved_in_this_one(folder_18
 
 
 @virtual_18
+async def test_a_scan_that_the_stream_overtook_gives_nothing_up(folder_18):
+    house = House18(folder_18)
+    key = await unknown_18(house)
+    await asyncio.sleep(30)
+    read = house.rest.historical_orders
+
+    async def slow_read(ticker: str | None = None) -> list[t.OrderReport]:
+        rows = await read(ticker)
+        if house.clock.now_ms() > house.order(key).sent_at_ms + 30_000:
+            house.service.on_report(report_18(key))  # the last moment before it is given up
+        return rows
+
+    house.rest.historical_orders = slow_read
+    await asyncio.sleep(4)
+    assert house.order(key).status is S18.RESTING
+
+
+@virtual_18
+async def test_a_scan_for_one_command_settles_no_later_one(folder_18):
+    house = House18(folder_18)
+    key = await moved_18(house, "cancel")
+    await house.answer("cancel", key, outcome_18(K18.UNKNOWN))
+    read = house.rest.orders
+
+    async def slow_read(ticker: str | None = None, status: str | None = None) -> Any:
+        house.rest.orders = read
+        house.service.on_report(report_18(key, updated_at_ms=3))
+        order = house.order(key)
+        house.service.store.put(t._at_rest(order))
+        house.converge(want_18(4500, 500))
+        return [report_18(key)]
+
+    await asyncio.sleep(2.5)
+    house.rest.orders = slow_read
+    await asyncio.sleep(1.5)
+    order = house.order(key)
+    assert (order.pending, order.worst_cc, order.worst_h) == (C18.AMEND, 4500, 1000)
+
+
+@virtual_18
 async def test_a_take_of_unknown_outcome_waits_for_its_signature_to_grow_old(folder_18):
     house = House18(folder_18, texts={"order_ttl_s": "10"})
     key = await unknown_18(house, price_cc=5100, take=True)

@@ -12469,6 +12469,8 @@ class Resolver:
         """Look once in all lists; returns the absences proven so far (0 when found)."""
         as_of_ms = await self._rest.user_data_timestamp_ms()
         found = await self._find(order)
+        if self._execution.store.orders.get(order.client_order_id) is not order:
+            return 0  # it moved while the lists were read: they answer a question of before
         seen_ms = self._undead.get(order.client_order_id, 0)
         since_ms = max(order.sent_at_ms, order.pending_since_ms, seen_ms)
         is_fresh = as_of_ms > since_ms + ABSENCE_MARGIN_S * 1000
