@@ -10951,6 +10951,30 @@ async def test_an_order_listed_a_moment_too_long_after_its_end_is_no_alarm(folde
     assert house.rest.reads["orders"] == reads, "and nobody asks for ever"
 
 
+@pytest.mark.parametrize("client_id", ["kt-sim-acc-lost-1", "somebody"])
+@pytest.mark.parametrize("is_told_first", [True, False])
+@virtual_18
+async def test_a_fill_that_the_picture_of_an_order_counts_is_not_counted_on_it_again(
+    folder_18, client_id, is_told_first
+):
+    house = House18(folder_18)
+    house.baseline()
+    at_ms = house.clock.now_ms()
+    known = {"client_order_id": client_id, "order_id": "x-1"}
+    picture = report_18(client_id, **known, filled_h=600, remaining_h=400, updated_at_ms=at_ms)
+    early = fill_18("t1", client_id, 600, **known, at_ms=at_ms - 5)
+    steps = [lambda: house.service.on_report(picture), lambda: house.service.on_fill(early)]
+    for step in steps if is_told_first else reversed(steps):
+        step()
+    order = house.order(client_id)
+    assert (order.filled_h, order.remaining_h, order.status) == (600, 400, S18.RESTING)
+    house.service.on_fill(fill_18("t2", client_id, 100, **known, at_ms=at_ms + 5))
+    order = house.order(client_id)
+    assert (order.filled_h, order.remaining_h) == (700, 300)
+    assert house.service.ledger.position_h("A-1") == 700
+    assert "invariant_failed" not in house.alerts()
+
+
 @virtual_18
 async def test_an_adopted_order_of_this_run_belongs_to_no_strategy_and_is_cancelled(folder_18):
     house = House18(folder_18)

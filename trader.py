@@ -11492,6 +11492,8 @@ class Booker(OrderKeeper):
         )
 
     def _book_on_order(self, order: Order, fill: Fill) -> None:
+        if order.sent_at_ms == 0 and fill.at_ms <= (order.acked_at_ms or 0):
+            return  # never sent by us: the picture it was taken over from counts this fill
         booked_h = order.booked_h + fill.count_h
         filled_h = max(order.filled_h, booked_h)
         if filled_h > max(order.count_h, order.filled_h + order.worst_h):
@@ -12239,6 +12241,7 @@ def _foreign(report: OrderReport, event_ticker: str) -> Order:
         status=report.status,
         filled_h=report.filled_h,
         booked_h=report.filled_h,
+        acked_at_ms=report.updated_at_ms,
         updated_at_ms=report.updated_at_ms or 0,
         expires_at_ms=report.expires_at_ms,
         is_foreign=True,
