@@ -3080,7 +3080,7 @@ def test_a_view_survives_the_journal() -> None:
         t.load_view(stored, view.fees)
 
 
-# -- §09c contract ---------------------------------------------------------------------
+# -- §09d contract ---------------------------------------------------------------------
 
 
 @dataclass(frozen=True)
@@ -3240,7 +3240,7 @@ def test_a_slot_that_was_not_declared_is_a_fault() -> None:
     assert t.slots_of(make("market_maker")) == {"yes", "no"}
 
 
-# -- §09d and §09e: controls, imbalance, market maker ----------------------------------
+# -- §09e and §09f: controls, imbalance, market maker ----------------------------------
 
 
 def test_hold_never_trades() -> None:
@@ -3386,7 +3386,7 @@ def test_market_maker_near_the_close_only_reduces_what_it_holds() -> None:
     assert make("market_maker").decide(make_view(left_s=344)).reason is R.NEAR_CLOSE
 
 
-# -- §09f and §09g: the four ideas -----------------------------------------------------
+# -- §09g and §09h: the four ideas -----------------------------------------------------
 
 FELL = {"high_cc_10min": 6_000, "low_cc_10min": 4_800}
 FELL_YES = ((4_800, 300),)
@@ -3707,7 +3707,7 @@ def test_each_refusal_is_reached_and_says_what_was_measured_against_what(case: s
 
 def test_every_reason_of_the_strategy_stage_is_reached_by_some_test() -> None:
     reached = {case[0] for case in REASON_CASES.values()}
-    reached |= {R.POLICY_MISSING, R.OUT_OF_DISTRIBUTION}  # by the tests of §09h below
+    reached |= {R.POLICY_MISSING, R.OUT_OF_DISTRIBUTION}  # by the tests of §09i below
     stage = {reason for reason in R if t.stage_of(reason) == "strategy"}
     assert stage - reached == {R.STRATEGY_ERROR}  # that one is given by §19
 
@@ -3921,7 +3921,7 @@ def test_every_strategy_is_sound_mirrored_and_repeatable_on_random_views(seed: i
             memories[name] = decision.memory if rng.random() < 0.7 else t.EMPTY
 
 
-# -- §09h policy and loading -----------------------------------------------------------
+# -- §09i policy and loading -----------------------------------------------------------
 
 
 def test_rl_without_a_policy_wants_nothing_and_says_why() -> None:

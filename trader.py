@@ -3675,8 +3675,8 @@ class MarketTape:
 
 
 # ======================================================================================
-# §09b VIEW AND COST
-# Purpose:   The frozen picture one decision is made from, and the one edge function.
+# §09b VIEW
+# Purpose:   The frozen picture one decision is made from.
 # Position:  Uses §01, §03, §09a. §19 builds views; strategies and `explain` read them.
 # Principle: The same view gives the same answer, live, in replay and from the journal.
 # ======================================================================================
@@ -4004,6 +4004,14 @@ def imbalance_of(yes: Sequence[Level], no: Sequence[Level]) -> float:
     return (bid - ask) / (bid + ask)
 
 
+# ======================================================================================
+# §09c COST
+# Purpose:   What a book weighs, where a price may lie, what a fill earns: the one edge function.
+# Position:  Uses §01, §03, §09b. Used by the strategies of §09e to §09i.
+# Principle: Every strategy counts fees, margin and stop time in the same way.
+# ======================================================================================
+
+
 def microprice_cc(view: MarketView) -> float:
     """(bid × A + ask × B) / (A + B) in centi-cents: the mid, drawn toward the lighter side."""
     bid, ask = depth(view.yes), depth(view.no)
@@ -4097,9 +4105,9 @@ def may_open(view: MarketView) -> bool:
 
 
 # ======================================================================================
-# §09c STRATEGY CONTRACT
+# §09d STRATEGY CONTRACT
 # Purpose:   The protocol, parameters with ranges, the check of an answer, views as JSON.
-# Position:  Uses §01, §03, §09a-b. §19 checks every answer here; §24 builds parameters here.
+# Position:  Uses §01, §03, §09a-c. §19 checks every answer here; §24 builds parameters here.
 # Principle: A strategy's answer is an outsider's: checked as a whole, never repaired.
 # ======================================================================================
 
@@ -4364,9 +4372,9 @@ def load_view(data: Mapping[str, Any], fees: FeeView) -> MarketView:
 
 
 # ======================================================================================
-# §09d HOLD, RANDOM, IMBALANCE
+# §09e HOLD, RANDOM, IMBALANCE
 # Purpose:   The null hypothesis, the control, a lean on the book; words all strategies share.
-# Position:  Uses §01, §03, §09a-c. Chosen by §24 through STRATEGIES of §09g.
+# Position:  Uses §01, §03, §09a-d. Chosen by §24 through STRATEGIES of §09i.
 # Principle: Wish small, post only, open nothing near the close, and always say why not.
 # ======================================================================================
 
@@ -4599,9 +4607,9 @@ class Imbalance:
 
 
 # ======================================================================================
-# §09e MARKET MAKER
+# §09f MARKET MAKER
 # Purpose:   Two bounded quotes around a reservation price, in whole centi-cents.
-# Position:  Uses §01, §03, §09a-d. The rl policy of §09g borrows its quotes.
+# Position:  Uses §01, §03, §09a-e. The rl policy of §09i borrows its quotes.
 # Principle: A worse quote at once, a better one with patience, never past the fair price.
 # ======================================================================================
 
@@ -4828,9 +4836,9 @@ def _quote_features(
 
 
 # ======================================================================================
-# §09f MEAN REVERSION, REVERSE LINE MOVEMENT
+# §09g MEAN REVERSION, REVERSE LINE MOVEMENT
 # Purpose:   Two ideas people ask for, as their rules say, with what to expect of them.
-# Position:  Uses §01, §03, §09a-d. Shipped off; chosen by name.
+# Position:  Uses §01, §03, §09a-e. Shipped off; chosen by name.
 # Principle: A rule told for YES holds for NO in a mirror; one entry, counted, then hands off.
 # ======================================================================================
 
@@ -5059,9 +5067,9 @@ class ReverseLineMovement:
 
 
 # ======================================================================================
-# §09g WHALE, LONGSHOT
+# §09h WHALE, LONGSHOT
 # Purpose:   A study of large prints that trades nothing, and the sale of small hopes.
-# Position:  Uses §01, §03, §09a-d. Shipped off; chosen by name.
+# Position:  Uses §01, §03, §09a-e. Shipped off; chosen by name.
 # Principle: Believe a table or a study only where it has an entry, and say so where it has none.
 # ======================================================================================
 
@@ -5236,9 +5244,9 @@ class Longshot:
 
 
 # ======================================================================================
-# §09h RL POLICY AND LOADING
+# §09i RL POLICY AND LOADING
 # Purpose:   Run a small trained policy; know every strategy by name; take in a user's class.
-# Position:  Uses §01, §03, §09a-g. §24 reads files and calls `make_strategy`.
+# Position:  Uses §01, §03, §09a-h. §24 reads files and calls `make_strategy`.
 # Principle: A policy is data, read with suspicion; a strategy is made, or refused in a sentence.
 # ======================================================================================
 
@@ -13240,6 +13248,7 @@ class EquityKeeper:
 
 # ======================================================================================
 # §19 DECISION
+# §19a JUDGING
 # Purpose:   The trading cycle: when to look at a market, what each strategy wants, and why.
 # Position:  Uses §03, §04, §09, §11 to §14, §17, §18. Built by §23.
 # Principle: Every evaluation ends in exactly one counted reason; a bad strategy hurts only itself.
@@ -13788,6 +13797,14 @@ def _holding_of(*, position: Position | None, orders: Mapping[str, Order], **res
 def _params_hash(strategy: Strategy) -> str:
     """Eight letters that differ when a parameter of the strategy does."""
     return hashlib.sha256(repr(getattr(strategy, "p", None)).encode()).hexdigest()[:8]
+
+
+# ======================================================================================
+# §19b CYCLE
+# Purpose:   When a market is looked at: at a change, after its pause, or because time passed.
+# Position:  Uses §02, §04, §11, §12, §17, §19a. Built by §23; hears the bus.
+# Principle: A change is looked at in the call that told it; nothing is forgotten, nothing doubled.
+# ======================================================================================
 
 
 class TradingFlowOrchestrator:
@@ -23722,7 +23739,7 @@ def _without_ids(text: str, secrets_: Iterable[str]) -> str:
 # ======================================================================================
 # §24o TRAINING
 # Purpose:   Train the policy of strategy `rl` by the cross-entropy method, and test it unseen.
-# Position:  Uses §09h, §24c, §24d, §24n. Writes the file that --policy reads.
+# Position:  Uses §09i, §24c, §24d, §24n. Writes the file that --policy reads.
 # Principle: Same seed, same file; it is judged on episodes it has never seen, beside its rivals.
 # ======================================================================================
 
