@@ -12061,6 +12061,7 @@ SLOW_18 = ("all_720_orders", "no_fill_makes_the_worst_case_worse")
 
 
 @pytest.mark.process
+@pytest.mark.timeout(400)  # 25 s of one core, however few of it a busy machine gives
 def test_every_branch_of_the_gate_and_of_the_order_states_is_taken(tmp_path):
     """100 % of the branches of §08 and §18a to §18h, by the tests of §08 and §18 alone."""
     names = [
@@ -12076,7 +12077,7 @@ def test_every_branch_of_the_gate_and_of_the_order_states_is_taken(tmp_path):
         cwd=Path(__file__).parent,
         capture_output=True,
         text=True,
-        timeout=110,
+        timeout=380,
         check=False,
     )
     *missed, figures = ran.stdout.strip().splitlines() or [ran.stderr]
