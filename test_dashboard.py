@@ -1079,6 +1079,19 @@ def test_stub_shape_never_scrolls_sideways(browser: Any, stub: DeskStub, theme: 
     desk.close()
 
 
+@pytest.mark.parametrize("width", [1024, 1280, 1440])
+def test_stub_no_column_is_squeezed_away(browser: Any, stub: DeskStub, width: int) -> None:
+    desk = Desk(browser, stub.url, width=width, height=800).open()
+    narrow = """() => [...document.querySelectorAll('table.data:not(.plain) th')]
+        .filter((th) => th.offsetParent && th.textContent.trim() && th.offsetWidth < 38)
+        .map((th) => `${th.closest('table').className}: ${th.textContent} ${th.offsetWidth}`)"""
+    for key in "1234590":
+        desk.page.keyboard.press(key)
+        desk.page.wait_for_timeout(120)
+        assert desk.page.evaluate(narrow) == [], key
+    desk.close()
+
+
 def test_stub_phone_shows_the_vital_panels_with_large_targets(
         browser: Any, stub: DeskStub) -> None:
     desk = Desk(browser, stub.url, width=360, height=740).open()

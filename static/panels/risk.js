@@ -35,20 +35,20 @@ const SPEC = {
   empty: () => "No limits are known yet: they come within a second of the start.",
   columns: [
     col("limit", "Limit", "limit", words, {
-      ch: 23, tone: danger,
+      ch: 17, tone: danger,
       text: (r) => (r.tripped ? "✕ " : r.used_ratio >= 0.8 ? "! " : "") + words(r.limit),
     }),
-    col("scope", "Scope", "scope", plain, { ch: 20, tone: "muted" }),
-    { id: "meter", label: "Used", ch: 22, text: () => "", paint: barCell },
+    col("scope", "Scope", "scope", plain, { ch: 27, tone: "muted" }),
+    { id: "meter", label: "Used", ch: 14, text: () => "", paint: barCell },
     col("used", "Share", "used_ratio", String, {
-      ...NUM, ch: 9, tone: danger,
+      ...NUM, ch: 8, tone: danger,
       text: (r) => percent(r.used_ratio, r.used_ratio > 0 && r.used_ratio < 0.1 ? 1 : 0),
     }),
-    { id: "amount", label: "Used now", ...NUM, ch: 13, text: (r) => figure(r, "used") },
-    { id: "max", label: "Limit", ...NUM, ch: 13, text: (r) => figure(r, "max") },
-    { id: "room", label: "Headroom", ...NUM, ch: 13, text: headroom },
+    { id: "amount", label: "Used now", ...NUM, ch: 10, text: (r) => figure(r, "used") },
+    { id: "max", label: "Limit", ...NUM, ch: 10, text: (r) => figure(r, "max") },
+    { id: "room", label: "Headroom", ...NUM, ch: 10, text: headroom },
     {
-      id: "since", label: "Latched", ...NUM, ch: 14, tone: (r) => (r.tripped ? "loss" : "muted"),
+      id: "since", label: "Latched", ...NUM, ch: 10, tone: (r) => (r.tripped ? "loss" : "muted"),
       text: (r) => (known(r.latched_at_ms) ? clockTime(r.latched_at_ms) : r.tripped ? "tripped"
         : "·"),
     },
