@@ -236,6 +236,16 @@ def test_trader_and_exchange_share_no_code():
     assert "trader" not in imports
 
 
+def test_readme_names_every_command_and_no_other():
+    import trader
+
+    readme = (ROOT_00 / "README.md").read_text()
+    table = readme.partition("## Every day")[2].partition("\n\nCommands that read")[0]
+    firsts = re.findall(r"^\| (`[^|]*)", table.replace("\\|", "/"), re.MULTILINE)
+    named = {word.split()[0] for cell in firsts for word in re.findall(r"`([^`]+)`", cell)}
+    assert named == set(trader.COMMANDS)
+
+
 def test_readme_settings_table_equals_the_registry():
     import trader
 

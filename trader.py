@@ -22130,168 +22130,7 @@ async def _scan(config: Config) -> Selection:
 
 
 # ======================================================================================
-# §24h CONTROLS
-# Purpose:   Pause, resume, re-arm, kill, cancel, flatten from the command line.
-# Position:  Uses §14a, §15, §18b, §24d to §24g. Without a bot it acts on latch and exchange itself.
-# Principle: Stopping never asks and needs nobody; going on asks for the environment by name.
-# ======================================================================================
-
-
-def command_control(config: Config, args: argparse.Namespace) -> int:
-    """Ask the running bot; without one, act on the latch, the gate and the exchange ourselves."""
-    desk = Desk(config)
-    _confirm(config, args)
-    if args.dry_run:
-        return _dry_run(config, desk, args)
-    if desk.port is None:
-        return _control_alone(config, desk, args)
-    status, answer = _control(desk, args)
-    print(json.dumps(answer, indent=2))
-    return EXIT_OK if status in (200, 202) else EXIT_CHECK
-
-
-def _confirm(config: Config, args: argparse.Namespace) -> None:
-    """Ask what must be asked: the environment's name, and in production whether it is meant."""
-    name, is_asked = config.environment.value, sys.stdin.isatty()
-    if args.command in ("resume", "rearm") and args.confirm is None and is_asked:
-        args.confirm = input(f"{args.command}: type the environment's name ({name}): ").strip()
-    if args.command in ("resume", "rearm") and args.confirm != name:
-        raise ConfigError(f"{args.command} needs --confirm {name}")
-    is_risky = args.command in ("cancel-all", "flatten") and not args.dry_run
-    if config.environment is Environment.PRODUCTION and is_risky and not args.yes:
-        answer = input(f"{args.command} in production? yes/no: ").strip() if is_asked else ""
-        if answer != "yes":
-            raise ConfigError(f"{args.command} in production: add --yes to confirm")
-
-
-def _control(desk: Desk, args: argparse.Namespace) -> tuple[int, Any]:
-    body: dict[str, Any] = {"key": secrets.token_hex(16)}
-    headers: dict[str, str] = {}
-    if args.reason:
-        body["reason"] = args.reason
-    if args.strategy and args.command in ("pause", "resume"):
-        body["strategy"] = args.strategy[0]
-    if args.command in ("resume", "rearm"):
-        body |= {"environment": args.confirm or "", "reason": args.reason or ""}
-        headers["If-Match"] = str(desk.rows("overview")[0]["state_version"])
-    if args.command == "rearm":
-        body |= {"to": args.to or "reduce-only", "override": bool(args.override)}
-    if args.command == "pause":
-        body |= {"keep_orders": bool(args.keep_orders)}
-    if args.command == "cancel-all":
-        body.pop("reason", None)
-        body |= {k: v for k, v in (("ticker", args.ticker), ("client_order_id", args.order)) if v}
-    if args.command == "flatten":
-        body |= {"all": bool(args.all)}
-        _, preview = desk.post("/v3/control/flatten", body, headers)
-        print(json.dumps(preview, indent=2))
-        body |= {"nonce": preview.get("nonce"), "key": secrets.token_hex(16)}
-    return desk.post(f"/v3/control/{args.command}", body, headers)
-
-
-def _dry_run(config: Config, desk: Desk, args: argparse.Namespace) -> int:
-    """What the control would send, from the bot's own rows or from the exchange."""
-    if args.command == "flatten":
-        _, preview = desk.need().post(
-            "/v3/control/flatten", {"key": secrets.token_hex(16), "all": bool(args.all)}
-        )
-        print(json.dumps(preview, indent=2))
-        return EXIT_OK
-    if desk.port is None:
-        orders = [row_of(order) for order in asyncio.run(_own_resting(config, args))]
-    else:
-        orders = [row for row in desk.rows("orders") if _is_meant(row, args)]
-    if args.command == "kill":
-        print("the halt latch would be set")
-    for row in orders:
-        print(f"DELETE {row['order_id']} {row['client_order_id']} {row['ticker']}")
-    print(f"{len(orders)} cancels; nothing was sent")
-    return EXIT_OK
-
-
-def _is_meant(row: Mapping[str, Any], args: argparse.Namespace) -> bool:
-    return (
-        row["status"] in ("sent", "unknown", "resting")
-        and not row["foreign"]
-        and args.ticker in (None, row["ticker"])
-        and args.order in (None, row["client_order_id"])
-    )
-
-
-def _control_alone(config: Config, desk: Desk, args: argparse.Namespace) -> int:
-    """No bot runs: hold its lock meanwhile, so that none starts in between."""
-    if args.command in ("rearm", "flatten"):
-        desk.need()
-    desk.data_dir.make()
-    desk.data_dir.take_lock({"pid": os.getpid(), "run_id": args.command})
-    now_ms, why = Clock().now_ms(), args.reason or f"command line: {args.command}"
-    if args.command == "kill":
-        desk.data_dir.write_kill(
-            Halt(why=args.reason or "kill switch", by="cli", since_at_ms=now_ms)
-        )
-        print("no bot runs; the halt latch is set and the next start will be halted")
-    elif args.command != "cancel-all":
-        gate = {"pause": Gate.PAUSED, "resume": Gate.OPEN, "reduce-only": Gate.REDUCE_ONLY}
-        desk.data_dir.write_state(
-            {"gate": gate[args.command], "why": why, "by": "cli", "since_at_ms": now_ms}
-        )
-        print(f"no bot runs; the next start will have the gate {gate[args.command]}")
-    is_cancelling = args.command in ("kill", "cancel-all") or (
-        args.command == "pause" and not args.keep_orders
-    )
-    return asyncio.run(_cancel_alone(config, args)) if is_cancelling else EXIT_OK
-
-
-async def _own_resting(config: Config, args: argparse.Namespace) -> list[Order]:
-    if config.is_embedded:
-        return []  # that exchange lives and dies with its bot
-    async with visit(config) as there:
-        return await _mine(there.rest, config, args)
-
-
-async def _mine(rest: KalshiRest, config: Config, args: argparse.Namespace) -> list[Order]:
-    ids = own_ids(config)
-    return [
-        _foreign(report, "")
-        for report in await rest.orders(ticker=args.ticker, status="resting")
-        if ids.is_ours(report.client_order_id) and args.order in (None, report.client_order_id)
-    ]
-
-
-def own_ids(config: Config) -> ClientIds:
-    """How this bot's own orders are told from others on the account."""
-    return ClientIds(
-        prefix=config.order_prefix,
-        environment=config.environment.value,
-        account=tag_of(config.key_id or ""),
-        run="",
-    )
-
-
-async def _cancel_alone(config: Config, args: argparse.Namespace) -> int:
-    """Cancel what is ours at the exchange and look again; 7 when something remains."""
-    if config.is_embedded:
-        print("the embedded exchange ended with its bot; nothing rests there")
-        return EXIT_OK
-    need_key(config)
-    async with visit(config) as there:
-        rest = there.rest
-        found = left = await _mine(rest, config, args)
-        clock = Clock()
-        deadline_s = clock.real_s() + STOP_LIMIT_S
-        while left and clock.real_s() < deadline_s:
-            for start in range(0, len(left), BATCH_CANCEL_MAX):
-                await rest.cancel_batch(left[start : start + BATCH_CANCEL_MAX])
-            await asyncio.sleep(CANCEL_PAUSE_S)  # the exchange's list lags behind its engine
-            left = await _mine(rest, config, args)
-    print(f"cancelled {len(found) - len(left)} of {len(found)} own orders, verified")
-    for order in left:
-        print(f"may remain: {order.client_order_id} {order.ticker}", file=sys.stderr)
-    return EXIT_ORDERS_REMAIN if left else EXIT_OK
-
-
-# ======================================================================================
-# §24i RECORDS
+# §24h RECORDS
 # Purpose:   What the journal holds, as rows for people: orders, fills, decisions, days; export.
 # Position:  Uses §14d, §18b, §21b, §24d to §24g. Needs no running bot and disturbs none.
 # Principle: Read only; the rows are made by the rooms that make them live, so both tell the same.
@@ -22323,6 +22162,16 @@ def read_since(text: str | None, now_ms: int) -> int:
 
 
 AnyRow = dict[str, Any]
+
+
+def own_ids(config: Config) -> ClientIds:
+    """How this bot's own orders are told from others on the account."""
+    return ClientIds(
+        prefix=config.order_prefix,
+        environment=config.environment.value,
+        account=tag_of(config.key_id or ""),
+        run="",
+    )
 
 
 class Records:
@@ -22637,6 +22486,157 @@ def write_out(text: str, args: argparse.Namespace) -> None:
         Path(args.out).expanduser().write_text(text)
     except OSError as error:
         raise ConfigError(f"--out {args.out}: {error.strerror or error}") from error
+
+
+# ======================================================================================
+# §24i CONTROLS
+# Purpose:   Pause, resume, re-arm, kill, cancel, flatten from the command line.
+# Position:  Uses §14a, §15, §18b, §24d to §24h. Without a bot it acts on latch and exchange itself.
+# Principle: Stopping never asks and needs nobody; going on asks for the environment by name.
+# ======================================================================================
+
+
+def command_control(config: Config, args: argparse.Namespace) -> int:
+    """Ask the running bot; without one, act on the latch, the gate and the exchange ourselves."""
+    desk = Desk(config)
+    _confirm(config, args)
+    if args.dry_run:
+        return _dry_run(config, desk, args)
+    if desk.port is None:
+        return _control_alone(config, desk, args)
+    status, answer = _control(desk, args)
+    print(json.dumps(answer, indent=2))
+    return EXIT_OK if status in (200, 202) else EXIT_CHECK
+
+
+def _confirm(config: Config, args: argparse.Namespace) -> None:
+    """Ask what must be asked: the environment's name, and in production whether it is meant."""
+    name, is_asked = config.environment.value, sys.stdin.isatty()
+    if args.command in ("resume", "rearm") and args.confirm is None and is_asked:
+        args.confirm = input(f"{args.command}: type the environment's name ({name}): ").strip()
+    if args.command in ("resume", "rearm") and args.confirm != name:
+        raise ConfigError(f"{args.command} needs --confirm {name}")
+    is_risky = args.command in ("cancel-all", "flatten") and not args.dry_run
+    if config.environment is Environment.PRODUCTION and is_risky and not args.yes:
+        answer = input(f"{args.command} in production? yes/no: ").strip() if is_asked else ""
+        if answer != "yes":
+            raise ConfigError(f"{args.command} in production: add --yes to confirm")
+
+
+def _control(desk: Desk, args: argparse.Namespace) -> tuple[int, Any]:
+    body: dict[str, Any] = {"key": secrets.token_hex(16)}
+    headers: dict[str, str] = {}
+    if args.reason:
+        body["reason"] = args.reason
+    if args.strategy and args.command in ("pause", "resume"):
+        body["strategy"] = args.strategy[0]
+    if args.command in ("resume", "rearm"):
+        body |= {"environment": args.confirm or "", "reason": args.reason or ""}
+        headers["If-Match"] = str(desk.rows("overview")[0]["state_version"])
+    if args.command == "rearm":
+        body |= {"to": args.to or "reduce-only", "override": bool(args.override)}
+    if args.command == "pause":
+        body |= {"keep_orders": bool(args.keep_orders)}
+    if args.command == "cancel-all":
+        body.pop("reason", None)
+        body |= {k: v for k, v in (("ticker", args.ticker), ("client_order_id", args.order)) if v}
+    if args.command == "flatten":
+        body |= {"all": bool(args.all)}
+        _, preview = desk.post("/v3/control/flatten", body, headers)
+        print(json.dumps(preview, indent=2))
+        body |= {"nonce": preview.get("nonce"), "key": secrets.token_hex(16)}
+    return desk.post(f"/v3/control/{args.command}", body, headers)
+
+
+def _dry_run(config: Config, desk: Desk, args: argparse.Namespace) -> int:
+    """What the control would send, by the bot's journal or by the exchange."""
+    if args.command == "flatten":
+        _, preview = desk.need().post(
+            "/v3/control/flatten", {"key": secrets.token_hex(16), "all": bool(args.all)}
+        )
+        print(json.dumps(preview, indent=2))
+        return EXIT_OK
+    if desk.port is None:
+        orders = [row_of(order) for order in asyncio.run(_own_resting(config, args))]
+    else:
+        orders = [row for row in Records(config).orders() if _is_meant(row, args)]
+    if args.command == "kill":
+        print("the halt latch would be set")
+    for row in orders:
+        print(f"DELETE {row['order_id']} {row['client_order_id']} {row['ticker']}")
+    print(f"{len(orders)} cancels; nothing was sent")
+    return EXIT_OK
+
+
+def _is_meant(row: Mapping[str, Any], args: argparse.Namespace) -> bool:
+    return (
+        row["status"] in ("sent", "unknown", "resting")
+        and not row["foreign"]
+        and args.ticker in (None, row["ticker"])
+        and args.order in (None, row["client_order_id"])
+    )
+
+
+def _control_alone(config: Config, desk: Desk, args: argparse.Namespace) -> int:
+    """No bot runs: hold its lock meanwhile, so that none starts in between."""
+    if args.command in ("rearm", "flatten"):
+        desk.need()
+    desk.data_dir.make()
+    desk.data_dir.take_lock({"pid": os.getpid(), "run_id": args.command})
+    now_ms, why = Clock().now_ms(), args.reason or f"command line: {args.command}"
+    if args.command == "kill":
+        desk.data_dir.write_kill(
+            Halt(why=args.reason or "kill switch", by="cli", since_at_ms=now_ms)
+        )
+        print("no bot runs; the halt latch is set and the next start will be halted")
+    elif args.command != "cancel-all":
+        gate = {"pause": Gate.PAUSED, "resume": Gate.OPEN, "reduce-only": Gate.REDUCE_ONLY}
+        desk.data_dir.write_state(
+            {"gate": gate[args.command], "why": why, "by": "cli", "since_at_ms": now_ms}
+        )
+        print(f"no bot runs; the next start will have the gate {gate[args.command]}")
+    is_cancelling = args.command in ("kill", "cancel-all") or (
+        args.command == "pause" and not args.keep_orders
+    )
+    return asyncio.run(_cancel_alone(config, args)) if is_cancelling else EXIT_OK
+
+
+async def _own_resting(config: Config, args: argparse.Namespace) -> list[Order]:
+    if config.is_embedded:
+        return []  # that exchange lives and dies with its bot
+    async with visit(config) as there:
+        return await _mine(there.rest, config, args)
+
+
+async def _mine(rest: KalshiRest, config: Config, args: argparse.Namespace) -> list[Order]:
+    ids = own_ids(config)
+    return [
+        _foreign(report, "")
+        for report in await rest.orders(ticker=args.ticker, status="resting")
+        if ids.is_ours(report.client_order_id) and args.order in (None, report.client_order_id)
+    ]
+
+
+async def _cancel_alone(config: Config, args: argparse.Namespace) -> int:
+    """Cancel what is ours at the exchange and look again; 7 when something remains."""
+    if config.is_embedded:
+        print("the embedded exchange ended with its bot; nothing rests there")
+        return EXIT_OK
+    need_key(config)
+    async with visit(config) as there:
+        rest = there.rest
+        found = left = await _mine(rest, config, args)
+        clock = Clock()
+        deadline_s = clock.real_s() + STOP_LIMIT_S
+        while left and clock.real_s() < deadline_s:
+            for start in range(0, len(left), BATCH_CANCEL_MAX):
+                await rest.cancel_batch(left[start : start + BATCH_CANCEL_MAX])
+            await asyncio.sleep(CANCEL_PAUSE_S)  # the exchange's list lags behind its engine
+            left = await _mine(rest, config, args)
+    print(f"cancelled {len(found) - len(left)} of {len(found)} own orders, verified")
+    for order in left:
+        print(f"may remain: {order.client_order_id} {order.ticker}", file=sys.stderr)
+    return EXIT_ORDERS_REMAIN if left else EXIT_OK
 
 
 # ======================================================================================
