@@ -33,6 +33,7 @@ import sys
 import textwrap
 import time
 import traceback
+import types
 import urllib.error
 import urllib.request
 import zipfile
@@ -18695,6 +18696,79 @@ def lose_the_last_fill(house: House24) -> None:
     with contextlib.closing(sqlite3.connect(path)) as base:
         base.execute("DELETE FROM facts WHERE seq = (SELECT max(seq) FROM facts WHERE kind='fill')")
         base.commit()
+
+
+def audit_fill(number: int, side: t.Side = t.Side.YES, at_ms: int = 2_000_000) -> t.FillReport:
+    """One contract at 40 cents, fee 1 cent."""
+    return t.FillReport(
+        trade_id=f"t{number}", order_id="o", client_order_id=None, ticker="KXA-1-T1", side=side,
+        price_cc=4000, count_h=100, is_taker=True, fee_ud=10_000, at_ms=at_ms, post_position_h=None,
+    )  # fmt: skip
+
+
+def audit_picture(cash_ud: int, *, fills: int, resting: int = 0, value_cc: int | None = None):
+    """An account with so many fills and orders of ours at 40 cents."""
+    orders = [
+        t.OrderReport(
+            order_id=f"r{n}", client_order_id=f"kt-sim-none-run-{n}", ticker="KXB-1-T1",
+            side=t.Side.YES, price_cc=4000, count_h=100, filled_h=0, remaining_h=100,
+            status=t.OrderStatus.RESTING, why=None, expires_at_ms=None, created_at_ms=None,
+            updated_at_ms=None, group_id=None,
+        )
+        for n in range(resting)
+    ]  # fmt: skip
+    paid = [
+        t.Settlement(ticker="KXA-1-T1", result="", yes_h=100, no_h=0, revenue_ud=0, fee_ud=0,
+                     value_cc=value_cc, at_ms=3_000_000)
+    ] if value_cc is not None else []  # fmt: skip
+    return t.AccountPicture(
+        balance=t.Balance(cash_ud=cash_ud, portfolio_value_ud=0, updated_at_ms=0),
+        positions=(),
+        fills=tuple(audit_fill(n) for n in range(fills)),
+        settlements=tuple(paid),
+        resting=tuple(orders),
+    )
+
+
+AUDIT_BASE = {"cash_ud": 10_000_000, "positions": [], "seen": [["t0", "o"]]}
+
+
+@pytest.mark.parametrize(
+    ("value_cc", "cash_ud", "held_h"),
+    [(None, 9_180_000, 200), (10_000, 11_180_000, 0), (0, 9_180_000, 0), (2500, 9_680_000, 0)],
+    ids=["open", "won", "lost", "scalar"],
+)
+def test_the_account_is_rebuilt_from_fills_and_payouts_alone(value_cc, cash_ud, held_h):
+    picture = audit_picture(0, fills=3, value_cc=value_cc)  # t0 is part of the baseline
+    ledger = t.rebuild(picture, t.Fact(1, 1_000_000, "adjust", "baseline", AUDIT_BASE))
+    assert (ledger.cash_ud, ledger.position_h("KXA-1-T1")) == (cash_ud, held_h)
+
+
+@pytest.mark.parametrize(
+    ("off_ud", "known", "booked", "wrong"),
+    [
+        (0, True, 0, set()),
+        (-800_000, True, 0, set()),
+        (-1, True, 0, {"cash_ud"}),
+        (0, False, 0, {"own orders the journal does not know"}),
+        (0, True, 1, {"fills not in the list of REST"}),
+    ],
+    ids=["same", "less_what_orders_lock", "a_micro_dollar", "unknown_order", "a_fill_too_many"],
+)
+def test_the_audit_names_what_differs(off_ud, known, booked, wrong):
+    ids = t.ClientIds(prefix="kt", environment="sim", account="none", run="")
+    picture = audit_picture(10_000_000 + off_ud, fills=0, resting=2)
+    ledger = t.Ledger()
+    ledger.cash_ud = 10_000_000
+    live = [types.SimpleNamespace(client_order_id=o.client_order_id) for o in picture.resting]
+    store = types.SimpleNamespace(live=lambda: live if known else [])
+    facts = [t.Fact(n, 0, "fill", f"x{n}|o", {}) for n in range(booked)]
+    records = types.SimpleNamespace(
+        execution=types.SimpleNamespace(ledger=ledger, store=store),
+        journal=types.SimpleNamespace(facts=lambda kind: facts),
+    )
+    rows = t.compare_account(picture, ledger, records, ids)
+    assert {row["what"] for row in rows if not row["same"]} == wrong
 
 
 @pytest.mark.process

