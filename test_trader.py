@@ -18649,10 +18649,10 @@ def test_commands_tell_what_exchange_and_journal_hold_and_the_audit_agrees(
     followed = {row["ticker"] for row in answer_of(trading, "markets")}
     assert followed == set(bot.get("/v3/status")["markets"]) != set()
     assert "seen" in trading.command("markets", "--funnel").stdout
+    assert bot.control("pause", keep_orders=True)[0] == 202
     audit = trading.command("audit")
     assert audit.returncode == 0, audit.stdout + audit.stderr
     assert "ok   cash_ud" in audit.stdout
-    assert bot.control("pause", keep_orders=True)[0] == 202
     eventually_24(lambda: len(exchange.resting()) == len(answer_of(trading, "orders")), "orders")
     resting = {row["client_order_id"] for row in exchange.resting()}
     assert {row["client_order_id"] for row in answer_of(trading, "orders")} == resting
