@@ -3630,12 +3630,17 @@ def work_seeds(first: int, last: int, minutes: float) -> Tally:
 
 def work_kills(seed: int, count: int) -> Tally:
     """So many deaths in one world: between callbacks, inside writes, inside statements."""
-    with World(seed, evaluate_min_ms="200", pace=2.0, order_ttl_s="20") as world:
+    with World(seed, evaluate_min_ms="200", pace=2.0, order_ttl_s="20",
+               strategies=[Steady()]) as world:
         rng, kinds = random.Random(f"kills-{seed}"), Counter[str]()
         world.start()
         for _ in range(count):
             if rng.random() < 0.8:      # else it dies again while it starts
-                world.until(lambda: len(world.own_open()) >= 2, 120.0, "trading again")
+                until_s = world.now_s + 30.0  # a strategy may have a reason not to quote
+                while len(world.own_open()) < 2 and world.now_s < until_s:
+                    world.run(0.1)
+                    if world.is_ready and world.trader.container.now.gate.value == "paused":
+                        order(world, "resume")  # many starts in a row pause it
             if rng.random() < 0.5:
                 take_any(world)
             kinds[die_somewhere(world, rng)] += 1
