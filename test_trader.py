@@ -13276,9 +13276,9 @@ class ShownBoard:
 
 
 class StatusHouse:
-    """Real clock, bus, container, machine, ledger; stand-ins for the exchange's side."""
+    """Every service as §23 builds it, nothing begun; `furnish` puts stand-ins with facts."""
 
-    def __init__(self, **settings: str) -> None:
+    def __init__(self, folder: Path, **settings: str) -> None:
         self.now_s = 1000.0
         self.clock = t.Clock(monotonic=lambda: self.now_s, epoch_s=T0_MS / 1000)
         self.supervisor = t.Supervisor(lambda name, error: None)
@@ -13288,7 +13288,8 @@ class StatusHouse:
         self.machine = t.StateMachine(now_s=self.now_s)
         self.health = t.HealthMonitor(clock=self.clock, bus=self.bus, config=self.config)
         self.board = ShownBoard()
-        run = t.RunFacts(run_id="7f3a", file_sha256="9b0f", account="…4f2c")
+        self.journal = t.Journal(folder / "j.sqlite", self.clock, "sim", "acc", worker=False)
+        self.journal.open()
         self.services = t.Services(
             clock=self.clock,
             bus=self.bus,
@@ -13297,9 +13298,55 @@ class StatusHouse:
             supervisor=self.supervisor,
             health=self.health,
             machine=self.machine,
-            run=run,
+            run=t.RunFacts(run_id="7f3a", file_sha256="9b0f", account="…4f2c"),
+            journal=self.journal,
+            selection=t.MarketSelection(),
+            data_dir=t.DataDir(folder),
+            **self._exchange_side(),
         )
         self.reporter = t.StatusReporter(self.services, self.board)
+
+    def _exchange_side(self) -> dict[str, Any]:
+        shared = {"clock": self.clock, "bus": self.bus, "config": self.config}
+        kept = {**shared, "journal": self.journal, "container": self.container}
+        rest = t.KalshiRest(
+            None, "https://x", None, self.clock, request_timeout_s=1.0, threads=False
+        )
+        stream = t.KalshiStream(
+            session=None, ws_url="wss://x", signer=None, supervisor=self.supervisor, **shared
+        )
+        data = t.OrderbookIntegration(stream=stream, rest=rest, **shared)
+        execution = t.ExecutionService(
+            supervisor=self.supervisor,
+            rest=None,
+            ids=t.ClientIds(prefix="kt", environment="sim", account="acc", run="7f3a"),
+            quote=None,
+            permit=None,
+            **kept,
+        )
+        decisions = t.TradingDecisionService(
+            clock=self.clock,
+            bus=self.bus,
+            journal=self.journal,
+            market_data=data,
+            execution=execution,
+            container=self.container,
+            strategies=(),
+            permit=None,
+            run_seed=1,
+            has_time_limit=False,
+        )
+        return {
+            "rest": rest,
+            "stream": stream,
+            "market_data": data,
+            "execution": execution,
+            "decisions": decisions,
+            "equity": t.EquityKeeper(execution=execution, market_data=data, **kept),
+            "orchestrator": t.TradingFlowOrchestrator(
+                decisions=decisions, market_data=data, **shared
+            ),
+        }
 
     def climb(self) -> None:
         signals = t.Signal
@@ -13392,12 +13439,13 @@ class StatusHouse:
 
 
 @pytest.fixture
-async def status_house():
-    house = StatusHouse()
+async def status_house(tmp_path):
+    house = StatusHouse(tmp_path)
     house.furnish()
     house.reporter.begin()
     yield house
     await house.supervisor.stop(timeout_s=1)
+    house.journal.close()
 
 
 # -- measures ---------------------------------------------------------------------------
@@ -13693,8 +13741,8 @@ async def test_the_health_answer_has_four_keys_and_a_fifth_when_degraded(status_
 # -- pictures ----------------------------------------------------------------------------------
 
 
-async def test_before_anything_is_known_everything_is_shown_and_nothing_is_invented():
-    house = StatusHouse()
+async def test_before_anything_is_known_everything_is_shown_and_nothing_is_invented(tmp_path):
+    house = StatusHouse(tmp_path)
     house.reporter.begin()
     try:
         overview = house.board.one("overview")
@@ -14168,8 +14216,9 @@ async def test_the_status_document_has_its_shape_in_every_state(status_house):
         assert document["components"]["trading_client"]["balance"] == "1000.000000"
 
 
-async def test_secrets_never_reach_the_settings():
+async def test_secrets_never_reach_the_settings(tmp_path):
     house = StatusHouse(
+        tmp_path,
         key_content="-----BEGIN PRIVATE KEY-----",
         alert_url="https://hooks.example/T0KEN",
         key_id="11111111-2222-3333-4444-555566667777",

@@ -14492,7 +14492,7 @@ class Board(Protocol):
 
 @dataclass(slots=True, kw_only=True)
 class Services:
-    """The services that are shown; §23 fills in what it has built. None: not there (yet)."""
+    """The services that are shown. None: nothing is traded, recorded or played in this run."""
 
     clock: Clock
     bus: EventBus
@@ -14502,18 +14502,18 @@ class Services:
     health: HealthMonitor
     machine: StateMachine
     run: RunFacts
-    journal: Journal | None = None
-    rest: KalshiRest | None = None
-    stream: KalshiStream | None = None
-    market_data: OrderbookIntegration | None = None
-    selection: MarketSelection | None = None
-    execution: ExecutionService | None = None
+    journal: Journal
+    rest: KalshiRest
+    stream: KalshiStream
+    market_data: OrderbookIntegration
+    selection: MarketSelection
+    execution: ExecutionService
+    equity: EquityKeeper
+    decisions: TradingDecisionService
+    orchestrator: TradingFlowOrchestrator
+    data_dir: DataDir
     trading: TradingClientIntegration | None = None
-    equity: EquityKeeper | None = None
-    decisions: TradingDecisionService | None = None
-    orchestrator: TradingFlowOrchestrator | None = None
     recorder: Recorder | None = None
-    data_dir: DataDir | None = None
     replay: TapePlayer | None = None
 
 
@@ -14614,7 +14614,7 @@ class Inquiries:
     async def ask(self) -> None:
         """Ask what is due."""
         rest, now_s = self._services.rest, self._services.clock.real_s()
-        if rest is None or rest.reads.left() < rest.reads.capacity / 2:
+        if rest.reads.left() < rest.reads.capacity / 2:
             return
         try:
             if now_s - self._scheduled_s >= SCHEDULE_ASK_S:
@@ -14628,8 +14628,7 @@ class Inquiries:
             log_status.info("not read for the page reason=%r", error)
 
     async def _ask_queues(self, rest: KalshiRest) -> None:
-        execution = self._services.execution
-        live = execution.store.live() if execution is not None else []
+        live = self._services.execution.store.live()
         resting = [o for o in live if o.status is OrderStatus.RESTING and not o.is_foreign]
         tickers = sorted({order.ticker for order in resting})[:QUEUES_ASK_MAX]
         ahead_h = await rest.queue_positions(tickers) if tickers else {}
@@ -14675,6 +14674,29 @@ def order_row(order: Order) -> StatusRow:
     }
 
 
+def position_row(ledger: Ledger, ticker: str) -> StatusRow:
+    """Row of topic `positions` of a known position, as far as the ledger alone tells it."""
+    position = ledger.positions[ticker]
+    held_h = abs(position.position_h)
+    own = [p for (name, where), p in ledger.by_strategy.items() if where == ticker and name]
+    return {
+        "ticker": ticker,
+        "position_h": position.position_h,
+        "average_cc": position.cost_ud // held_h if held_h else None,
+        "mark_cc": None,
+        "unrealised_ud": None if held_h else 0,
+        "realised_ud": position.realised_ud,
+        "fees_ud": position.fees_ud,
+        "worst_case_ud": -position.cost_ud,
+        "event_ticker": None,
+        "event_worst_ud": None,
+        "close_at_ms": None,
+        "exit_cost_ud": None,
+        "foreign_h": position.position_h - sum(p.position_h for p in own),
+        "verified_at_ms": None,
+    }
+
+
 class RowMaker:
     """Builds single rows from the services at the moment they are asked for. Changes nothing."""
 
@@ -14690,10 +14712,9 @@ class RowMaker:
 
     def market(self, key: str | int) -> StatusRow | None:
         """Row of topic `markets`; None when the market is not followed."""
-        ticker, services = str(key), self.services
-        data = services.market_data
-        market = data.markets.get(ticker) if data is not None else None
-        if data is None or market is None:
+        ticker, data = str(key), self.services.market_data
+        market = data.markets.get(ticker)
+        if market is None:
             return None
         book = data.books[ticker]
         bid_cc, ask_cc = book.bid_cc, book.ask_cc
@@ -14721,8 +14742,7 @@ class RowMaker:
         }
 
     def _last_cc(self, market: Market) -> int | None:
-        decisions = self.services.decisions
-        tape = decisions.tapes.get(market.ticker) if decisions is not None else None
+        tape = self.services.decisions.tapes.get(market.ticker)
         newest = tape.newest_print if tape is not None else None
         return newest.price_cc if newest is not None else market.last_cc
 
@@ -14733,10 +14753,9 @@ class RowMaker:
 
     def _changed_at_ms(self, ticker: str, book: OrderBook) -> int | None:
         """When the book last moved; worked out once per move, so that it stands still between."""
-        data = self.services.market_data
         known = self._changed.get(ticker)
         if known is None or known[0] != book.changed_at_s:
-            at_ms = data.changed_at_ms(ticker) if data is not None else 0
+            at_ms = self.services.market_data.changed_at_ms(ticker)
             known = self._changed[ticker] = (book.changed_at_s, at_ms)
         return known[1] or None
 
@@ -14751,9 +14770,9 @@ class RowMaker:
     def _opinion(self, ticker: str) -> StatusRow:
         """What the first strategy thinks of a market."""
         decisions = self.services.decisions
-        for name in decisions.benches if decisions is not None else ():
-            seat = decisions.seats.get((name, ticker)) if decisions is not None else None
-            if seat is not None and decisions is not None:
+        for name in decisions.benches:
+            seat = decisions.seats.get((name, ticker))
+            if seat is not None:
                 noted = decisions.nearest.get((ticker, name, seat.reason))
                 edge = _EDGE_TEXT.fullmatch(noted[1]) if noted is not None else None
                 return {
@@ -14766,10 +14785,9 @@ class RowMaker:
 
     def _stake(self, ticker: str) -> StatusRow:
         """Position and profit of a market: realised plus unrealised, after fees."""
-        execution = self.services.execution
-        if execution is None or self.services.container.now.reconciled_at_ms is None:
+        if self.services.container.now.reconciled_at_ms is None:
             return {"position_h": None, "pnl_ud": None}
-        position = execution.ledger.positions.get(ticker)
+        position = self.services.execution.ledger.positions.get(ticker)
         if position is None:
             return {"position_h": 0, "pnl_ud": 0}
         unrealised_ud = self.unrealised_ud(position)
@@ -14781,15 +14799,14 @@ class RowMaker:
         """Worth at the mark minus cost; None while there is no mark."""
         if position.position_h == 0:
             return 0
-        equity = self.services.equity
-        price_cc = equity.mark_cc(position.ticker) if equity is not None else None
+        price_cc = self.services.equity.mark_cc(position.ticker)
         return None if price_cc is None else abs(position.position_h) * price_cc - position.cost_ud
 
     def leg_cc(self, ticker: str, sign: int) -> int | None:
         """Worth of one YES (`sign` ≥ 0) or NO contract now: payout or bid; None when unknown."""
         data = self.services.market_data
-        market = data.markets.get(ticker) if data is not None else None
-        if data is None or market is None:
+        market = data.markets.get(ticker)
+        if market is None:
             return None
         if market.settlement_cc is not None:
             return payout_ud(1 if sign >= 0 else -1, market.settlement_cc)
@@ -14801,12 +14818,11 @@ class RowMaker:
     def book(self, ticker: str) -> StatusRow | None:
         """Row of topic `books`; None when the market is not followed."""
         data, decisions = self.services.market_data, self.services.decisions
-        book = data.books.get(ticker) if data is not None else None
-        if data is None or book is None:
+        book = data.books.get(ticker)
+        if book is None:
             return None
-        seats = decisions.seats if decisions is not None else {}
-        fairs = [seat.fair_cc for (_, where), seat in seats.items() if where == ticker]
-        tape = decisions.tapes.get(ticker) if decisions is not None else None
+        fairs = [seat.fair_cc for (_, where), seat in decisions.seats.items() if where == ticker]
+        tape = decisions.tapes.get(ticker)
         prints = tape.read(self.services.clock.now_ms()).prints if tape is not None else ()
         return {
             "ticker": ticker,
@@ -14824,8 +14840,6 @@ class RowMaker:
         }
 
     def _own(self, ticker: str) -> list[StatusRow]:
-        execution = self.services.execution
-        live = execution.store.live(ticker=ticker) if execution is not None else []
         return [
             {
                 "side": order.side,
@@ -14834,7 +14848,7 @@ class RowMaker:
                 "ahead_h": self.ahead_h(order),
                 "ahead_from": self.queues.source(order.client_order_id),
             }
-            for order in live
+            for order in self.services.execution.store.live(ticker=ticker)
             if order.status is OrderStatus.RESTING
         ]
 
@@ -14842,13 +14856,12 @@ class RowMaker:
 
     def others_h(self, order: Order) -> int | None:
         """Size of an order's level without our own orders; None while the book is not proven."""
-        data, execution = self.services.market_data, self.services.execution
-        book = data.books.get(order.ticker) if data is not None else None
-        if book is None or execution is None or book.proof is not Proof.PROVEN:
+        book = self.services.market_data.books.get(order.ticker)
+        if book is None or book.proof is not Proof.PROVEN:
             return None
         own_h = sum(
             other.remaining_h
-            for other in execution.store.live(ticker=order.ticker)
+            for other in self.services.execution.store.live(ticker=order.ticker)
             if other.side is order.side and other.price_cc == order.price_cc
         )
         return max(0, book.counts[order.side.value].get(order.price_cc, 0) - own_h)
@@ -14859,8 +14872,7 @@ class RowMaker:
 
     def order(self, key: str | int) -> StatusRow | None:
         """Row of topic `orders`; None when the order is no longer kept."""
-        execution = self.services.execution
-        order = execution.store.orders.get(str(key)) if execution is not None else None
+        order = self.services.execution.store.orders.get(str(key))
         if order is None:
             return None
         is_resting = order.status is OrderStatus.RESTING and not order.is_foreign
@@ -14876,54 +14888,38 @@ class RowMaker:
 
     def position(self, key: str | int) -> StatusRow | None:
         """Row of topic `positions`; None when nothing is held there."""
-        ticker, execution = str(key), self.services.execution
-        position = execution.ledger.positions.get(ticker) if execution is not None else None
-        if execution is None or position is None or position.position_h == 0:
+        ticker, ledger = str(key), self.services.execution.ledger
+        position = ledger.positions.get(ticker)
+        if position is None or position.position_h == 0:
             return None
-        data, equity = self.services.market_data, self.services.equity
-        market = data.markets.get(ticker) if data is not None else None
-        held_h = abs(position.position_h)
+        market = self.services.market_data.markets.get(ticker)
         event = market.event_ticker if market is not None else None
         return {
-            "ticker": ticker,
-            "position_h": position.position_h,
-            "average_cc": position.cost_ud // held_h,
-            "mark_cc": equity.mark_cc(ticker) if equity is not None else None,
+            **position_row(ledger, ticker),
+            "mark_cc": self.services.equity.mark_cc(ticker),
             "unrealised_ud": self.unrealised_ud(position),
-            "realised_ud": position.realised_ud,
-            "fees_ud": position.fees_ud,
-            "worst_case_ud": -position.cost_ud,
             "event_ticker": event,
             "event_worst_ud": self._event_worst_ud(event) if event is not None else None,
             "close_at_ms": market.close_at_ms if market is not None else None,
             "exit_cost_ud": self._exit_cost_ud(position),
-            "foreign_h": position.position_h - self._own_h(ticker),
             "verified_at_ms": self.services.container.now.reconciled_at_ms,
         }
 
     def _event_worst_ud(self, event_ticker: str) -> int:
         """Cost of everything held in an event: an upper bound of what it can lose."""
-        data, execution = self.services.market_data, self.services.execution
-        assert data is not None, "an event is known from market data"
-        assert execution is not None, "a position is known from the ledger"
+        markets = self.services.market_data.markets
         return -sum(
             position.cost_ud
-            for ticker, position in execution.ledger.positions.items()
-            if ticker in data.markets and data.markets[ticker].event_ticker == event_ticker
+            for ticker, position in self.services.execution.ledger.positions.items()
+            if ticker in markets and markets[ticker].event_ticker == event_ticker
         )
-
-    def _own_h(self, ticker: str) -> int:
-        execution = self.services.execution
-        rows = execution.ledger.by_strategy if execution is not None else {}
-        return sum(p.position_h for (name, where), p in rows.items() if where == ticker and name)
 
     def _exit_cost_ud(self, position: Position) -> int | None:
         """Fee and spread of leaving now by taking; None when the book cannot take it all."""
-        data, execution = self.services.market_data, self.services.execution
-        book = data.books.get(position.ticker) if data is not None else None
-        if book is None or execution is None:
+        book = self.services.market_data.books.get(position.ticker)
+        if book is None:
             return None
-        fees = execution.fees_of(position.ticker)
+        fees = self.services.execution.fees_of(position.ticker)
         levels, left_h, cost_ud = book.levels(position.side, 1000), abs(position.position_h), 0
         if not fees.is_known or not levels:
             return None
@@ -14953,11 +14949,9 @@ class LimitTable:
 
     def rows(self) -> list[StatusRow]:
         """Rows of topic `risk`."""
-        now, config, execution = (
-            self.services.container.now, self.services.config, self.services.execution
-        )  # fmt: skip
+        now, config = self.services.container.now, self.services.config
         day_ud = None if now.day_pnl_ud is None else max(0, -now.day_pnl_ud)
-        rows = [
+        return [
             self._money("daily_loss", day_ud, config.daily_loss_ud,
                         "cash and marks now, minus at 00:00 New York, after fees"),
             self._money("drawdown", now.drawdown_ud, config.max_drawdown_ud,
@@ -14965,19 +14959,17 @@ class LimitTable:
             self._cash(now.cash_ud, config.min_cash_ud),
             self._number("unknown_orders", now.unknown_orders, config.max_unknown,
                          "orders of unknown outcome at once"),
+            *self._exposures(),
         ]  # fmt: skip
-        if execution is not None:
-            rows += self._exposures(execution, config)
-        return rows
 
-    def _exposures(self, execution: ExecutionService, config: Config) -> list[StatusRow]:
-        book, data = execution.exposure, self.services.market_data
+    def _exposures(self) -> list[StatusRow]:
+        book, config = self.services.execution.exposure, self.services.config
         rows = [
             self._money("exposure", book.total_ud, config.max_exposure_ud,
                         "sum of worst cases, with every live, unknown and in-flight order filled"),
             self._number("open_orders", book.open_orders, config.max_orders, "resting at once"),
         ]  # fmt: skip
-        markets = data.markets if data is not None else {}
+        markets = self.services.market_data.markets
         for ticker in markets:
             used_ud = book.market_ud(ticker)
             if used_ud:
@@ -15043,6 +15035,7 @@ _CLEARING: Final = frozenset(  # reasons that forbid new orders everywhere when 
         Degraded.JOURNAL, Degraded.TASK, Degraded.PAUSE,
     }
 )  # fmt: skip
+DISK_ASK_S: Final = 10.0
 PROCESS_FILE: Final = Path("/proc/self/statm")
 
 
@@ -15153,8 +15146,6 @@ class TableMaker:
     def funnel(self) -> list[StatusRow]:
         """Rows of topic `funnel`: how the evaluations of each strategy ended."""
         decisions = self.services.decisions
-        if decisions is None:
-            return []
         newest: dict[tuple[str, str], tuple[str, int, str, str]] = {}
         for (ticker, name, reason), (at_ms, value, limit) in decisions.nearest.items():
             newest[name, reason] = (ticker, at_ms, value, limit)  # later ones are newer
@@ -15178,7 +15169,6 @@ class TableMaker:
 
     def strategies(self) -> list[StatusRow]:
         """Rows of topic `strategies`."""
-        decisions = self.services.decisions
         return [
             {
                 "name": name,
@@ -15196,7 +15186,7 @@ class TableMaker:
                 "slow": bench.slow,
                 "slowest_us": bench.slowest_us,
             }
-            for name, bench in (decisions.benches.items() if decisions is not None else ())
+            for name, bench in self.services.decisions.benches.items()
         ]
 
     def _params(self, strategy: Strategy) -> list[StatusRow]:
@@ -15215,16 +15205,13 @@ class TableMaker:
 
     def strategy_pnl_ud(self, name: str) -> int | None:
         """Profit of one strategy by its own fills: realised + unrealised - fees; None: no mark."""
-        execution, equity = self.services.execution, self.services.equity
-        if execution is None:
-            return None
         total_ud = 0
-        for (owner, ticker), position in execution.ledger.by_strategy.items():
+        for (owner, ticker), position in self.services.execution.ledger.by_strategy.items():
             if owner != name:
                 continue
             total_ud += position.realised_ud - position.fees_ud
             if position.position_h:
-                price_cc = equity.mark_cc(ticker) if equity is not None else None
+                price_cc = self.services.equity.mark_cc(ticker)
                 if price_cc is None:
                     return None
                 total_ud += abs(position.position_h) * price_cc - position.cost_ud
@@ -15235,16 +15222,15 @@ class TableMaker:
     def latency(self) -> StatusRow:
         """Row of topic `latency`."""
         services = self.services
-        stream, data, rest = services.stream, services.market_data, services.rest
-        feed = data.counters() if data is not None else {}
+        feed = services.market_data.counters()
         return {
             "frames_per_s": self._frames_per_s(),
             "gaps": feed.get("gaps"),
             "resyncs": feed.get("resyncs"),
             "rest_checks": feed.get("rest_checks"),
             "rest_differences": feed.get("rest_differences"),
-            "reconnects": max(0, stream.connects - 1) if stream is not None else None,
-            "http_429": rest.count_429 if rest is not None else None,
+            "reconnects": max(0, services.stream.connects - 1),
+            "http_429": services.rest.count_429,
             "parse_failures": feed.get("parse_failures"),
             "latency_us": self.latency_us(),
             "rss_bytes": rss_bytes(),
@@ -15256,16 +15242,12 @@ class TableMaker:
 
     def latency_us(self) -> dict[str, list[int]]:
         """p50, p90, p99 in microseconds by what was measured."""
-        rest, decisions, journal = (
-            self.services.rest, self.services.decisions, self.services.journal
-        )  # fmt: skip
-        measured: dict[str, Iterable[float]] = {}
-        if decisions is not None:
-            measured["decision"] = [us / 1_000_000 for us in decisions.latency_us]
-        if journal is not None:
-            measured["journal_append"] = list(journal.append_s)
-        if rest is not None:
-            measured |= {name: list(seen) for name, seen in sorted(rest.latency_s.items())}
+        services = self.services
+        measured: dict[str, Iterable[float]] = {
+            "decision": [us / 1_000_000 for us in services.decisions.latency_us],
+            "journal_append": services.journal.append_s,
+            **dict(sorted(services.rest.latency_s.items())),
+        }
         triples = {name: percentiles(seen) for name, seen in measured.items()}
         return {
             name: [int(s * 1_000_000) for s in three]
@@ -15275,18 +15257,16 @@ class TableMaker:
 
     def _frames_per_s(self) -> int | None:
         stream, now_s = self.services.stream, self.services.clock.real_s()
-        if stream is None:
-            return None
         frames, at_s = self._frames
         self._frames = (stream.frames, now_s)
         return round((stream.frames - frames) / (now_s - at_s)) if now_s > at_s else None
 
     def disk_free_bytes(self) -> int | None:
-        """Bytes free where the journal lives; asked at most every ten seconds."""
+        """Bytes free where the journal lives; asked at most every DISK_ASK_S."""
         asked_s, free = self._disk
-        now_s, data_dir = self.services.clock.real_s(), self.services.data_dir
-        if data_dir is not None and now_s - asked_s >= 10.0:
-            free = data_dir.free_bytes()
+        now_s = self.services.clock.real_s()
+        if now_s - asked_s >= DISK_ASK_S:
+            free = self.services.data_dir.free_bytes()
             self._disk = (now_s, free)
         return free
 
@@ -15297,14 +15277,14 @@ class TableMaker:
         services, now = self.services, self.services.container.now
         is_open = now.gate in (Gate.OPEN, Gate.REDUCE_ONLY) and now.halt is None
         is_ready = now.state in TRADING_STATES and not self.is_stopping
-        has_way = services.rest is not None and services.config.is_armed
         forbidden = any(row.reason in _CLEARING and not row.markets for row in now.degraded)
-        return is_open and is_ready and has_way and services.config.trading and not forbidden
+        may_trade = services.config.is_armed and services.config.trading
+        return is_open and is_ready and may_trade and not forbidden
 
     def feed_age_ms(self) -> int | None:
         """Milliseconds of the trader's clock since the feed was last known alive; None: no feed."""
         stream = self.services.stream
-        if stream is None or not stream.is_connected or not math.isfinite(stream.alive_age_s):
+        if not stream.is_connected or not math.isfinite(stream.alive_age_s):
             return None
         return int(stream.alive_age_s * 1000)
 
@@ -15324,19 +15304,18 @@ class TableMaker:
             "gate_why": now.gate_why,
             "gate_by": now.gate_by,
             "gate_since_at_ms": now.gate_since_ms or None,
-            "strategy": list(services.decisions.benches) if services.decisions is not None
-            else list(config.strategy),
+            "strategy": list(services.decisions.benches),
             "orders_allowed": self.orders_allowed(),
             "account": services.run.account,
             "version": VERSION,
             "file_sha256": services.run.file_sha256,
-            "journal_file": services.journal.path.name if services.journal is not None else None,
+            "journal_file": services.journal.path.name,
             "health_status": verdict.status,
             "degraded": degraded_rows(now.degraded),
             "state_version": now.guard_version,
             "feed_age_ms": self.feed_age_ms(),
-            "books_proven": data.proven if data is not None else 0,
-            "books_total": len(data.books) if data is not None else 0,
+            "books_proven": data.proven,
+            "books_total": len(data.books),
             "reconcile_age_ms": None if reconciled_ms is None else max(0, now_ms - reconciled_ms),
             "reconcile_difference_ud": now.reconcile_difference_ud,
             "unknown_orders": now.unknown_orders,
@@ -15349,8 +15328,6 @@ class TableMaker:
 
     def _budgets(self) -> StatusRow:
         rest = self.services.rest
-        if rest is None:
-            return {"rate_read_ratio": None, "rate_write_ratio": None}
         used = {
             name: round(max(0.0, 1.0 - bucket.left() / bucket.capacity), 3)
             for name, bucket in (("read", rest.reads), ("write", rest.writes))
@@ -15360,18 +15337,17 @@ class TableMaker:
     def money(self) -> StatusRow:
         """Account figures; None while the account has not been read."""
         now, config = self.services.container.now, self.services.config
-        execution, equity = self.services.execution, self.services.equity
-        is_known = execution is not None and now.cash_ud is not None
-        ledger = execution.ledger if execution is not None and is_known else None
+        execution = self.services.execution
+        ledger = execution.ledger if now.cash_ud is not None else None
         return {
             "cash_ud": now.cash_ud,
             "positions_value_ud": now.positions_value_ud,
             "equity_ud": now.equity_ud,
             "day_pnl_ud": now.day_pnl_ud,
             "realised_ud": ledger.realised_ud if ledger is not None else None,
-            "unrealised_ud": equity.unrealised_ud() if equity is not None and is_known else None,
+            "unrealised_ud": self.services.equity.unrealised_ud() if ledger is not None else None,
             "fees_ud": ledger.fees_ud if ledger is not None else None,
-            "exposure_ud": execution.exposure.total_ud if execution is not None else None,
+            "exposure_ud": execution.exposure.total_ud if ledger is not None else None,
             "exposure_max_ud": config.max_exposure_ud,
             "drawdown_ud": now.drawdown_ud,
             "drawdown_max_ud": config.max_drawdown_ud,
@@ -15587,7 +15563,7 @@ class Chronicle:
             case MarketSettled():
                 self._heard_settlement(event)
             case MarketsChanged():
-                self._heard_markets(event)
+                self._heard_markets()
             case ControlMoved():
                 self._heard_control(event)
             case ActivityNoted():
@@ -15620,11 +15596,7 @@ class Chronicle:
 
     def _heard_fill(self, event: FillBooked) -> None:
         fill, execution = event.fill, self.services.execution
-        found = None
-        if execution is not None:
-            found = execution.store.find(
-                client_order_id=fill.client_order_id, order_id=fill.order_id
-            )
+        found = execution.store.find(client_order_id=fill.client_order_id, order_id=fill.order_id)
         row: StatusRow = {
             "fill_id": fill.trade_id,
             "client_order_id": fill.client_order_id,
@@ -15650,8 +15622,7 @@ class Chronicle:
         self.touch(fill.ticker)
         self.rows.markouts.add(fill)
         mid2_cc = self.rows.markouts.mid2_cc(fill.ticker)
-        fees = execution.fees_of(fill.ticker) if execution is not None else None
-        self.split.add_fill(fill, mid2_cc, fees)
+        self.split.add_fill(fill, mid2_cc, execution.fees_of(fill.ticker))
         self.rows.curves.add_fill(fill, mid2_cc)
         self.filled[fill.strategy, not fill.is_taker] += 1
         self.filled_h[fill.strategy, not fill.is_taker] += fill.count_h
@@ -15714,18 +15685,15 @@ class Chronicle:
 
     def _note_evidence(self, ticker: str) -> None:
         """What each strategy made of a market that was paid out, under its event."""
-        execution, data = self.services.execution, self.services.market_data
-        market = data.markets.get(ticker) if data is not None else None
+        market = self.services.market_data.markets.get(ticker)
         event = market.event_ticker if market is not None else ticker
-        positions = execution.ledger.by_strategy if execution is not None else {}
-        for (name, where), position in positions.items():
+        for (name, where), position in self.services.execution.ledger.by_strategy.items():
             if where == ticker and name:
                 net_ud = position.realised_ud - position.fees_ud
                 self.evidence.settled(name, event, ticker, net_ud)
 
-    def _heard_markets(self, event: MarketsChanged) -> None:
-        data = self.services.market_data
-        known = set(data.markets) if data is not None else set(event.tickers)
+    def _heard_markets(self) -> None:
+        known = set(self.services.market_data.markets)
         for ticker in set(self._followed) - known:
             self.rows.forget_market(ticker)
             self._hub.touch("markets", ticker)
@@ -15759,9 +15727,8 @@ class Chronicle:
         decision_id = self._decision_of(some_id)
         if decision_id is None:
             return None
-        journal = self.services.journal
         try:
-            fact = journal.explained("decision", decision_id) if journal is not None else None
+            fact = self.services.journal.explained("decision", decision_id)
         except JournalError:
             fact = None
         record: StatusRow = dict(fact.body) if fact is not None else {}
@@ -15773,8 +15740,7 @@ class Chronicle:
         edges = record.get("edges")
         if isinstance(edges, list) and edges:
             record.setdefault("edge", edges[0])
-        execution = self.services.execution
-        orders = execution.store.orders.values() if execution is not None else ()
+        orders = self.services.execution.store.orders.values()
         mine = [order for order in orders if order.decision_id == decision_id]
         record["orders"] = [self.rows.order(order.client_order_id) for order in mine]
         record["fills"] = [r for r in self.fills.values() if r["decision_id"] == decision_id]
@@ -15786,10 +15752,7 @@ class Chronicle:
         fill = self.fills.get(some_id)
         if fill is not None:
             return str(fill["decision_id"]) if fill["decision_id"] else None
-        execution = self.services.execution
-        if execution is None:
-            return None
-        order = execution.store.find(client_order_id=some_id, order_id=some_id)
+        order = self.services.execution.store.find(client_order_id=some_id, order_id=some_id)
         return order.decision_id or None if order is not None else None
 
     # -- states, gate, degraded -----------------------------------------------------------
@@ -15920,11 +15883,9 @@ class StatusReporter:
 
     def load(self) -> None:
         """Take the last eight hours of the equity curve over from the journal."""
-        journal = self.services.journal
-        if journal is None:
-            return
         since_ms = self.services.clock.now_ms() - int(EQUITY_KEPT * EQUITY_EVERY_S * 1000)
-        for fact in reversed(journal.rows_of("equity", since_ms=since_ms, limit=EQUITY_KEPT)):
+        rows = self.services.journal.rows_of("equity", since_ms=since_ms, limit=EQUITY_KEPT)
+        for fact in reversed(rows):
             self._put_equity(dict(fact.body))
 
     async def run(self) -> None:
@@ -15943,9 +15904,8 @@ class StatusReporter:
 
     def evidence(self) -> list[StatusRow]:
         """Rows of topic `evidence`: what this run shows of each strategy."""
-        decisions, chronicle = self.services.decisions, self.chronicle
-        rows = []
-        for name in decisions.benches if decisions is not None else ():
+        chronicle, rows = self.chronicle, []
+        for name in self.services.decisions.benches:
             values = chronicle.markout_cc.get((name, 300))
             rows.append(
                 chronicle.evidence.row(
@@ -16015,7 +15975,7 @@ class StatusReporter:
 
     def show_tables(self) -> None:
         """Show every table that is looked at about once a second."""
-        hub, tables, data = self._hub, self.tables, self.services.market_data
+        hub, tables = self._hub, self.tables
         self.show_overview()
         risk = tables.risk()
         hub.replace("health", tables.health())
@@ -16024,10 +15984,9 @@ class StatusReporter:
         hub.replace("strategies", tables.strategies())
         hub.put("latency", tables.latency())
         self._warn_of_limits(risk)
-        for ticker in data.markets if data is not None else ():
+        for ticker in self.services.market_data.markets:
             hub.touch("markets", ticker)
-        execution = self.services.execution
-        for ticker in execution.ledger.positions if execution is not None else ():
+        for ticker in self.services.execution.ledger.positions:
             hub.touch("positions", ticker)
         self._drop_ended()
 
@@ -16038,8 +15997,7 @@ class StatusReporter:
             key, _ = self.chronicle.ended.popitem(last=False)
             self._hub.remove("orders", key)
             self.rows.forget_order(key)
-        execution = self.services.execution
-        for order in execution.store.live() if execution is not None else ():
+        for order in self.services.execution.store.live():
             self._hub.touch("orders", order.client_order_id)
 
     def _warn_of_limits(self, rows: Iterable[StatusRow]) -> None:
@@ -16073,14 +16031,13 @@ class StatusReporter:
     # -- equity ---------------------------------------------------------------------------
 
     def _note_equity(self) -> None:
-        equity, now = self.services.equity, self.services.container.now
-        if equity is None or now.equity_ud is None:
+        now, curves = self.services.container.now, self.rows.curves
+        if now.equity_ud is None:
             return
-        curves, execution = self.rows.curves, self.services.execution
-        if execution is not None and now.cash_ud is not None:
-            held = {t: p.position_h for t, p in execution.ledger.positions.items()}
-            curves.begin(now.cash_ud, held)
-        self._put_equity({**equity.equity_row(), **curves.row(self.rows.leg_cc)})
+        if now.cash_ud is not None:
+            positions = self.services.execution.ledger.positions
+            curves.begin(now.cash_ud, {t: p.position_h for t, p in positions.items()})
+        self._put_equity({**self.services.equity.equity_row(), **curves.row(self.rows.leg_cc)})
 
     def _put_equity(self, row: StatusRow) -> None:
         whole = {**_UNKNOWN_CURVES, **row}
@@ -16142,11 +16099,10 @@ class StatusReporter:
         series: list[Mapping[str, Any]] = [
             row for row in self._equity if int(str(row["at_ms"])) >= from_ms
         ]
-        journal = self.services.journal
         oldest_ms = int(str(self._equity[0]["at_ms"])) if self._equity else None
-        if journal is not None and (oldest_ms is None or from_ms < oldest_ms):
+        if oldest_ms is None or from_ms < oldest_ms:
             with contextlib.suppress(JournalError):
-                older = journal.rows_of(
+                older = self.services.journal.rows_of(
                     "equity", since_ms=from_ms, until_ms=oldest_ms, limit=EQUITY_KEPT * 4
                 )
                 series = [{**_UNKNOWN_CURVES, **fact.body} for fact in reversed(older)] + series
@@ -16193,11 +16149,9 @@ def trader_status_data(reporter: StatusReporter) -> StatusRow:
     verdict, state = tables.verdict(), services.machine.state.value
     word = {"running": "healthy", "halted": "halted", "degraded": "degraded"}.get(verdict.status)
     health = word if verdict.is_healthy and word is not None else "unhealthy"
-    proven = data.proven if data is not None else 0
-    total = len(data.books) if data is not None else 0
-    is_up = stream is not None and stream.is_connected
     urls = DEFAULT_URLS.get(services.config.environment, (None, None))
-    pong_s = services.clock.real_s() - stream.ponged_at_s if stream is not None else math.inf
+    pong_s = services.clock.real_s() - stream.ponged_at_s
+    connected_ms = _ago_ms(services, stream.connected_at_s) if stream.is_connected else None
     return {
         "timestamp": clock_text(now_ms),
         "state": state,
@@ -16205,26 +16159,22 @@ def trader_status_data(reporter: StatusReporter) -> StatusRow:
         "metrics": {
             "uptime": tables.uptime_s,
             "state": state,
-            "markets_connected": proven,
-            "snapshots_received": data.snapshots if data is not None else 0,
-            "deltas_received": data.deltas if data is not None else 0,
+            "markets_connected": data.proven,
+            "snapshots_received": data.snapshots,
+            "deltas_received": data.deltas,
             "ws_clients": reporter.hub_status["active_connections"],
             "ws_messages_sent": reporter.hub_status["messages_sent"],
-            "context": f"{proven} of {total} books proven",
+            "context": f"{data.proven} of {len(data.books)} books proven",
             "health": health,
-            "ping_health": "healthy" if data is not None and data.is_alive else "lost",
+            "ping_health": "healthy" if data.is_alive else "lost",
             "last_ping_age": round(pong_s, 1) if math.isfinite(pong_s) else None,
-            "api_connected": services.rest is not None and services.rest.is_healthy,
+            "api_connected": services.rest.is_healthy,
             "api_url": services.config.api_url or urls[0],
             "ws_url": services.config.ws_url or urls[1],
-            "connection_established": _moment(_ago_ms(services, stream.connected_at_s))
-            if stream is not None and is_up
-            else None,
-            "first_snapshot_received": _moment(_ago_ms(services, data.snapshot_at_s))
-            if data is not None
-            else None,
+            "connection_established": _moment(connected_ms),
+            "first_snapshot_received": _moment(_ago_ms(services, data.snapshot_at_s)),
             "session_id": services.run.run_id,
-            "session_state": "active" if is_up else "lost",
+            "session_state": "active" if stream.is_connected else "lost",
             "health_state": health,
         },
     }
@@ -16241,8 +16191,7 @@ def _ago_ms(services: Services, real_s: float) -> int | None:
 def trading_state_data(reporter: StatusReporter, told: Mapping[str, object]) -> StatusRow:
     """`data` of `trading_state`; `changes` is against what was told last."""
     services, now = reporter.services, reporter.services.container.now
-    execution, now_ms = services.execution, services.clock.now_ms()
-    positions = execution.ledger.positions if execution is not None else {}
+    positions, now_ms = services.execution.ledger.positions, services.clock.now_ms()
     held = sorted(ticker for ticker, p in positions.items() if p.position_h)
     balance, value = _cents(now.cash_ud), _cents(now.positions_value_ud)
     reconciled_ms = now.reconciled_at_ms
@@ -16277,7 +16226,7 @@ def trading_state_data(reporter: StatusReporter, told: Mapping[str, object]) -> 
 def _order_group(reporter: StatusReporter) -> StatusRow | None:
     services = reporter.services
     execution, config = services.execution, services.config
-    if execution is None or execution.group_id is None:
+    if execution.group_id is None:
         return None
     held_h = [abs(p.position_h) for p in execution.ledger.positions.values()]
     return {
@@ -16334,8 +16283,7 @@ def _components(reporter: StatusReporter) -> StatusRow:
             "dropped": services.bus.dropped,
         },
         "websocket_manager": reporter.hub_status,
-        "orderbook_integration": {} if services.market_data is None
-        else dict(services.market_data.counters()),
+        "orderbook_integration": dict(services.market_data.counters()),
         "health_monitor": {
             "health_check_count": services.health.checks,
             "check_interval": services.health.interval_s,
@@ -16393,8 +16341,6 @@ def _machine_part(services: Services) -> StatusRow:
 
 def _service_part(services: Services) -> StatusRow:
     decisions = services.decisions
-    if decisions is None:
-        return {"strategy": ",".join(services.config.strategy)}
     return {
         "strategy": ",".join(decisions.benches),
         "decision_count": decisions.decision_count,
@@ -16406,8 +16352,6 @@ def _service_part(services: Services) -> StatusRow:
 
 def _orchestrator_part(services: Services) -> StatusRow:
     orchestrator = services.orchestrator
-    if orchestrator is None:
-        return {}
     return {
         "total_cycles": orchestrator.total_cycles,
         "successful_cycles": orchestrator.successful_cycles,
@@ -16424,14 +16368,14 @@ def _client_part(services: Services) -> StatusRow:
         "positions_count": now.positions,
         "open_orders_count": now.open_orders,
         "balance": None if now.cash_ud is None else format_dollars(now.cash_ud),
-        "api_errors": rest.errors if rest is not None else 0,
-        "consecutive_api_errors": rest.errors_in_row if rest is not None else 0,
-        "last_error": rest.last_error if rest is not None else None,
+        "api_errors": rest.errors,
+        "consecutive_api_errors": rest.errors_in_row,
+        "last_error": rest.last_error,
         "unknown_orders": now.unknown_orders,
-        "in_flight": len(execution.in_flight) if execution is not None else 0,
-        "fills_booked": execution.fills_booked if execution is not None else 0,
-        "outcomes": dict(execution.outcomes) if execution is not None else {},
-        "refusals": dict(execution.refusals) if execution is not None else {},
+        "in_flight": len(execution.in_flight),
+        "fills_booked": execution.fills_booked,
+        "outcomes": dict(execution.outcomes),
+        "refusals": dict(execution.refusals),
     }
 
 
@@ -16451,24 +16395,23 @@ def _reconcile_part(services: Services) -> StatusRow:
 
 def _books_part(services: Services) -> StatusRow:
     data = services.market_data
-    books = data.books if data is not None else {}
     return {
-        "proven": data.proven if data is not None else 0,
-        "followed": len(books),
-        "stale_episodes": data.stale_episodes if data is not None else 0,
+        "proven": data.proven,
+        "followed": len(data.books),
+        "stale_episodes": data.stale_episodes,
         "by_ticker": {
             ticker: {
                 "proof": book.proof,
                 "seq": book.seq,
                 "rest_differences": book.rest_differences,
             }
-            for ticker, book in books.items()
+            for ticker, book in data.books.items()
         },
     }
 
 
 def _selection_part(services: Services) -> StatusRow:
-    last = services.selection.last if services.selection is not None else None
+    last = services.selection.last
     if last is None:
         return {"funnel": None}
     return {
@@ -16482,8 +16425,6 @@ def _selection_part(services: Services) -> StatusRow:
 
 def _journal_part(services: Services) -> StatusRow:
     journal = services.journal
-    if journal is None:
-        return {}
     return {
         "is_writable": journal.is_writable,
         "last_error": journal.last_error,
@@ -16499,8 +16440,6 @@ def _journal_part(services: Services) -> StatusRow:
 
 def _budget_part(services: Services) -> StatusRow:
     rest = services.rest
-    if rest is None:
-        return {}
     return {
         "read_left": round(rest.reads.left(), 1),
         "read_capacity": rest.reads.capacity,
@@ -16635,13 +16574,9 @@ def _write_money(page: MetricsPage, reporter: StatusReporter) -> None:
     money = reporter.tables.money()
     for name in ("equity", "cash", "realised", "unrealised", "exposure", "drawdown", "day_pnl"):
         page.gauge(f"{name}_dollars", _dollars_of(money[f"{name}_ud"]))
-    execution = reporter.services.execution
-    fees: Counter[str] = Counter()
-    positions: Mapping[str, Position] = {}
-    if execution is not None:
-        positions = execution.ledger.positions
-        for (strategy, _), position in execution.ledger.by_strategy.items():
-            fees[strategy] += position.fees_ud
+    ledger, fees = reporter.services.execution.ledger, Counter[str]()
+    for (strategy, _), position in ledger.by_strategy.items():
+        fees[strategy] += position.fees_ud
     page.add(
         "fees_dollars_total", "counter",
         [({"strategy": name}, _dollars_of(fee_ud)) for name, fee_ud in fees.items()],
@@ -16656,7 +16591,7 @@ def _write_money(page: MetricsPage, reporter: StatusReporter) -> None:
         "gauge",
         [({"limit": row["limit"]}, bool(row["tripped"])) for row in limits],
     )
-    held = [(ticker, p.position_h) for ticker, p in positions.items() if p.position_h]
+    held = [(ticker, p.position_h) for ticker, p in ledger.positions.items() if p.position_h]
     page.add(
         "position_contracts", "gauge", [({"ticker": name}, h / H_PER_CONTRACT) for name, h in held]
     )
@@ -16665,18 +16600,15 @@ def _write_money(page: MetricsPage, reporter: StatusReporter) -> None:
 def _write_orders(page: MetricsPage, reporter: StatusReporter) -> None:
     services, now = reporter.services, reporter.services.container.now
     execution, trading = services.execution, services.trading
-    if execution is not None:
-        resting = Counter(order.ticker for order in execution.store.live())
-        page.add("resting_orders", "gauge", [({"ticker": name}, n) for name, n in resting.items()])
-        page.add("orders_total", "counter", [({"kind": k}, n) for k, n in execution.sent.items()])
-        outcomes = [({"outcome": name}, float(n)) for name, n in execution.outcomes.items()]
-        page.add("order_outcomes_total", "counter", outcomes)
-        page.counter("fee_mismatches_total", sum(execution.fee_mismatches.values()))
-        unknown = execution.unproven()
-        oldest_ms = min((order.sent_at_ms for order in unknown), default=None)
-        now_ms = services.clock.now_ms()
-        age_s = 0.0 if oldest_ms is None else (now_ms - oldest_ms) / 1000
-        page.gauge("unknown_oldest_seconds", age_s)
+    resting = Counter(order.ticker for order in execution.store.live())
+    page.add("resting_orders", "gauge", [({"ticker": name}, n) for name, n in resting.items()])
+    page.add("orders_total", "counter", [({"kind": k}, n) for k, n in execution.sent.items()])
+    outcomes = [({"outcome": name}, float(n)) for name, n in execution.outcomes.items()]
+    page.add("order_outcomes_total", "counter", outcomes)
+    page.counter("fee_mismatches_total", sum(execution.fee_mismatches.values()))
+    oldest_ms = min((order.sent_at_ms for order in execution.unproven()), default=None)
+    age_s = 0.0 if oldest_ms is None else (services.clock.now_ms() - oldest_ms) / 1000
+    page.gauge("unknown_oldest_seconds", age_s)
     page.gauge("orders_unknown", now.unknown_orders)
     fills = [
         ({"strategy": who, "maker": str(maker).lower()}, float(n))
@@ -16707,8 +16639,6 @@ def _write_orders(page: MetricsPage, reporter: StatusReporter) -> None:
 
 def _write_decisions(page: MetricsPage, reporter: StatusReporter) -> None:
     decisions = reporter.services.decisions
-    if decisions is None:
-        return
     page.add(
         "evaluations_total", "counter",
         [({"strategy": who, "reason": why}, n) for (who, why), n in decisions.funnel.items()],
@@ -16719,13 +16649,10 @@ def _write_decisions(page: MetricsPage, reporter: StatusReporter) -> None:
 
 def _write_feed(page: MetricsPage, reporter: StatusReporter) -> None:
     stream, data = reporter.services.stream, reporter.services.market_data
-    if stream is not None:
-        page.counter("ws_frames_total", stream.frames)
-        page.counter("ws_reconnects_total", max(0, stream.connects - 1))
-        age_s = stream.alive_age_s
-        page.gauge("ws_last_frame_age_seconds", age_s if math.isfinite(age_s) else None)
-    if data is None:
-        return
+    page.counter("ws_frames_total", stream.frames)
+    page.counter("ws_reconnects_total", max(0, stream.connects - 1))
+    age_s = stream.alive_age_s
+    page.gauge("ws_last_frame_age_seconds", age_s if math.isfinite(age_s) else None)
     page.gauge("books_proven", data.proven)
     page.gauge("books_followed", len(data.books))
     feed = data.counters()
@@ -16742,8 +16669,6 @@ def _write_feed(page: MetricsPage, reporter: StatusReporter) -> None:
 
 def _write_rest(page: MetricsPage, reporter: StatusReporter) -> None:
     rest = reporter.services.rest
-    if rest is None:
-        return
     page.add(
         "http_requests_total", "counter",
         [({"endpoint": name, "status": code}, n) for (name, code), n in rest.requests.items()],
@@ -16762,10 +16687,9 @@ def _write_house(page: MetricsPage, reporter: StatusReporter) -> None:
     dropped = [({"event": name}, float(n)) for name, n in services.bus.dropped.items()]
     page.add("bus_dropped_total", "counter", dropped)
     journal = services.journal
-    if journal is not None:
-        page.summary("journal_commit_seconds", [({}, list(journal.append_s))])
-        page.counter("journal_rows_total", journal.rows)
-        page.gauge("journal_bytes", journal.bytes)
+    page.summary("journal_commit_seconds", [({}, list(journal.append_s))])
+    page.counter("journal_rows_total", journal.rows)
+    page.gauge("journal_bytes", journal.bytes)
     for name, key, kind in (
         ("dashboard_clients", "active_connections", "gauge"),
         ("dashboard_dropped_total", "messages_skipped", "counter"),
@@ -22188,11 +22112,10 @@ class Records:
         self.journal = Journal(path, self.clock, config.environment.value, "")
         self.journal.open_to_read()
         supervisor = Supervisor(lambda name, error: None)
-        bus, container = EventBus(self.clock, supervisor), StateContainer(self.clock)
         self.execution = ExecutionService(
             clock=self.clock,
             supervisor=supervisor,
-            bus=bus,
+            bus=EventBus(self.clock, supervisor),
             journal=self.journal,
             rest=None,
             config=config,
@@ -22201,26 +22124,11 @@ class Records:
                 market=None, bid_cc=None, ask_cc=None, last_cc=None, fees=FeeSchedule()
             ),
             permit=lambda _: ALLOWED,
-            container=container,
+            container=StateContainer(self.clock),
         )
         self.execution.replay()
-        for fact in self.journal.facts("reconcile"):
-            if fact.body.get("is_clean"):
-                container.update(reconciled_at_ms=fact.at_ms)
-        self.rows = RowMaker(
-            Services(
-                clock=self.clock,
-                bus=bus,
-                config=config,
-                container=container,
-                supervisor=supervisor,
-                health=HealthMonitor(clock=self.clock, bus=bus, config=config),
-                machine=StateMachine(now_s=0.0),
-                run=RunFacts(run_id="", file_sha256="", account="", origins={}),
-                journal=self.journal,
-                execution=self.execution,
-            )
-        )
+        clean = [f.at_ms for f in self.journal.facts("reconcile") if f.body.get("is_clean")]
+        self.verified_at_ms = clean[-1] if clean else None
 
     def orders(self) -> list[AnyRow]:
         """Every order the journal knows, in the order in which they were first written."""
@@ -22252,9 +22160,10 @@ class Records:
 
     def positions(self) -> list[AnyRow]:
         """Every market that was ever held, by ticker."""
+        ledger = self.execution.ledger
         return [
-            self.rows.position(ticker) or {**_FLAT, "ticker": ticker, **_money_of(position)}
-            for ticker, position in sorted(self.execution.ledger.positions.items())
+            {**position_row(ledger, ticker), "verified_at_ms": self.verified_at_ms}
+            for ticker in sorted(ledger.positions)
         ]
 
     def table(self, name: str, from_ms: int, limit: int | None) -> list[AnyRow]:
@@ -22339,12 +22248,7 @@ class Records:
 _FILL_KEYS: Final = (
     "client_order_id order_id ticker side price_cc count_h is_taker fee_ud strategy".split()
 )
-_FLAT: Final = {"position_h": 0, "average_cc": None, "mark_cc": None, "unrealised_ud": 0}
 _NO_DAY: Final = {"realised_ud": 0, "fees_ud": 0, "settlements": 0, "net_ud": 0, "fills": 0}
-
-
-def _money_of(position: Position) -> AnyRow:
-    return {"realised_ud": position.realised_ud, "fees_ud": position.fees_ud}
 
 
 def _day_of(at_ms: int) -> str:
