@@ -1512,7 +1512,7 @@ def test_control_curves_and_evidence_reach_the_page(
     trading_desk.wait_text("#equity .readout", "hold [+−]?[0-9.]+ ┄ random [+−]?[0-9.]+")
     trading_desk.page.keyboard.press("0")
     trading_desk.wait_text("#evidence .card", "market_makerNOT ENOUGH DATA")
-    trading_desk.wait_text("#evidence .criteria", "p against random .not measured in one run.")
+    trading_desk.wait_text("#evidence .criteria", "p against random: —, needs < 0.1")
 
 
 def test_explain_drawer_shows_the_record_of_the_trader(

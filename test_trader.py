@@ -13606,30 +13606,78 @@ def test_hold_stands_still_and_the_coin_is_fair_at_the_mid():
     assert curves.row(lambda name, h: 4700 if h > 0 else 5300)["hold_ud"] == 10**9 + 5
 
 
+def record_21(**changes: Any) -> t.Record:
+    """A long, clean run."""
+    facts = {"hours": 400.0, "days": 15, "is_reconcile_clean": True, "unexplained_halts": 0}
+    return t.Record(**{**facts, **changes})
+
+
+def settled_21(evidence: t.Evidence, *, events: int, price_cc: int) -> None:
+    """Events of two markets: 100 contracts each at this price; one pays, the other does not."""
+    for number in range(events):
+        for leg in ("T1", "T2"):
+            ticker = f"E{number}-{leg}"
+            fill = status_fill(ticker, ticker=ticker, price_cc=price_cc + number, count_h=10_000)
+            evidence.filled(fill, f"E{number}")
+        evidence.settled(f"E{number}-T1", 10_000)
+        evidence.settled(f"E{number}-T2", 0)
+
+
+def shown_21(evidence: t.Evidence, record: t.Record, **facts: Any) -> dict[str, Any]:
+    """The row once the estimate is whole."""
+    values = {"net_ud": -9000, "markout_cc": None, **facts}
+    evidence.row("market_maker", record, **values)
+    for _ in range(200):
+        evidence.step()
+    return evidence.row("market_maker", record, **values)
+
+
 def test_evidence_is_not_enough_by_default_and_says_no_when_it_is_clear():
     evidence = t.Evidence()
-    facts = {"net_ud": -9000, "markout_cc": None}
-    row = evidence.row("mm", hours=2.1, **facts)
+    row = shown_21(evidence, record_21(hours=2.1))
     assert (row["verdict"], row["net_ud"], row["low_ud"]) == ("NOT ENOUGH DATA", -9000, None)
-    evidence.step()
-    for number in range(40):
-        evidence.settled("mm", f"E{number}", f"E{number}-T1", -20_000 - number)
-        evidence.settled("mm", f"E{number}", f"E{number}-T2", 1000)
-    for _ in range(100):
-        evidence.step()
-    row = evidence.row("mm", hours=24 * 15.0, **facts)
+    settled_21(evidence, events=40, price_cc=5_010)
+    row = shown_21(evidence, record_21())
     assert row["settled_events"] == 40
-    assert row["low_ud"] < row["net_ud"] == -40 * 19_000 - 780 < row["high_ud"] < 0
+    each_ud = sum(20_000 * (5_000 - 5_010 - number) for number in range(40))
+    fees_ud = 80 * status_fill().fee_ud
+    assert row["low_ud"] < row["net_ud"] == each_ud - fees_ud < row["high_ud"] < 0
     assert row["verdict"] == "NO-GO"
-    assert evidence.row("mm", hours=24 * 13.0, **facts)["verdict"] == "NOT ENOUGH DATA"
-    again = t.Evidence()
-    for number in range(40):
-        again.settled("mm", f"E{number}", "one", 50_000)
-    for _ in range(100):
-        again.step()
-    good = again.row("mm", hours=24 * 15.0, net_ud=0, markout_cc=3.14159)
-    assert good["verdict"] == "NOT ENOUGH DATA", "GO needs the comparison with chance"
-    assert [row["met"] for row in good["criteria"]] == [True, True, True, False]
+    assert shown_21(evidence, record_21(days=13))["verdict"] == "NOT ENOUGH DATA"
+    assert shown_21(evidence, record_21(is_reconcile_clean=False))["verdict"] == "NO-GO"
+    good = t.Evidence()
+    settled_21(good, events=40, price_cc=4_000)
+    row = shown_21(good, record_21(), markout_cc=3.14159)
+    assert row["verdict"] == "NOT ENOUGH DATA", "GO needs the comparison with chance"
+    unmet = [criterion["name"] for criterion in row["criteria"] if not criterion["met"]]
+    assert unmet == ["p against random"]
+
+
+def test_the_page_s_verdict_is_the_report_s():
+    evidence = t.Evidence()
+    settled_21(evidence, events=40, price_cc=5_010)
+    row = shown_21(evidence, record_21())
+    estimate = t.at_once(evidence.estimating("market_maker"))
+    found = evidence.sample("market_maker", record_21(), estimate, None)
+    assert row["verdict"] == t.judge_evidence(found, t.DEFAULT_CRITERIA)[0]
+    assert row["low_ud"] == round(estimate.bounds_cc[1] * found.contracts_h)
+    assert row["high_ud"] == round(estimate.bounds_cc[2] * found.contracts_h)
+
+
+def test_a_corrected_payout_corrects_the_event():
+    evidence = t.Evidence()
+    evidence.filled(status_fill(ticker="A-1", price_cc=4_000, count_h=1_000, fee_ud=0), "A")
+    evidence.settled("A-1", 10_000)
+    assert [r.net_ud for r in evidence.results("market_maker")] == [6_000_000]
+    evidence.settled("A-1", 0)
+    assert [r.net_ud for r in evidence.results("market_maker")] == [-4_000_000]
+    evidence.settled("A-1", 0)
+    assert [r.net_ud for r in evidence.results("market_maker")] == [-4_000_000]
+    late = status_fill("late", ticker="A-1", price_cc=4_000, count_h=100, fee_ud=0)
+    evidence.filled(late, "A")
+    evidence.settled("A-1", 0)
+    (result,) = evidence.results("market_maker")
+    assert (result.net_ud, result.contracts_h, result.is_settled) == (-4_400_000, 1_100, True)
 
 
 @pytest.mark.parametrize("seed", range(20))
@@ -14112,7 +14160,14 @@ async def test_what_happens_becomes_a_line(status_house):
     await house.publish(house.event(t.DegradedChanged, reason=reason, is_active=False))
     await house.publish(house.event(t.GateChanged, gate=t.Gate.PAUSED, why="news", by="page"))
     await house.publish(
-        house.event(t.MarketSettled, ticker=TICKER, result="yes", position_h=100, cash_ud=10**6)
+        house.event(
+            t.MarketSettled,
+            ticker=TICKER,
+            result="yes",
+            settlement_cc=10_000,
+            position_h=100,
+            cash_ud=10**6,
+        )
     )
     await house.publish(
         house.event(
@@ -19268,7 +19323,7 @@ def test_a_folder_without_a_tape_is_one_clear_sentence(tmp_path, capsys):
 ROOT_24sh = Path(os.environ.get("PROJECT_ROOT", Path(__file__).parent))
 
 # ======================================================================================
-# §24m VERDICT, §24n REPORT
+# §24m REPORT
 # ======================================================================================
 
 
@@ -19289,20 +19344,19 @@ def made_events(edge_cc: float, count: int, seed: int) -> list[t.EventResult]:
 
 def evidence_of(results: list[t.EventResult], **changes: Any) -> t.Sample:
     """A sample with everything else in order."""
-    bounds = t.bootstrap_cc(results, rounds=200)
-    values: dict[str, Any] = {
-        "hours": 400.0,
-        "days": 20,
-        "contracts_h": 1000 * len(results),
-        "settled_events": len(results),
-        "low80_cc": bounds[1] if bounds else None,
-        "high80_cc": bounds[2] if bounds else None,
-        "p_random": 0.01,
-        "markout_300s_cc": 0.0,
-        "is_reconcile_clean": True,
-        "unexplained_halts": 0,
-    }
-    return t.Sample(**{**values, **changes})
+    bounds = t.at_once(t.bootstrap_steps(results, rounds=200)) or (0.0,) * 4
+    values = {
+        "hours": 400.0, "days": 20, "is_reconcile_clean": True, "unexplained_halts": 0,
+        "contracts_h": 1000 * len(results), "settled_events": len(results),
+        "low80_cc": bounds[1], "high80_cc": bounds[2], "p_random": 0.01,
+        "markout_300s_cc": 0.0, "brier_difference": None, **changes,
+    }  # fmt: skip
+    record = t.Record(**{each.name: values.pop(each.name) for each in dataclasses.fields(t.Record)})
+    low80, high80 = values.pop("low80_cc"), values.pop("high80_cc")
+    estimate = t.Estimate(
+        bounds_cc=(bounds[0], low80, high80, bounds[3]), p_random=values.pop("p_random")
+    )
+    return t.Sample(record=record, estimate=estimate, **values)
 
 
 @pytest.mark.parametrize(
@@ -19361,7 +19415,7 @@ def test_a_known_edge_is_told_at_the_promised_rate(edge_cc, low, high):
             ]
             for mean_cc in (edge_cc, 0)
         )
-        p = t.permutation_p(own, control, rounds=100)
+        p = t.at_once(t.permutation_steps(own, control, rounds=100))
         found = evidence_of(own, p_random=p)
         said_go += t.judge_evidence(found, t.DEFAULT_CRITERIA)[0] == "GO"
     assert low <= said_go / windows <= high
@@ -19370,7 +19424,7 @@ def test_a_known_edge_is_told_at_the_promised_rate(edge_cc, low, high):
 def test_intervals_cover_the_known_edge():
     hit80 = hit95 = 0
     for seed in range(200):
-        bounds = t.bootstrap_cc(made_events(0, 100, seed), rounds=200)
+        bounds = t.at_once(t.bootstrap_steps(made_events(0, 100, seed), rounds=200))
         assert bounds is not None
         hit80 += bounds[1] <= 0 <= bounds[2]
         hit95 += bounds[0] <= 0 <= bounds[3]
@@ -19382,7 +19436,9 @@ def test_intervals_cover_the_known_edge():
     ("curve", "fall"), [([], 0), ([5], 0), ([5, 3, 9, 4, 6], 5), ([-3, -1, -9], 8)]
 )
 def test_the_worst_drawdown_is_below_the_highest_so_far(curve, fall):
-    assert t.worst_drawdown_ud(curve) == fall
+    deepest, peak, trough = t.worst_drawdown(curve)
+    assert deepest == fall
+    assert not fall or curve[peak] - curve[trough] == fall
 
 
 @pytest.mark.process
@@ -19413,7 +19469,7 @@ def test_the_report_of_a_run_adds_up_and_its_bundle_tells_no_account(trading: Ho
 
 
 # ======================================================================================
-# §24o TRAINING
+# §24n TRAINING
 # ======================================================================================
 
 

@@ -91,6 +91,7 @@ from collections.abc import (
     Awaitable,
     Callable,
     Coroutine,
+    Generator,
     Iterable,
     Iterator,
     Mapping,
@@ -1635,6 +1636,7 @@ class MarketSettled(Event):
 
     ticker: str
     result: str
+    settlement_cc: int
     position_h: int
     cash_ud: int
 
@@ -11579,6 +11581,7 @@ class Booker(OrderKeeper):
                 at_ms=self._clock.now_ms(),
                 ticker=ticker,
                 result=result,
+                settlement_cc=settlement_cc,
                 position_h=open_h,
                 cash_ud=moved_ud,
             )
@@ -14017,8 +14020,8 @@ class HealthMonitor:
 # ======================================================================================
 # §21 STATUS
 # §21a MEASURES
-# Purpose:   What must be reckoned before it can be shown: markouts, queues, the split of profit.
-# Position:  Uses §01, §03, §04. Owned by §21d; fed by §21h and §21i. Pure.
+# Purpose:   What must be reckoned before it is shown: markouts, queues, profit's split, controls.
+# Position:  Uses §01, §03, §04, §07. Owned by the rows and the chronicle; fed by them. Pure.
 # Principle: A value at a moment is what held at that moment, however late it is worked out.
 # ======================================================================================
 
@@ -14233,7 +14236,7 @@ def reduce_extremes(rows: Sequence[Mapping[str, Any]], points: int) -> list[Mapp
     and the two ends of the worst drawdown. Rows without equity keep their place in a bucket."""
     if len(rows) <= points or points < 4:
         return list(rows) if len(rows) <= points else [*rows[: max(0, points - 1)], rows[-1]]
-    keep = {0, len(rows) - 1, *_worst_drawdown(rows)}
+    keep = {0, len(rows) - 1, *worst_drawdown(row["equity_ud"] for row in rows)[1:]}
     buckets = max(1, (points - len(keep)) // 2)
     for number in range(buckets):
         start, end = number * len(rows) // buckets, (number + 1) * len(rows) // buckets
@@ -14246,27 +14249,19 @@ def reduce_extremes(rows: Sequence[Mapping[str, Any]], points: int) -> list[Mapp
     return [rows[i] for i in sorted(keep)]
 
 
-def _worst_drawdown(rows: Sequence[Mapping[str, Any]]) -> tuple[int, int]:
-    """Places of the peak and the trough of the worst fall; (0, 0) when it never fell."""
-    worst, fall_ud, peak = (0, 0), 0, 0
-    peak_ud: int | None = None
-    for place, row in enumerate(rows):
-        value_ud = row["equity_ud"]
-        if value_ud is None:
+def worst_drawdown(values: Iterable[int | None]) -> tuple[int, int, int]:
+    """The deepest fall below the highest value so far, and the places of its two ends; zeros when
+    it never fell. None is unknown."""
+    fall, ends, peak_at = 0, (0, 0), 0
+    peak: int | None = None
+    for place, value in enumerate(values):
+        if value is None:
             continue
-        if peak_ud is None or value_ud > peak_ud:
-            peak_ud, peak = value_ud, place
-        elif peak_ud - value_ud > fall_ud:
-            fall_ud, worst = peak_ud - value_ud, (peak, place)
-    return worst
-
-
-# ======================================================================================
-# §21b EVIDENCE
-# Purpose:   Is any of it good? What doing nothing, or a coin, would have made; what settled.
-# Position:  Uses §01, §03, §07, §21a. Owned by the rows and the chronicle. Pure but for a seed.
-# Principle: A verdict that the facts at hand cannot give is not given.
-# ======================================================================================
+        if peak is None or value > peak:
+            peak, peak_at = value, place
+        elif peak - value > fall:
+            fall, ends = peak - value, (peak_at, place)
+    return fall, *ends
 
 
 class Pretender:
@@ -14340,91 +14335,334 @@ class Curves:
         return {"hold_ud": now[0], "random_ud": now[1]}
 
 
-EVIDENCE_EVENTS: Final = 30
-EVIDENCE_HOURS: Final = 30.0
-EVIDENCE_DAYS: Final = 14.0
-EVIDENCE_MARKOUT_CC: Final = -50
+# ======================================================================================
+# §21b EVIDENCE
+# Purpose:   Is a strategy any good? Results by event, resampled; criteria; a verdict.
+# Position:  Uses §03, §07, §09e, §18m, §21a. The page feeds it live, the report from the journal.
+# Principle: Events are the unit, not fills; what cannot be known is said so, and GO is hard to get.
+# ======================================================================================
+
+INDEPENDENT_MIN: Final = 30  # fewer events than this prove nothing, and are marked with their n
 RESAMPLES: Final = 2000
-RESAMPLE_DRAWS: Final = 3000  # at one step, which takes about a millisecond
+RESAMPLE_SEED: Final = 1
+RESAMPLE_DRAWS: Final = 3000  # at one step of the page, which takes about a millisecond
+DEFAULT_CRITERIA: Final[Mapping[str, float]] = {
+    "hours_min": 30.0,
+    "days_min": 14.0,
+    "contracts_min": 300.0,
+    "events_min": 30.0,
+    "p_max": 0.10,
+    "markout_300s_min_cc": -50.0,
+}
 
 
-class Evidence:
-    """Net result per strategy and settled event of this run, its interval and verdict.
+@dataclass(frozen=True, slots=True, kw_only=True)
+class EventResult:
+    """What one event brought: everything in it moved together."""
 
-    The interval is a bootstrap over events (80 %, seeded), worked out in small steps. GO needs a
-    comparison with the random control, which this run alone cannot give: it is never said here.
-    """
+    event: str
+    day: str
+    net_ud: int
+    contracts_h: int
+    is_settled: bool
 
-    def __init__(self) -> None:
-        self._net_ud: dict[str, dict[str, dict[str, int]]] = {}  # strategy, event, market
-        self._bounds_ud: dict[str, tuple[int, int]] = {}
-        self._work: tuple[str, list[int], list[int], random.Random] | None = None
-        self._due: dict[str, None] = {}
 
-    def settled(self, strategy: str, event: str, ticker: str, net_ud: int) -> None:
-        """A market of an event was paid out, with this net result after fees."""
-        self._net_ud.setdefault(strategy, {}).setdefault(event, {})[ticker] = net_ud
-        self._due[strategy] = None
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Record:
+    """What all strategies share in the time that is judged. A halt by a limit is unexplained."""
 
-    def events_ud(self, strategy: str) -> list[int]:
-        """Net result of each settled event."""
-        return [sum(markets.values()) for markets in self._net_ud.get(strategy, {}).values()]
+    hours: float
+    days: int
+    is_reconcile_clean: bool
+    unexplained_halts: int
 
-    def step(self) -> None:
-        """Resample a little; nothing to do when no event settled since."""
-        if self._work is None:
-            if not self._due:
-                return
-            name = next(iter(self._due))
-            del self._due[name]
-            self._work = name, self.events_ud(name), [], random.Random(1)
-        name, values, sums, rng = self._work
-        for _ in range(max(1, RESAMPLE_DRAWS // len(values))):
-            sums.append(sum(rng.choices(values, k=len(values))))
-        if len(sums) >= RESAMPLES:
-            sums.sort()
-            self._bounds_ud[name] = sums[len(sums) // 10], sums[len(sums) * 9 // 10]
-            self._work = None
 
-    def row(
-        self, strategy: str, *, hours: float, net_ud: int | None, markout_cc: float | None
-    ) -> StatusRow:
-        """Row of topic `evidence`. Before the first settlement `net_ud` is the net so far."""
-        events_ud = self.events_ud(strategy)
-        low_ud, high_ud = self._bounds_ud.get(strategy, (None, None))
-        days = round(hours / 24, 2)
-        is_enough = len(events_ud) >= EVIDENCE_EVENTS and days >= EVIDENCE_DAYS
-        is_losing = is_enough and high_ud is not None and high_ud < 0
-        markout_is_good = markout_cc is not None and markout_cc >= EVIDENCE_MARKOUT_CC
-        facts: tuple[tuple[str, object, object, bool], ...] = (
-            ("days of this run", days, EVIDENCE_DAYS, days >= EVIDENCE_DAYS),
-            ("lower 80 % bound of net, micro-dollars", low_ud, "> 0", (low_ud or 0) > 0),
-            (
-                "mean markout after 300 s, cc",
-                _tenths(markout_cc),
-                f">= {EVIDENCE_MARKOUT_CC}",
-                markout_is_good,
-            ),
-            ("p against random (not measured in one run)", None, "< 0.10", False),
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Estimate:
+    """What resampling over events gave: bounds are (low 95, low 80, high 80, high 95) of net per
+    contract. None: cannot be known from what was kept."""
+
+    bounds_cc: tuple[float, float, float, float] | None = None
+    p_random: float | None = None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Sample:
+    """What the verdict is made of. None: cannot be known from what was kept."""
+
+    record: Record
+    contracts_h: int
+    settled_events: int
+    estimate: Estimate
+    markout_300s_cc: float | None
+    brier_difference: float | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Criterion:
+    """One line of the verdict: `kind` is enough, hard or good (STRATEGIES §8)."""
+
+    kind: str
+    name: str
+    value: object
+    needed: object
+    is_met: bool
+    why: str  # what stands against GO when it is not met
+
+
+def net_per_contract_cc(results: Sequence[EventResult]) -> float | None:
+    """Net per contract in centi-cents; None without a contract."""
+    contracts_h = sum(result.contracts_h for result in results)
+    net_ud = sum(result.net_ud for result in results)
+    return net_ud / contracts_h if contracts_h else None  # ud / hundredths = centi-cents
+
+
+def bootstrap_steps(
+    results: Sequence[EventResult], seed: int = RESAMPLE_SEED, rounds: int = RESAMPLES
+) -> Generator[None, None, tuple[float, float, float, float] | None]:
+    """The bounds of an Estimate; pauses after each of the rounds."""
+    pairs = [(result.net_ud, result.contracts_h) for result in results if result.contracts_h]
+    if len(pairs) < 2:
+        return None
+    rng, means = random.Random(seed), list[float]()
+    for _ in range(rounds):
+        drawn = rng.choices(pairs, k=len(pairs))
+        means.append(sum(net for net, _ in drawn) / sum(count for _, count in drawn))
+        yield
+    means.sort()
+    low95, low80, high80, high95 = (
+        means[min(rounds - 1, int(share * rounds))] for share in (0.025, 0.1, 0.9, 0.975)
+    )
+    return low95, low80, high80, high95
+
+
+def permutation_steps(
+    own: Sequence[EventResult],
+    control: Sequence[EventResult],
+    seed: int = RESAMPLE_SEED,
+    rounds: int = RESAMPLES,
+) -> Generator[None, None, float | None]:
+    """How often chance alone puts `own` as far above `control` per contract; None without both."""
+    theirs, ours = net_per_contract_cc(control), net_per_contract_cc(own)
+    if ours is None or theirs is None:
+        return None
+    rng, everyone, beaten = random.Random(seed), [*own, *control], 0
+    for _ in range(rounds):
+        rng.shuffle(everyone)
+        left = net_per_contract_cc(everyone[: len(own)])
+        right = net_per_contract_cc(everyone[len(own) :])
+        beaten += left is not None and right is not None and left - right >= ours - theirs
+        yield
+    return (beaten + 1) / (rounds + 1)
+
+
+def estimate_steps(
+    own: Sequence[EventResult],
+    control: Sequence[EventResult],
+    seed: int = RESAMPLE_SEED,
+    rounds: int = RESAMPLES,
+) -> Generator[None, None, Estimate]:
+    """Bounds and p of a strategy beside its control; pauses after each round."""
+    bounds_cc = yield from bootstrap_steps(own, seed, rounds)
+    p_random = yield from permutation_steps(own, control, seed, rounds)
+    return Estimate(bounds_cc=bounds_cc, p_random=p_random)
+
+
+def at_once(steps: Generator[None, None, T]) -> T:
+    """The answer of steps, taken without a pause."""
+    while True:
+        try:
+            next(steps)
+        except StopIteration as end:
+            return cast(T, end.value)
+
+
+def judge_criteria(
+    found: Sample, criteria: Mapping[str, float], variants: int = 1
+) -> list[Criterion]:
+    """Every criterion with what was found and what it needs; one table for page and report."""
+    record, p, markout_cc = found.record, found.estimate.p_random, found.markout_300s_cc
+    low_cc = found.estimate.bounds_cc[1] if found.estimate.bounds_cc else None
+    p_max, markout_min = criteria["p_max"] / variants, criteria["markout_300s_min_cc"]
+    p_text = "unknown" if p is None else f"{p:.2f}"
+    markout_text = "unknown" if markout_cc is None else f"{markout_cc:.0f} cc"
+    contracts, events = found.contracts_h / H_PER_CONTRACT, found.settled_events
+    count_text = f"{contracts:g} of {criteria['contracts_min']:g}"
+    is_much = contracts >= criteria["contracts_min"] or events >= criteria["events_min"]
+    rows = [
+        Criterion("enough", name, have, need, have >= need, f"{name} {have:g} of {need:g}")
+        for name, have, need in (
+            ("hours", record.hours, criteria["hours_min"]),
+            ("days", record.days, criteria["days_min"]),
         )
-        return {
-            "strategy": strategy,
-            "verdict": "NO-GO" if is_losing else "NOT ENOUGH DATA",
-            "settled_events": len(events_ud),
-            "settled_events_needed": EVIDENCE_EVENTS,
-            "hours": hours,
-            "hours_needed": EVIDENCE_HOURS,
-            "net_ud": sum(events_ud) if events_ud else net_ud,
-            "low_ud": low_ud,
-            "high_ud": high_ud,
-            "criteria": [
-                dict(zip(("name", "value", "needed", "met"), fact, strict=True)) for fact in facts
-            ],
-        }
+    ]
+    rows += [
+        Criterion("enough", "contracts, or settled events", contracts, criteria["contracts_min"],
+                  is_much, f"contracts {count_text}, settled events {events} of "
+                  f"{criteria['events_min']:g}"),
+        Criterion("hard", "every reconcile clean",
+                  "yes" if record.is_reconcile_clean else "no", "yes",
+                  record.is_reconcile_clean, "a reconcile was not clean"),
+        Criterion("hard", "unexplained halts", record.unexplained_halts, 0,
+                  not record.unexplained_halts, f"{record.unexplained_halts} unexplained halts"),
+        Criterion("good", "lower 80 % bound of net per contract, cc", _tenths(low_cc), "> 0",
+                  low_cc is not None and low_cc > 0, "lower 80 % bound not above zero"),
+        Criterion("good", "p against random", p, f"< {p_max:g}",
+                  p is not None and p < p_max, f"p against random {p_text}"),
+        Criterion("good", "mean markout after 300 s, cc", _tenths(markout_cc),
+                  f">= {markout_min:g}", markout_cc is not None and markout_cc >= markout_min,
+                  f"markout at 300 s {markout_text}"),
+    ]  # fmt: skip
+    brier = found.brier_difference
+    if brier is not None:
+        why = "its fair value is worse than the mid"
+        rows.append(Criterion("good", "Brier difference", brier, "<= 0", brier <= 0, why))
+    return rows
+
+
+def judge_evidence(
+    found: Sample, criteria: Mapping[str, float], *, variants: int = 1
+) -> tuple[str, list[str]]:
+    """GO, NO-GO or NOT ENOUGH DATA (STRATEGIES §8), and what stands against GO."""
+    rows = judge_criteria(found, criteria, variants)
+    missing, failed, doubts = (
+        [row.why for row in rows if row.kind == kind and not row.is_met]
+        for kind in ("enough", "hard", "good")
+    )
+    bounds = found.estimate.bounds_cc
+    if missing:
+        return "NOT ENOUGH DATA", missing + failed
+    if failed or (bounds is not None and bounds[2] < 0):
+        return "NO-GO", failed or ["the upper 80 % bound of net per contract is below zero"]
+    return ("NOT ENOUGH DATA", doubts) if doubts else ("GO", [])
 
 
 def _tenths(value: float | None) -> float | None:
     return None if value is None else round(value, 1)
+
+
+class Evidence:
+    """Results per strategy and event, their estimates and verdicts. Open holdings count at cost.
+
+    An estimate takes long, so the page works it out in small steps and shows the newest whole one.
+    """
+
+    def __init__(self) -> None:
+        self._ledgers: dict[str, Ledger] = {}  # by strategy
+        self._events: dict[str, str] = {}  # ticker -> event
+        self._days: dict[tuple[str, str], str] = {}  # (strategy, event) -> day of the first fill
+        self._filled_h: Counter[tuple[str, str]] = Counter()
+        self._settled: set[str] = set()  # events
+        self._paid_cc: dict[str, int] = {}
+        self._paid_h: Counter[tuple[str, str]] = Counter()  # (strategy, ticker) -> paid out so far
+        self._estimates: dict[str, Estimate] = {}
+        self._estimated: dict[str, list[EventResult]] = {}
+        self._work: tuple[str, int, Generator[None, None, Estimate]] | None = None
+
+    def filled(self, fill: Fill, event: str) -> None:
+        """One execution of an own order."""
+        name = fill.strategy
+        if not name or not self._ledgers.setdefault(name, Ledger()).apply_fill(fill):
+            return
+        self._events[fill.ticker] = event
+        self._days.setdefault((name, event), new_york_day(fill.at_ms))
+        self._filled_h[name, event] += fill.count_h
+
+    def settled(self, ticker: str, settlement_cc: int) -> None:
+        """A market was paid out at this value; another value later corrects the first."""
+        before_cc = self._paid_cc.get(ticker, settlement_cc)
+        self._paid_cc[ticker] = settlement_cc
+        self._settled.add(self._events.get(ticker, ticker))
+        for name, ledger in self._ledgers.items():
+            if ticker not in ledger.positions:
+                continue
+            held_h = self._paid_h[name, ticker]
+            moved_ud = settlement_ud(held_h, settlement_cc) - settlement_ud(held_h, before_cc)
+            shares = {name: held_h}
+            ledger.amend_settlement(
+                ticker, moved_ud, from_cc=before_cc, to_cc=settlement_cc, held=shares
+            )
+            self._paid_h[name, ticker] += ledger.position_h(ticker)
+            ledger.settle(ticker, settlement_cc)
+
+    def results(self, strategy: str) -> list[EventResult]:
+        """Net of each event the strategy traded, after fees, by event."""
+        net_ud: Counter[str] = Counter()
+        for ticker, position in self._ledgers.get(strategy, Ledger()).positions.items():
+            net_ud[self._events[ticker]] += position.realised_ud - position.fees_ud
+        return [
+            EventResult(
+                event=event,
+                day=day,
+                net_ud=net_ud[event],
+                contracts_h=self._filled_h[name, event],
+                is_settled=event in self._settled,
+            )
+            for (name, event), day in sorted(self._days.items())
+            if name == strategy
+        ]
+
+    def estimating(self, strategy: str) -> Generator[None, None, Estimate]:
+        """Steps to the estimate of a strategy beside the random control."""
+        is_control = strategy == RandomControl.name
+        control = [] if is_control else self.results(RandomControl.name)
+        return estimate_steps(self.results(strategy), control)
+
+    def sample(
+        self, strategy: str, record: Record, estimate: Estimate, markout_cc: float | None
+    ) -> Sample:
+        """What the verdict on a strategy is made of."""
+        own = self.results(strategy)
+        return Sample(
+            record=record,
+            contracts_h=sum(result.contracts_h for result in own),
+            settled_events=sum(result.is_settled for result in own),
+            estimate=estimate,
+            markout_300s_cc=markout_cc,
+        )
+
+    def step(self) -> None:
+        """Work a little at an estimate that is out of date; one of `row` asks for it."""
+        if self._work is None:
+            return
+        name, rounds, steps = self._work
+        try:
+            for _ in range(rounds):
+                next(steps)
+        except StopIteration as end:
+            self._estimates[name], self._work = end.value, None
+
+    def row(
+        self, strategy: str, record: Record, *, net_ud: int | None, markout_cc: float | None
+    ) -> StatusRow:
+        """Row of topic `evidence`. Before the first settlement `net_ud` is the net so far."""
+        own = self.results(strategy)
+        if self._work is None and own != self._estimated.get(strategy, []):
+            self._estimated[strategy] = own
+            rounds = max(1, RESAMPLE_DRAWS // len(own))
+            self._work = strategy, rounds, self.estimating(strategy)
+        estimate = self._estimates.get(strategy, Estimate())
+        found = self.sample(strategy, record, estimate, markout_cc)
+        verdict, _ = judge_evidence(found, DEFAULT_CRITERIA)
+        low_ud, high_ud = (
+            None if estimate.bounds_cc is None else round(bound_cc * found.contracts_h)
+            for bound_cc in (estimate.bounds_cc or (0.0, 0.0, 0.0, 0.0))[1:3]
+        )
+        return {
+            "strategy": strategy,
+            "verdict": verdict,
+            "settled_events": found.settled_events,
+            "settled_events_needed": int(DEFAULT_CRITERIA["events_min"]),
+            "hours": record.hours,
+            "hours_needed": DEFAULT_CRITERIA["hours_min"],
+            "net_ud": sum(r.net_ud for r in own) if found.settled_events else net_ud,
+            "low_ud": low_ud,
+            "high_ud": high_ud,
+            "criteria": [
+                {"name": row.name, "value": row.value, "needed": row.needed, "met": row.is_met}
+                for row in judge_criteria(found, DEFAULT_CRITERIA)
+            ],
+        }
 
 
 # ======================================================================================
@@ -15514,6 +15752,7 @@ class Chronicle:
         self.split = PnlSplit()
         self.evidence = Evidence()
         self.settled: Counter[str] = Counter()
+        self.limit_halts = 0
         self.filled: Counter[tuple[str, bool]] = Counter()  # (strategy, maker) -> fills
         self.filled_h: Counter[tuple[str, bool]] = Counter()
         self.markout_cc: dict[tuple[str, int], deque[int]] = {}  # (strategy, horizon) -> values
@@ -15624,6 +15863,7 @@ class Chronicle:
         mid2_cc = self.rows.markouts.mid2_cc(fill.ticker)
         self.split.add_fill(fill, mid2_cc, execution.fees_of(fill.ticker))
         self.rows.curves.add_fill(fill, mid2_cc)
+        self.evidence.filled(fill, found.event_ticker if found is not None else fill.ticker)
         self.filled[fill.strategy, not fill.is_taker] += 1
         self.filled_h[fill.strategy, not fill.is_taker] += fill.count_h
         what = f"filled {format_count(fill.count_h)} {fill.side} of {fill.ticker}"
@@ -15674,7 +15914,7 @@ class Chronicle:
     def _heard_settlement(self, event: MarketSettled) -> None:
         self.settled[event.result or "unknown"] += 1
         self.split.add_settlement(event, self.rows.markouts.last2_cc(event.ticker))
-        self._note_evidence(event.ticker)
+        self.evidence.settled(event.ticker, event.settlement_cc)
         held = f"{format_count(event.position_h)} contracts"
         text = (
             f"{event.ticker} settled {event.result}: {held}, {show_dollars(event.cash_ud)} dollars"
@@ -15682,15 +15922,6 @@ class Chronicle:
         self._hub.touch("positions", event.ticker)
         self._activity("settlement", text, "success", event.at_ms, {"cash_ud": event.cash_ud})
         self.alert("info", "settled", text, event.ticker)
-
-    def _note_evidence(self, ticker: str) -> None:
-        """What each strategy made of a market that was paid out, under its event."""
-        market = self.services.market_data.markets.get(ticker)
-        event = market.event_ticker if market is not None else ticker
-        for (name, where), position in self.services.execution.ledger.by_strategy.items():
-            if where == ticker and name:
-                net_ud = position.realised_ud - position.fees_ud
-                self.evidence.settled(name, event, ticker, net_ud)
 
     def _heard_markets(self) -> None:
         known = set(self.services.market_data.markets)
@@ -15778,6 +16009,7 @@ class Chronicle:
                                       "to_state": event.to_state})  # fmt: skip
 
     def _on_gate(self, event: GateChanged) -> None:
+        self.limit_halts += event.gate is Gate.HALTED and event.by == "limit"
         severity = "error" if event.gate is Gate.HALTED else "warning"
         text = f"gate {event.gate} by {event.by}" + (f": {event.why}" if event.why else "")
         self._activity("control", text, severity, event.at_ms, {"gate": event.gate})
@@ -15851,6 +16083,8 @@ class StatusReporter:
             show=lambda row: hub.put("alerts", row),
         )
         self._equity: deque[StatusRow] = deque(maxlen=EQUITY_KEPT)
+        self._noted = 0  # points of this run
+        self._days: set[str] = set()
         self._near: set[str] = set()
         self.failures: Counter[str] = Counter()  # pictures that could not be made, by name
         self._throttle = Throttle(services.clock)
@@ -15904,13 +16138,19 @@ class StatusReporter:
 
     def evidence(self) -> list[StatusRow]:
         """Rows of topic `evidence`: what this run shows of each strategy."""
-        chronicle, rows = self.chronicle, []
+        chronicle, trading, rows = self.chronicle, self.services.trading, []
+        record = Record(
+            hours=round(self._noted * EQUITY_EVERY_S / 3600, 2),
+            days=len(self._days),
+            is_reconcile_clean=trading is not None and not trading.passes["different"],
+            unexplained_halts=chronicle.limit_halts,
+        )
         for name in self.services.decisions.benches:
-            values = chronicle.markout_cc.get((name, 300))
+            values = chronicle.markout_cc.get((name, MARKOUT_HORIZONS_S[-1]))
             rows.append(
                 chronicle.evidence.row(
                     name,
-                    hours=round(self.tables.uptime_s / 3600, 2),
+                    record,
                     net_ud=self.tables.strategy_pnl_ud(name),
                     markout_cc=statistics.fmean(values) if values else None,
                 )
@@ -16037,6 +16277,8 @@ class StatusReporter:
         if now.cash_ud is not None:
             positions = self.services.execution.ledger.positions
             curves.begin(now.cash_ud, {t: p.position_h for t, p in positions.items()})
+        self._noted += 1
+        self._days.add(new_york_day(self.services.clock.now_ms()))
         self._put_equity({**self.services.equity.equity_row(), **curves.row(self.rows.leg_cc)})
 
     def _put_equity(self, row: StatusRow) -> None:
@@ -20801,7 +21043,7 @@ def set_up_logs(config: Config, folder: Path) -> None:
 # ======================================================================================
 # §24c REPLAY
 # Purpose:   Recorded tapes through the whole trader at full speed, and what came of it.
-# Position:  Uses §23 and, lazily, sim_exchange. Called by §24o and §24p.
+# Position:  Uses §23 and, lazily, sim_exchange. Called by §24n and §24o.
 # Principle: The same code path as live, from socket to journal; only the clock and the wire differ.
 # ======================================================================================
 
@@ -21809,7 +22051,7 @@ async def visit(config: Config, signer: KalshiSigner | None = None) -> AsyncIter
 # ======================================================================================
 # §24g ASKING
 # Purpose:   The commands that speak to a running bot, and print what it says.
-# Position:  Uses §14a, §24d to §24f. Called by §24h and §24p.
+# Position:  Uses §14a, §24d to §24f. Called by §24h and §24o.
 # Principle: One way to ask, one way to print; who gets no answer is told why by the exit code.
 # ======================================================================================
 
@@ -22203,7 +22445,7 @@ class Records:
             elif fact.kind == "settlement":
                 ticker = str(fact.body["ticker"])
                 names |= {who for who, where in ledger.by_strategy if where == ticker}
-                settled[_day_of(fact.at_ms)] += 1
+                settled[new_york_day(fact.at_ms)] += 1
                 ledger.settle(ticker, int(str(fact.body["settlement_cc"])))
             elif fact.kind == "adjust":
                 for row in cast("Sequence[Mapping[str, Any]]", fact.body.get("positions", ())):
@@ -22212,7 +22454,7 @@ class Records:
                 continue
             else:
                 continue
-            day = _day_of(fact.at_ms)
+            day = new_york_day(fact.at_ms)
             for name in sorted(names):
                 before, after = told.get(name, (0, 0)), _sums(ledger, name)
                 told[name] = after
@@ -22222,7 +22464,7 @@ class Records:
                 row["net_ud"] = row["realised_ud"] - row["fees_ud"]
                 row["settlements"] += fact.kind == "settlement"
                 row["fills"] += fact.kind == "fill"
-        first = _day_of(from_ms) if from_ms else ""
+        first = new_york_day(from_ms) if from_ms else ""
         return [row for key, row in sorted(rows.items()) if key[0] >= first]
 
     def explain(self, some_id: str) -> AnyRow | None:
@@ -22249,10 +22491,6 @@ _FILL_KEYS: Final = (
     "client_order_id order_id ticker side price_cc count_h is_taker fee_ud strategy".split()
 )
 _NO_DAY: Final = {"realised_ud": 0, "fees_ud": 0, "settlements": 0, "net_ud": 0, "fills": 0}
-
-
-def _day_of(at_ms: int) -> str:
-    return f"{datetime.fromtimestamp(at_ms / 1000, NEW_YORK):%Y-%m-%d}"
 
 
 def _sums(ledger: Ledger, strategy: str) -> tuple[int, int]:
@@ -23248,200 +23486,40 @@ def command_doctor(doctor: Doctor, args: argparse.Namespace) -> int:
 
 
 # ======================================================================================
-# §24m VERDICT
-# Purpose:   Is a strategy any good? Money, risk and execution, each with its n; a verdict.
-# Position:  Uses §21b (the first criteria). Pure; read by §24n and §24o.
-# Principle: Events are the unit, not fills; what cannot be known is said so, and GO is hard to get.
-# ======================================================================================
-
-INDEPENDENT_MIN: Final = 30  # fewer events than this prove nothing, and are marked with their n
-BOOTSTRAP_ROUNDS: Final = 2000
-BOOTSTRAP_SEED: Final = 1
-BUNDLE_LOG_LINES: Final = 2000
-DEFAULT_CRITERIA: Final[Mapping[str, float]] = {
-    "hours_min": EVIDENCE_HOURS,
-    "days_min": EVIDENCE_DAYS,
-    "contracts_min": 300.0,
-    "events_min": float(EVIDENCE_EVENTS),
-    "p_max": 0.10,
-    "markout_300s_min_cc": float(EVIDENCE_MARKOUT_CC),
-}
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class EventResult:
-    """What one event brought: everything in it moved together."""
-
-    event: str
-    day: str
-    net_ud: int
-    contracts_h: int
-    is_settled: bool
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Sample:
-    """What the verdict is made of. None: cannot be known from what was kept."""
-
-    hours: float
-    days: int
-    contracts_h: int
-    settled_events: int
-    low80_cc: float | None
-    high80_cc: float | None
-    p_random: float | None
-    markout_300s_cc: float | None
-    is_reconcile_clean: bool
-    unexplained_halts: int
-    brier_difference: float | None = None
-
-
-def net_per_contract_cc(results: Sequence[EventResult]) -> float | None:
-    """Net per contract in centi-cents; None without a contract."""
-    contracts_h = sum(result.contracts_h for result in results)
-    net_ud = sum(result.net_ud for result in results)
-    return net_ud / contracts_h if contracts_h else None  # ud / hundredths = centi-cents
-
-
-def bootstrap_cc(
-    results: Sequence[EventResult], *, seed: int = BOOTSTRAP_SEED, rounds: int = BOOTSTRAP_ROUNDS
-) -> tuple[float, float, float, float] | None:
-    """(low 95, low 80, high 80, high 95) of net per contract, resampled over events."""
-    traded = [result for result in results if result.contracts_h]
-    if len(traded) < 2:
-        return None
-    rng, means = random.Random(seed), list[float]()
-    pairs = [(result.net_ud, result.contracts_h) for result in traded]
-    for _ in range(rounds):
-        drawn = rng.choices(pairs, k=len(pairs))
-        means.append(sum(net for net, _ in drawn) / sum(count for _, count in drawn))
-    means.sort()
-    low95, low80, high80, high95 = (
-        means[min(rounds - 1, int(share * rounds))] for share in (0.025, 0.1, 0.9, 0.975)
-    )
-    return low95, low80, high80, high95
-
-
-def permutation_p(
-    own: Sequence[EventResult],
-    control: Sequence[EventResult],
-    *,
-    seed: int = BOOTSTRAP_SEED,
-    rounds: int = BOOTSTRAP_ROUNDS,
-) -> float | None:
-    """How often chance alone puts `own` as far above `control` per contract; None without both."""
-    theirs, ours = net_per_contract_cc(control), net_per_contract_cc(own)
-    if ours is None or theirs is None:
-        return None
-    rng, everyone, beaten = random.Random(seed), [*own, *control], 0
-    for _ in range(rounds):
-        rng.shuffle(everyone)
-        left = net_per_contract_cc(everyone[: len(own)])
-        right = net_per_contract_cc(everyone[len(own) :])
-        beaten += left is not None and right is not None and left - right >= ours - theirs
-    return (beaten + 1) / (rounds + 1)
-
-
-def judge_evidence(
-    found: Sample, criteria: Mapping[str, float], *, variants: int = 1
-) -> tuple[str, list[str]]:
-    """GO, NO-GO or NOT ENOUGH DATA (STRATEGIES §8), and what stands against GO."""
-    missing = [
-        f"{name} {have:g} of {need:g}"
-        for name, have, need in (
-            ("hours", found.hours, criteria["hours_min"]),
-            ("days", found.days, criteria["days_min"]),
-        )
-        if have < need
-    ]
-    contracts = found.contracts_h / 100
-    if contracts < criteria["contracts_min"] and found.settled_events < criteria["events_min"]:
-        missing.append(
-            f"contracts {contracts:g} of {criteria['contracts_min']:g}, "
-            f"settled events {found.settled_events} of {criteria['events_min']:g}"
-        )
-    failed = []
-    if not found.is_reconcile_clean:
-        failed.append("a reconcile was not clean")
-    if found.unexplained_halts:
-        failed.append(f"{found.unexplained_halts} unexplained halts")
-    if missing:
-        return "NOT ENOUGH DATA", missing + failed
-    if failed or (found.high80_cc is not None and found.high80_cc < 0):
-        return "NO-GO", failed or ["the upper 80 % bound of net per contract is below zero"]
-    doubts = _doubts(found, criteria, variants)
-    return ("NOT ENOUGH DATA", doubts) if doubts else ("GO", [])
-
-
-def _doubts(found: Sample, criteria: Mapping[str, float], variants: int) -> list[str]:
-    p_max, markout_min = criteria["p_max"] / variants, criteria["markout_300s_min_cc"]
-    p, markout_cc = found.p_random, found.markout_300s_cc
-    rows = (
-        (found.low80_cc is None or found.low80_cc <= 0, "lower 80 % bound not above zero"),
-        (p is None or p >= p_max, f"p against random {'unknown' if p is None else f'{p:.2f}'}"),
-        (
-            markout_cc is None or markout_cc < markout_min,
-            f"markout at 300 s {'unknown' if markout_cc is None else f'{markout_cc:.0f} cc'}",
-        ),
-        (
-            found.brier_difference is not None and found.brier_difference > 0,
-            "its fair value is worse than the mid",
-        ),
-    )
-    return [text for is_doubt, text in rows if is_doubt]
-
-
-# ======================================================================================
-# §24n REPORT
+# §24m REPORT
 # Purpose:   The journal as evidence: results by event, the report in words, the bundle.
-# Position:  Uses §14d, §24d to §24i, §24m. Beside a running bot or without one.
+# Position:  Uses §14d, §21b, §24d to §24i. Beside a running bot or without one.
 # Principle: Every number has its n; what the journal does not keep is said to be missing.
 # ======================================================================================
 
 
-def event_results(records: Records, strategy: str, from_ms: int) -> list[EventResult]:
-    """Net of each event a strategy traded since a moment; open holdings count at their cost."""
-    ledger, events = Ledger(), dict[str, str]()
-    days: dict[str, str] = {}
-    counts: Counter[str] = Counter()
-    settled: set[str] = set()
+BUNDLE_LOG_LINES: Final = 2000
+NOTES_MAX: Final = 1_000_000  # ten seconds each: a third of a year
+
+
+def evidence_of(records: Records, from_ms: int) -> Evidence:
+    """Fills and payouts since a moment, as the page hears them live."""
+    evidence, events = Evidence(), dict[str, str]()
     for fact in records.journal.facts():
         if fact.kind == "intent":
             events[str(fact.body["ticker"])] = str(fact.body["event_ticker"])
         if fact.at_ms < from_ms:
             continue
-        if fact.kind == "fill" and fact.body.get("strategy") == strategy:
+        if fact.kind == "fill":
             body: AnyRow = {**fact.body, "side": Side(str(fact.body["side"]))}
             fill = Fill(**body)
-            ledger.apply_fill(fill)
-            event = events.get(fill.ticker, fill.ticker)
-            counts[event] += fill.count_h
-            days.setdefault(event, _day_of(fact.at_ms))
+            evidence.filled(fill, events.get(fill.ticker, fill.ticker))
         elif fact.kind == "settlement":
-            ticker = str(fact.body["ticker"])
-            ledger.settle(ticker, int(str(fact.body["settlement_cc"])))
-            settled.add(events.get(ticker, ticker))
-    net: Counter[str] = Counter()
-    for ticker, position in ledger.positions.items():
-        net[events.get(ticker, ticker)] += position.realised_ud - position.fees_ud
-    return [
-        EventResult(
-            event=event,
-            day=days[event],
-            net_ud=net[event],
-            contracts_h=counts[event],
-            is_settled=event in settled,
-        )
-        for event in sorted(counts)
-    ]
+            evidence.settled(str(fact.body["ticker"]), int(str(fact.body["settlement_cc"])))
+    return evidence
 
 
 def run_hours(records: Records, from_ms: int) -> tuple[float, set[str]]:
     """Hours and New York days in which the equity was noted, ten seconds a note."""
     notes = [
-        fact.at_ms for fact in records.journal.rows_of("equity", since_ms=from_ms, limit=10**6)
+        fact.at_ms for fact in records.journal.rows_of("equity", since_ms=from_ms, limit=NOTES_MAX)
     ]
-    return len(notes) * EQUITY_EVERY_S / 3600, {_day_of(at_ms) for at_ms in notes}
+    return len(notes) * EQUITY_EVERY_S / 3600, {new_york_day(at_ms) for at_ms in notes}
 
 
 def read_criteria(home: Path) -> tuple[dict[str, float], str]:
@@ -23464,65 +23542,46 @@ def evaluate(records: Records, home: Path, from_ms: int) -> AnyRow:
     criteria, digest = read_criteria(home)
     hours, days = run_hours(records, from_ms)
     names = sorted({str(row["strategy"] or "") for row in records.fills()} - {""})
-    results = {name: event_results(records, name, from_ms) for name in names}
+    evidence = evidence_of(records, from_ms)
     variants = max(1, len({str(f.body.get("config_sha256")) for f in records.journal.facts("run")}))
     passes = [f for f in records.journal.facts("reconcile") if f.at_ms >= from_ms]
-    common = {
-        "hours": round(hours, 2),
-        "days": len(days),
-        "is_reconcile_clean": all(fact.body.get("is_clean") for fact in passes),
-        "unexplained_halts": sum(
+    common = Record(
+        hours=round(hours, 2),
+        days=len(days),
+        is_reconcile_clean=all(fact.body.get("is_clean") for fact in passes),
+        unexplained_halts=sum(
             fact.body.get("phase") == "latched" and fact.body.get("by") == "limit"
             for fact in records.journal.facts("halt")
             if fact.at_ms >= from_ms
         ),
-    }
+    )
     rows = [
-        _strategy_report(records, name, results, common, criteria, variants, from_ms)
+        _strategy_report(records, name, evidence, common, criteria, variants, from_ms)
         for name in names
     ]
     equity = [int(r["equity_ud"]) for r in records.table("equity", from_ms, None)]
     return {
-        **common,
+        **dataclasses.asdict(common),
         "criteria_sha256": digest,
         "variants": variants,
         "reconciles": len(passes),
-        "drawdown_ud": worst_drawdown_ud(equity),
+        "drawdown_ud": worst_drawdown(equity)[0],
         "strategies": rows,
         "not_kept": "markouts and the forecast's score are shown live, not kept in the journal",
     }
 
 
-def worst_drawdown_ud(equity_ud: Sequence[int]) -> int:
-    """Deepest fall below the highest value so far, as a number >= 0."""
-    peak_ud = worst_ud = 0
-    for at, value_ud in enumerate(equity_ud):
-        peak_ud = value_ud if at == 0 else max(peak_ud, value_ud)
-        worst_ud = max(worst_ud, peak_ud - value_ud)
-    return worst_ud
-
-
 def _strategy_report(
     records: Records,
     name: str,
-    results: Mapping[str, Sequence[EventResult]],
-    common: Mapping[str, Any],
+    evidence: Evidence,
+    common: Record,
     criteria: Mapping[str, float],
     variants: int,
     from_ms: int,
 ) -> AnyRow:
-    own = results[name]
-    bounds = bootstrap_cc(own)
-    control = results.get(RandomControl.name, ()) if name != RandomControl.name else ()
-    found = Sample(
-        **common,
-        contracts_h=sum(result.contracts_h for result in own),
-        settled_events=sum(result.is_settled for result in own),
-        low80_cc=bounds[1] if bounds else None,
-        high80_cc=bounds[2] if bounds else None,
-        p_random=permutation_p(own, control),
-        markout_300s_cc=None,
-    )
+    own, estimate = evidence.results(name), at_once(evidence.estimating(name))
+    found, bounds = evidence.sample(name, common, estimate, None), estimate.bounds_cc
     verdict, why = judge_evidence(found, criteria, variants=variants)
     fills = [row for row in records.fills() if row["strategy"] == name and row["at_ms"] >= from_ms]
     orders = [
@@ -23544,7 +23603,7 @@ def _strategy_report(
         "contracts_h": found.contracts_h,
         "per_contract_cc": net_per_contract_cc(own),
         "bounds_cc": list(bounds) if bounds else None,
-        "p_random": found.p_random,
+        "p_random": estimate.p_random,
         "worst_event_ud": min((result.net_ud for result in own), default=0),
         "worst_day_ud": min(by_day.values(), default=0),
         "orders": len(orders),
@@ -23603,7 +23662,7 @@ def command_report(config: Config, args: argparse.Namespace) -> int:
         return EXIT_OK
     if args.out and Path(args.out).expanduser().is_dir():
         end = "json" if args.json else "txt"
-        args.out = str(Path(args.out).expanduser() / f"report-{_day_of(now_ms)}.{end}")
+        args.out = str(Path(args.out).expanduser() / f"report-{new_york_day(now_ms)}.{end}")
     if args.out or not args.quiet:
         write_out(REDACTOR.clean(text) + "\n", args)
     return EXIT_OK
@@ -23644,9 +23703,9 @@ def _without_ids(text: str, secrets_: Iterable[str]) -> str:
 
 
 # ======================================================================================
-# §24o TRAINING
+# §24n TRAINING
 # Purpose:   Train the policy of strategy `rl` by the cross-entropy method, and test it unseen.
-# Position:  Uses §09i, §24c, §24d, §24n. Writes the file that --policy reads.
+# Position:  Uses §09i, §24c, §21b, §24d. Writes the file that --policy reads.
 # Principle: Same seed, same file; it is judged on episodes it has never seen, beside its rivals.
 # ======================================================================================
 
@@ -23781,7 +23840,7 @@ async def _live_through(
     assert ledger.cash_ud is not None, "an episode without an account"
     return (
         ledger.cash_ud + worth_ud - (begun_ud or ledger.cash_ud),
-        worst_drawdown_ud(curve),
+        worst_drawdown(curve)[0],
         sum(ledger.filled.values()),
     )
 
@@ -23927,9 +23986,9 @@ class Trainer:
 
 def _held_out_figures(told: Mapping[str, Sequence[EventResult]]) -> dict[str, float]:
     own = told["rl"]
-    bounds = bootstrap_cc(own) or (0.0, 0.0, 0.0, 0.0)
-    p_random = permutation_p(own, told[RandomControl.name])
-    p_maker = permutation_p(own, told[MarketMaker.name])
+    estimate = at_once(estimate_steps(own, told[RandomControl.name]))
+    bounds, p_random = estimate.bounds_cc or (0.0, 0.0, 0.0, 0.0), estimate.p_random
+    p_maker = at_once(permutation_steps(own, told[MarketMaker.name]))
     return {
         "episodes": len(own),
         "net_per_contract_cc": round(net_per_contract_cc(own) or 0.0, 3),
@@ -23983,7 +24042,7 @@ def command_train(config: Config, args: argparse.Namespace) -> int:
 
 
 # ======================================================================================
-# §24p MAIN
+# §24o MAIN
 # Purpose:   Which command it is, and the exit code of whatever comes of it.
 # Position:  Uses every room. The end of the file.
 # Principle: Nothing ends silently: a sentence and a code, or a traceback for a mistake of ours.
