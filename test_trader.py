@@ -7497,9 +7497,7 @@ def test_wrong_key_id_is_refused_in_one_step(sim):
 
 
 def test_clock_a_minute_off_is_corrected_and_then_the_key_works(sim):
-    clock = t.Clock()
-    wall_s = clock.wall_s
-    clock.wall_s = lambda: wall_s() + 60.0  # type: ignore[method-assign]
+    clock = t.Clock(epoch_s=time.time() + 60.0)
 
     async def body(rest):
         assert rest._clock.offset_s == pytest.approx(-60.0, abs=0.3)
@@ -9520,6 +9518,7 @@ class House18:
             config=self.config,
             ids=t.ClientIds(prefix="kt", environment="sim", account="acc", run=run),
             quote=self.quote,
+            fees=lambda ticker: self.fees,
             permit=lambda ticker: self.verdict,
             container=self.container,
         )
@@ -9548,9 +9547,7 @@ class House18:
 
     def quote(self, ticker: str) -> t.Quote:
         bid_cc, ask_cc = self.quotes.get(ticker, (4900, 5100))
-        return t.Quote(
-            market=self.market(ticker), bid_cc=bid_cc, ask_cc=ask_cc, last_cc=None, fees=self.fees
-        )
+        return t.Quote(market=self.market(ticker), bid_cc=bid_cc, ask_cc=ask_cc, last_cc=None)
 
     def converge(self, *wants: t.Want, ticker="A-1", strategy="s", **facts) -> t.Convergence:
         return self.service.converge(
@@ -10112,7 +10109,7 @@ async def test_a_market_nobody_describes_any_more_keeps_its_event(folder_18):
     house = House18(folder_18)
     key = await house.rest_order()
     house.service._quote = lambda ticker: t.Quote(
-        market=None, bid_cc=None, ask_cc=None, last_cc=None, fees=t.FeeSchedule()
+        market=None, bid_cc=None, ask_cc=None, last_cc=None
     )
     house.service.on_fill(fill_18("t1", key, 1000))
     house.service.on_fill(fill_18("t2", "m", 100, ticker="KX-26-T1", client_order_id=None))

@@ -3048,7 +3048,8 @@ def worst_loss_ud(position: Position | None, orders: Iterable[tuple[Side, int, i
     rows = list(orders)
     grown_ud = cost_ud + sum(price_cc * count_h for side, price_cc, count_h in rows if side is held)
     crossing = [(price_cc, count_h) for side, price_cc, count_h in rows if side is not held]
-    return max(grown_ud, _turned_ud(crossing, held_h=abs(held_h), cost_ud=cost_ud))
+    turned_ud = _turned_ud(crossing, held_h=abs(held_h), cost_ud=cost_ud) if crossing else 0
+    return max(grown_ud, turned_ud)
 
 
 def _turned_ud(orders: list[tuple[int, int]], *, held_h: int, cost_ud: int) -> int:
@@ -3218,18 +3219,24 @@ def _check_size(intent: Intent, limits: RiskLimits) -> Verdict | None:
     )
 
 
-def _check_exposure(intent: Intent, book: ExposureBook, limits: RiskLimits) -> Verdict | None:
+def _at_worst(intent: Intent, book: ExposureBook) -> tuple[Side, int, int]:
+    """What may fill: until an amend is answered either form of the order, so the worst of both."""
+    old = book.orders_of(intent.ticker).get(intent.client_order_id)
+    if old is None:
+        return intent.side, intent.price_cc, intent.at_risk_h
+    return intent.side, max(intent.price_cc, old[1]), max(intent.at_risk_h, old[2])
+
+
+def _check_exposure(
+    intent: Intent, book: ExposureBook, limits: RiskLimits, *, open_h: int, then_ud: int
+) -> Verdict | None:
     """Position, market, event and account; an order that worsens no loss passes those limits.
 
-    Until an amend is answered either form of the order may fill: its worst of both is judged.
+    `open_h` may fill of this order; `then_ud` is the market's worst loss with it.
     """
     replaced = intent.client_order_id
-    _, old_cc, old_h = book.orders_of(intent.ticker).get(replaced, (intent.side, 0, 0))
-    extra = (intent.side, max(intent.price_cc, old_cc), max(intent.at_risk_h, old_h))
-    reach_h = book.reach_h(intent.ticker, intent.side, without=replaced) + extra[2]
-    now_ud = book.market_ud(intent.ticker)
-    then_ud = book.market_ud(intent.ticker, without=replaced, extra=extra)
-    added_ud = then_ud - now_ud
+    reach_h = book.reach_h(intent.ticker, intent.side, without=replaced) + open_h
+    added_ud = then_ud - book.market_ud(intent.ticker)
     over = _over_h(Reason.LIMIT_POSITION, reach_h, limits.max_position_h)
     if over is not None or added_ud <= 0:
         return over
@@ -3343,11 +3350,16 @@ def _check_reduce_only(intent: Intent, book: ExposureBook) -> Verdict | None:
     )
 
 
-def is_opening(intent: Intent, book: ExposureBook) -> bool:
-    """Whether the intent can leave the account with a larger worst case than it has now."""
-    extra = (intent.side, intent.price_cc, intent.at_risk_h)
-    then_ud = book.market_ud(intent.ticker, without=intent.client_order_id, extra=extra)
-    return then_ud > book.market_ud(intent.ticker, without=intent.client_order_id)
+def _is_opening(intent: Intent, book: ExposureBook, then_ud: int) -> bool:
+    """Whether the intent can leave the account with a larger worst case than without its order.
+
+    `then_ud` is the market's worst loss with it, were it a new one.
+    """
+    replaced = intent.client_order_id
+    if replaced in book.orders_of(intent.ticker):
+        extra = (intent.side, intent.price_cc, intent.at_risk_h)
+        then_ud = book.market_ud(intent.ticker, without=replaced, extra=extra)
+    return then_ud > book.market_ud(intent.ticker, without=replaced)
 
 
 def check_intent(intent: Intent, view: RiskView, book: ExposureBook, limits: RiskLimits) -> Verdict:
@@ -3359,11 +3371,14 @@ def check_intent(intent: Intent, view: RiskView, book: ExposureBook, limits: Ris
         return refusal(Reason.HALTED, "halted", "re-arm first")
     if view.gate is Gate.PAUSED:
         return refusal(Reason.PAUSED, "paused", "resume first")
-    opening = is_opening(intent, book)
-    refused = _check_size(intent, limits) or _check_exposure(intent, book, limits)
+    extra = _at_worst(intent, book)
+    then_ud = book.market_ud(intent.ticker, without=intent.client_order_id, extra=extra)
+    refused = _check_size(intent, limits) or _check_exposure(
+        intent, book, limits, open_h=extra[2], then_ud=then_ud
+    )
     if refused is None and not intent.is_refresh:
         refused = _check_rates(intent, view, book, limits)
-    if refused is None and opening:
+    if refused is None and _is_opening(intent, book, then_ud):
         refused = _check_losses(view, limits) or _check_cash(intent, view, book, limits)
     if refused is None:
         refused = _check_notional(intent, view, book, limits) or _check_price(
@@ -4324,7 +4339,9 @@ def _numbers_fault(decision: Any) -> str | None:
 
 
 def _memory_fault(memory: Any, before: Memory) -> str | None:
-    if memory is before or not memory:
+    if memory is before:
+        return None  # judged when it was first answered
+    if not memory:
         return None if isinstance(memory, Mapping) else "memory is not a mapping"
     try:
         plain = dict(memory)
@@ -4340,11 +4357,12 @@ def _memory_fault(memory: Any, before: Memory) -> str | None:
     )
 
 
+_DUMPED_FIELDS: Final = tuple(f.name for f in dataclasses.fields(MarketView) if f.name != "fees")
+
+
 def dump_view(view: MarketView) -> dict[str, JsonValue]:
     """The view as plain JSON, everything but `fees`, for the journal; off the order path."""
-    data: dict[str, Any] = {
-        f.name: getattr(view, f.name) for f in dataclasses.fields(view) if f.name != "fees"
-    }
+    data: dict[str, Any] = {name: getattr(view, name) for name in _DUMPED_FIELDS}
     data["grid"] = [list(one) for one in view.grid.ranges]
     data["memory"] = dict(view.memory)
     for name in ("yes", "no"):
@@ -5756,7 +5774,9 @@ class Clock:
 
     def now_ms(self) -> int:
         """Unix milliseconds, corrected toward the exchange: for expiry, signatures and records."""
-        return int((self.wall_s() + self.offset_s) * 1000)
+        # `wall_s` written out, for this is asked a dozen times on the way to an order.
+        passed_s = (self._real_monotonic() - self._start_s) * self.rate
+        return int((self._wall_base_s + (self._base_s + passed_s) + self.offset_s) * 1000)
 
     async def sleep(self, seconds: float) -> None:
         """Wait `seconds` of this clock."""
@@ -6023,12 +6043,9 @@ class EventBus:
         kind = type(event)
         handlers = self._direct.get(kind)
         if handlers is not None:
-            waiting = iter(handlers)
-            while True:
+            for handler in handlers:
                 try:
-                    for handler in waiting:
-                        handler(event)
-                    break
+                    handler(event)
                 except Exception as error:  # noqa: BLE001 - one must not silence its neighbours
                     self._broke(kind.__name__, error)
             self.processed += len(handlers)
@@ -6144,12 +6161,8 @@ class StateContainer:
 
     def __init__(self, clock: Clock) -> None:
         self._clock = clock
-        self._kept: deque[Snapshot] = deque([Snapshot(at_ms=clock.now_ms())], maxlen=SNAPSHOTS_MAX)
-
-    @property
-    def now(self) -> Snapshot:
-        """The newest picture."""
-        return self._kept[-1]
+        self.now = Snapshot(at_ms=clock.now_ms())  # the newest picture; bound by `update` alone
+        self._kept: deque[Snapshot] = deque([self.now], maxlen=SNAPSHOTS_MAX)
 
     def update(self, **changes: Any) -> Snapshot:
         """Bind a new picture if any field really changed; returns the newest."""
@@ -6162,6 +6175,7 @@ class StateContainer:
             old, **moved, version=old.version + 1, guard_version=guard, at_ms=self._clock.now_ms()
         )
         self._kept.append(new)
+        self.now = new
         return new
 
     def at(self, version: int) -> Snapshot | None:
@@ -10552,6 +10566,9 @@ class BookShelf:
 
     def age_ms(self, ticker: str) -> int:
         """Milliseconds since this book was last known true; huge when it never was."""
+        book = self.books.get(ticker)
+        if book is not None and book.proof is Proof.PROVEN:
+            return int(self.passed_s(self.stream.alive_at_s) * 1000)
         return self._clock.now_ms() - self.verified_at_ms(ticker)
 
     def passed_s(self, real_s: float) -> float:
@@ -11069,7 +11086,6 @@ class Quote:
     bid_cc: int | None
     ask_cc: int | None
     last_cc: int | None
-    fees: FeeSchedule
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -11241,6 +11257,7 @@ class ExecutionSeams(TypedDict):
     config: Config
     ids: ClientIds
     quote: Callable[[str], Quote]
+    fees: Callable[[str], FeeSchedule]
     permit: Callable[[str], Verdict]
     container: StateContainer
 
@@ -11253,6 +11270,7 @@ class OrderKeeper:
         self._bus, self._journal = seams["bus"], seams["journal"]
         self._rest, self._quote = seams["rest"], seams["quote"]
         self._permit, self._container = seams["permit"], seams["container"]
+        self.fees_of = seams["fees"]  # in force for a market, assumed where it could not be read
         self._facts = FactWriter(self._journal)
         self.config = seams["config"]
         self.limits = RiskLimits.of(self.config)
@@ -11486,7 +11504,7 @@ class Booker(OrderKeeper):
         return order is not None or self.ledger.has_fill(report.trade_id, report.order_id)
 
     def _book(self, fill: Fill, order: Order | None) -> None:
-        fees = self._quote(fill.ticker).fees
+        fees = self.fees_of(fill.ticker)
         expected_ud = self.ledger.expected_fee_ud(fill, fees) if fees.is_known else None
         is_fresh = self.ledger.apply_fill(fill)
         assert is_fresh, f"fill {fill.trade_id} was applied twice"
@@ -11539,13 +11557,9 @@ class Booker(OrderKeeper):
         fees = f"charged {show_dollars(fill.fee_ud)}, expected {show_dollars(expected_ud)} dollars"
         self._alert("warning", "fee_mismatch", f"{fill.ticker}: {fees}", fill.ticker)
 
-    def fees_of(self, ticker: str) -> FeeSchedule:
-        """Fee schedule in force for a market (assumed where it could not be read)."""
-        return self._quote(ticker).fees
-
     def is_fee_trusted(self, ticker: str) -> bool:
         """False after three fees in a row that our model did not expect."""
-        return self._fee_streak[ticker] < 3
+        return self._fee_streak.get(ticker, 0) < 3
 
     def on_settled(
         self, ticker: str, result: str, settlement_cc: int, *, told: tuple[int, int] | None = None
@@ -11949,6 +11963,7 @@ class Sender(Answers):
     def _risk_view(self, intent: Intent, quote: Quote) -> RiskView:
         now = self._container.now
         mid2_cc = twice_mid_cc(quote.bid_cc, quote.ask_cc)
+        fees = self.fees_of(intent.ticker)
         self._trim_minute()
         key = (intent.ticker, intent.side, intent.price_cc)
         age_ms = intent.at_ms - self._recent.get(key, -DUPLICATE_WINDOW_MS)
@@ -11958,9 +11973,7 @@ class Sender(Answers):
             mid_cc=None if mid2_cc is None else mid2_cc // 2,
             last_cc=quote.last_cc,
             cash_ud=self.ledger.cash_ud,
-            fee_ud=quote.fees.taker_ud(intent.price_cc, intent.count_h)
-            if quote.fees.is_known
-            else 0,
+            fee_ud=fees.taker_ud(intent.price_cc, intent.count_h) if fees.is_known else 0,
             day_pnl_ud=now.day_pnl_ud,
             drawdown_ud=now.drawdown_ud,
             orders_last_minute=len(self._minute),
@@ -13310,6 +13323,7 @@ class Bench:
     """One strategy over all its markets: counters, faults, whether it still plays."""
 
     strategy: Strategy
+    params_hash: str = ""
     slots: frozenset[str] | None = None
     is_on: bool = True
     is_paused: bool = False
@@ -13345,7 +13359,9 @@ class TradingDecisionService:
         self._container, self._permit = container, permit
         self._run_seed, self._has_time_limit = run_seed, has_time_limit
         self._limit = CpuLimit(DECISION_LIMIT_S)
-        self.benches = {each.name: Bench(each, slots=slots_of(each)) for each in strategies}
+        self.benches = {
+            each.name: Bench(each, _params_hash(each), slots=slots_of(each)) for each in strategies
+        }
         self.seats: dict[tuple[str, str], Seat] = {}
         self.tapes: dict[str, MarketTape] = {}
         self._opened_ms: dict[tuple[str, str], int] = {}  # when a position last left zero
@@ -13364,6 +13380,7 @@ class TradingDecisionService:
             bench = self.benches.get(each.name)
             if bench is not None:
                 bench.strategy, bench.slots = each, slots_of(each)
+                bench.params_hash = _params_hash(each)
         for seat in self.seats.values():
             seat.strategy = self.benches[seat.strategy.name].strategy
 
@@ -13712,7 +13729,7 @@ class TradingDecisionService:
             "value": value,
             "limit": limit,
             "commands": [dict(row) for row in came.commands],
-            "params_hash": _params_hash(seat.strategy),
+            "params_hash": self.benches[seat.strategy.name].params_hash,
             "gates": self._gates(seat.ticker),
         }
         if decision is not None:
@@ -13727,7 +13744,8 @@ class TradingDecisionService:
             seq = book.seq if book is not None else None
             body["book"] = {"seq": seq, "yes": view.yes[:5], "no": view.no[:5]}
             body["view"] = dump_view(view)
-            body["fees"] = dataclasses.asdict(self._execution.fees_of(seat.ticker))
+            fees = self._execution.fees_of(seat.ticker)
+            body["fees"] = {name: getattr(fees, name) for name in _FEE_FIELDS}
         return body
 
     def _gates(self, ticker: str) -> list[dict[str, JsonValue]]:
@@ -13795,6 +13813,9 @@ def _holding_of(*, position: Position | None, orders: Mapping[str, Order], **res
         orders=tuple(own),
         **rest,
     )
+
+
+_FEE_FIELDS: Final = tuple(f.name for f in dataclasses.fields(FeeSchedule))
 
 
 def _params_hash(strategy: Strategy) -> str:
@@ -19629,6 +19650,7 @@ class House:
             config=config,
             ids=ids,
             quote=self.quote,
+            fees=self.fees.of,
             permit=self.permit,
             container=self.container,
         )
@@ -19767,7 +19789,6 @@ class House:
             bid_cc=book.bid_cc if book is not None else None,
             ask_cc=book.ask_cc if book is not None else None,
             last_cc=self.decisions.last_print_cc(ticker),
-            fees=self.fees.of(ticker),
         )
 
     def permit(self, ticker: str) -> Verdict:
@@ -22362,9 +22383,8 @@ class Records:
             rest=None,
             config=config,
             ids=own_ids(config),
-            quote=lambda _: Quote(
-                market=None, bid_cc=None, ask_cc=None, last_cc=None, fees=FeeSchedule()
-            ),
+            quote=lambda _: Quote(market=None, bid_cc=None, ask_cc=None, last_cc=None),
+            fees=lambda _: FeeSchedule(),
             permit=lambda _: ALLOWED,
             container=StateContainer(self.clock),
         )
