@@ -4774,6 +4774,23 @@ async def test_a_queued_handler_hears_later_and_in_order(bus_12):
     assert bus_12.queue_size == 0
 
 
+async def test_a_queue_that_is_not_emptied_is_trouble(bus_12):
+    gate = asyncio.Event()
+
+    async def hear(_: t.Event) -> None:
+        await gate.wait()
+
+    bus_12.subscribe_queued([t.StreamLost], hear, name="people", queue_max=1)
+    assert bus_12.trouble() is None
+    bus_12.publish(lost_12())
+    assert bus_12.trouble() == "queue people is full"
+    gate.set()
+    await eventually_12(lambda: bus_12.trouble() is None)
+    (task,) = [task for task in asyncio.all_tasks() if task.get_name() == "bus:people"]
+    task.cancel()
+    await eventually_12(lambda: bus_12.trouble() == "task of queue people ended")
+
+
 @pytest.mark.parametrize("policy", list(t.QueuePolicy), ids=lambda policy: policy.value)
 async def test_a_full_queue_counts_what_it_drops_and_some_queues_must_not_be_full(bus_12, policy):
     broke, heard = Ear12(), []
@@ -12989,6 +13006,18 @@ def test_a_change_is_looked_at_in_the_same_call_but_not_too_often(folder_19):
     assert len(look.looks) == 2
 
 
+def test_the_recent_cycles_are_kept_also_those_that_broke(folder_19):
+    house, look, flow = flow_19(folder_19)
+    house.bus.publish(moved_19())
+    house.hand.now_s += 1
+    look.error = AssertionError("broken")
+    house.bus.publish(moved_19())
+    now_ms = house.clock.now_ms()
+    assert [row[:2] for row in flow.recent] == [(now_ms - 1000, "A-1"), (now_ms, "A-1")]
+    assert all(0 <= took_us < 30_000_000 for _, _, took_us in flow.recent)
+    assert flow.recent.maxlen == t.CYCLES_MAX
+
+
 def test_a_change_caused_by_a_look_starts_no_second_one_inside_it(folder_19):
     house, look, flow = flow_19(folder_19)
     house.data.show("B-1", {4900: 1}, {4900: 1})
@@ -13841,8 +13870,7 @@ EXAMPLE_KEYS = {
         sent_at_ms""",
     "decisions": "decision_id at_ms ticker strategy outcome reason value limit wants order_ids",
     "risk": "limit scope used_ud max_ud used_ratio tripped latched_at_ms means",
-    "equity": """at_ms equity_ud realised_ud unrealised_ud fees_ud exposure_ud hold_ud random_ud
-        pessimistic_ud optimistic_ud""",
+    "equity": """at_ms equity_ud realised_ud unrealised_ud fees_ud exposure_ud hold_ud random_ud""",
     "latency": """frames_per_s gaps resyncs rest_checks rest_differences reconnects http_429
         parse_failures latency_us rss_bytes tasks disk_free_bytes""",
     "alerts": "alert_id at_ms severity kind text repeats",
@@ -14397,6 +14425,16 @@ async def test_metrics_are_prometheus_text_with_the_page_s_numbers(status_house)
     assert "trader_equity_dollars 1000" in text
     assert f'trader_position_contracts{{ticker="{TICKER}"}} 1' in text
     assert 'trader_fills_total{strategy="market_maker",maker="true"} 1' in text
+
+
+async def test_the_metrics_count_log_lines_by_level(status_house, monkeypatch):
+    monkeypatch.setattr(t, "LOG_COUNTS", t.CountingFilter())
+    assert "trader_log_lines_total" not in status_house.reporter.metrics_text()
+    for level in (logging.INFO, logging.ERROR, logging.ERROR):
+        assert t.LOG_COUNTS.filter(logging.LogRecord("x", level, "", 0, "x", (), None))
+    text = status_house.reporter.metrics_text()
+    assert 'trader_log_lines_total{level="info"} 1' in text
+    assert 'trader_log_lines_total{level="error"} 2' in text
 
 
 def test_label_values_are_escaped():
@@ -16281,7 +16319,6 @@ async def test_the_tape_player_exists_only_with_a_tape(api_house):
         ("play", {}),
         ("speed", {"ratio": 30}),
         ("settle", {}),
-        ("seek", {"at_ms": 5}),
     ):
         status, answer = await api_house.control(f"/v3/replay/{action}", {"key": action, **body})
         assert status == 202, answer
@@ -16289,10 +16326,10 @@ async def test_the_tape_player_exists_only_with_a_tape(api_house):
         "play",
         "speed",
         "settle",
-        "seek",
     ]
     assert api_house.controls.asked[1].ratio == 30.0
     assert (await api_house.control("/v3/replay/speed", {"key": "s", "ratio": "x"}))[0] == 400
+    assert (await api_house.control("/v3/replay/seek", {"key": "k"}))[0] == 404, "not made yet"
     api_house.controls.has_replay = False
     assert (await api_house.control("/v3/replay/play", {"key": "n"}))[0] == 404
 
@@ -17540,8 +17577,6 @@ async def test_a_tape_is_played_only_where_there_is_one(folder_23):
     assert desk.operator.has_replay
     await desk.operator.replay(desk.ask("speed", ratio=10.0))
     assert tape.told == [("speed", 10.0)]
-    with refused_23("not_supported"):
-        await desk.operator.replay(desk.ask("seek"))
     plain = Desk23(folder_23.parent / "b")
     with refused_23("no_tape"):
         await plain.operator.replay(plain.ask("play"))

@@ -6095,6 +6095,15 @@ class EventBus:
         """Events dropped so far, by queue."""
         return {queued.name: queued.dropped for queued in self._all_queues}
 
+    def trouble(self) -> str | None:
+        """A queue that is not emptied now, in words; None when all of them are."""
+        for queued in self._all_queues:
+            if f"bus:{queued.name}" not in self._supervisor.names:
+                return f"task of queue {queued.name} ended"
+            if queued.queue.full():
+                return f"queue {queued.name} is full"
+        return None
+
     @property
     def subscriber_count(self) -> int:
         """Handlers of all kinds."""
@@ -13849,7 +13858,7 @@ class TradingFlowOrchestrator:
         self._dirty: dict[str, bool] = {}  # ticker → whether the minimum rest is lifted
         self._is_looking = False
         self.total_cycles = self.successful_cycles = self.failed_cycles = 0
-        self.recent: deque[tuple[int, str, int]] = deque(maxlen=CYCLES_MAX)
+        self.recent: deque[tuple[int, str, int]] = deque(maxlen=CYCLES_MAX)  # (ms, ticker, µs)
         self.beat_s = clock.real_s()
         self.on_beat: Callable[[], None] = lambda: None  # once a cycle; §24 feeds the watchdog
         bus.subscribe(BookChanged, self.on_book)
@@ -13890,7 +13899,7 @@ class TradingFlowOrchestrator:
             return
         is_forced = self._dirty.pop(ticker, False)
         self._looked_s[ticker] = self._clock.monotonic()
-        self._is_looking = True
+        self._is_looking, began_s = True, self._clock.real_s()
         self.total_cycles += 1
         try:
             self._decisions.evaluate(ticker, is_forced=is_forced)
@@ -13900,6 +13909,8 @@ class TradingFlowOrchestrator:
             raise
         finally:
             self._is_looking = False
+            took_us = int((self._clock.real_s() - began_s) * 1_000_000)
+            self.recent.append((self._clock.now_ms(), ticker, took_us))
 
     async def run(self) -> None:
         """Catch up with what came in between, and look at quiet markets every IDLE_EVALUATE_S."""
@@ -16084,7 +16095,7 @@ EVIDENCE_S: Final = 60.0
 BOOKS_TICK_S: Final = 0.1
 EQUITY_EVERY_S: Final = 10.0
 LIMIT_NEAR_RATIO: Final = 0.8
-_UNKNOWN_CURVES: Final = dict.fromkeys(("hold_ud", "random_ud", "pessimistic_ud", "optimistic_ud"))
+_UNKNOWN_CURVES: Final = dict.fromkeys(("hold_ud", "random_ud"))
 
 
 class StatusReporter:
@@ -16619,7 +16630,10 @@ def _orchestrator_part(services: Services) -> StatusRow:
         "total_cycles": orchestrator.total_cycles,
         "successful_cycles": orchestrator.successful_cycles,
         "failed_cycles": orchestrator.failed_cycles,
-        "recent_cycles": list(orchestrator.recent),
+        "recent_cycles": [
+            {"at_ms": at_ms, "ticker": ticker, "took_us": took_us}
+            for at_ms, ticker, took_us in orchestrator.recent
+        ],
     }
 
 
@@ -16723,6 +16737,22 @@ def _budget_part(services: Services) -> StatusRow:
 
 MARKOUT_BUCKETS_CENTS: Final = (-5, -2, -1, -0.5, 0, 0.5, 1, 2, 5)
 Labels = Mapping[str, object]
+
+
+class CountingFilter(logging.Filter):
+    """Counts lines by level for the metrics; holds nothing back."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.counts: Counter[str] = Counter()
+
+    def filter(self, record: logging.LogRecord) -> bool:
+        """Count and pass."""
+        self.counts[record.levelname] += 1
+        return True
+
+
+LOG_COUNTS: Final = CountingFilter()
 
 
 class MetricsPage:
@@ -16961,6 +16991,8 @@ def _write_house(page: MetricsPage, reporter: StatusReporter) -> None:
         page.add(name, kind, [({}, cast(int, sockets[key]))])
     alerts = [({"severity": name}, float(n)) for name, n in reporter.alerts.counts.items()]
     page.add("alerts_total", "counter", alerts)
+    lines = [({"level": name.lower()}, float(n)) for name, n in LOG_COUNTS.counts.items()]
+    page.add("log_lines_total", "counter", lines)
 
 
 # ======================================================================================
@@ -17861,7 +17893,7 @@ class Controls(Protocol):
         """Without nonce: a preview in `extra` (nonce, expires_at_ms, preview); with it: do it."""
 
     async def replay(self, ask: ControlAsk) -> ControlAnswer:
-        """Tape player; the ask's action is play, pause, speed, settle, step or seek."""
+        """Tape player; the ask's action is play, pause, speed or settle."""
 
 
 _WORD: Final = re.compile(r"[A-Za-z0-9._:/|\-]{1,200}", re.ASCII)
@@ -17884,8 +17916,6 @@ REPLAY_FIELDS: Final[Mapping[str, frozenset[str]]] = {
     "pause": frozenset(),
     "speed": frozenset({"ratio"}),
     "settle": frozenset(),
-    "step": frozenset(),
-    "seek": frozenset({"at_ms"}),
 }
 
 
@@ -19487,8 +19517,6 @@ class Operator:
         """Tell the tape player to play, pause, settle or change its speed."""
         if self._replay is None:
             raise ControlRefused(404, "no_tape", "no tape is played here")
-        if ask.action not in ("play", "pause", "speed", "settle"):
-            raise ControlRefused(409, "not_supported", f"this tape player cannot {ask.action}")
         self._replay.replay_command(ask.action, ask.ratio)
         self._done(ask, f"tape: {ask.action}")
         return ControlAnswer()
@@ -20110,7 +20138,7 @@ class Troubles:
                 lambda: unless(self._house.machine.state is not TraderState.ERROR, "state error"),
                 True,
             ),
-            ("event_bus", lambda: None, True),
+            ("event_bus", self._house.bus.trouble, True),
             (
                 "websocket_manager",
                 lambda: unless("hub" in self._house.supervisor.names, "task ended"),
@@ -21001,22 +21029,6 @@ class RepeatFilter(logging.Filter):
         if held:
             record.msg, record.args = f"{record.getMessage()} (and {held} times before)", ()
         return True
-
-
-class CountingFilter(logging.Filter):
-    """Counts lines by level for the metrics; holds nothing back."""
-
-    def __init__(self) -> None:
-        super().__init__()
-        self.counts: Counter[str] = Counter()
-
-    def filter(self, record: logging.LogRecord) -> bool:
-        """Count and pass."""
-        self.counts[record.levelname] += 1
-        return True
-
-
-LOG_COUNTS: Final = CountingFilter()
 
 
 def set_log_level(text: str) -> None:

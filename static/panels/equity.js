@@ -1,5 +1,5 @@
 // @ts-check
-/** Equity (with hold, random and the band of paper fills), drawdown or exposure over time. */
+/** Equity (with hold and random), drawdown or exposure over time. */
 
 import { Chart } from "../chart.js";
 import { $, choice, el, setText } from "../dom.js";
@@ -76,8 +76,7 @@ function pictureOf(rows, from, to, o) {
   const tone = { equity: "--yes", drawdown: "--loss", exposure: "--sim" }[state.kind];
   /** @type {any[]} */
   const lines = [{ colour: tone, rows, y: (r) => r[field], fill: true }];
-  const plain = state.kind === "equity";
-  if (plain) {
+  if (state.kind === "equity") {
     lines.unshift({ colour: "--muted", rows, y: (r) => r.hold_ud, width: 1,
       dash: [5, 4] },
       { colour: "--attention", rows, y: (r) => r.random_ud, width: 1,
@@ -86,8 +85,6 @@ function pictureOf(rows, from, to, o) {
   const limit = { drawdown: o?.drawdown_max_ud, exposure: o?.exposure_max_ud }[state.kind];
   return {
     from, to, lines, minSpan: 20000, ...(known(limit) ? { limit } : {}),
-    bands: plain ? [{ rows, low: (r) => r.pessimistic_ud, high: (r) => r.optimistic_ud,
-      colour: "--yes" }] : [],
     format: (v) => dollars(v, { digits: state.digits }),
   };
 }
