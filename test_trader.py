@@ -74,17 +74,22 @@ CORE = ("05", "06", "07", "08", "09", "10")
 
 
 def room_starts() -> list[tuple[int, str, str]]:
-    """(line, number, title) of every banner, in order."""
-    found = re.finditer(r"^# §(\d\d)([a-z]?) (.+)$", SOURCE, re.MULTILINE)
-    return [(SOURCE.count("\n", 0, m.start()) + 1, m[1], m[3]) for m in found]
+    """(line, number with its letter, title) of every banner, in order."""
+    found = re.finditer(r"^# §(\d\d[a-z]?) (.+)$", SOURCE, re.MULTILINE)
+    return [(SOURCE.count("\n", 0, m.start()) + 1, m[1], m[2]) for m in found]
 
 
 STARTS = room_starts()
 
 
+def sub_room_of(line: int) -> str:
+    """The room a source line lies in, with its letter; "00" above the first banner."""
+    return max((start for start in STARTS if start[0] <= line), default=(0, "00", ""))[1]
+
+
 def room_of(line: int) -> str:
     """Number of the room a source line lies in; "00" above the first banner."""
-    return max((start for start in STARTS if start[0] <= line), default=(0, "00", ""))[1]
+    return sub_room_of(line)[:2]
 
 
 def nodes_of(*kinds: type[ast.AST]) -> list[ast.AST]:
@@ -92,19 +97,19 @@ def nodes_of(*kinds: type[ast.AST]) -> list[ast.AST]:
 
 
 def top_level_names() -> dict[str, str]:
-    """Module-level name → room that defines it."""
+    """Module-level name → room that defines it, with its letter."""
     names: dict[str, str] = {}
     for node in TREE.body:
         targets: list[ast.expr] = []
         if isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef | ast.ClassDef):
-            names.setdefault(node.name, room_of(node.lineno))
+            names.setdefault(node.name, sub_room_of(node.lineno))
         elif isinstance(node, ast.Assign):
             targets = node.targets
         elif isinstance(node, ast.AnnAssign):
             targets = [node.target]
         for target in targets:
             if isinstance(target, ast.Name):
-                names.setdefault(target.id, room_of(node.lineno))
+                names.setdefault(target.id, sub_room_of(node.lineno))
     return names
 
 
@@ -113,7 +118,7 @@ def test_map_in_the_docstring_equals_the_banners():
     mapped = dict(re.findall(r"§(\d\d) ([A-Z][A-Z ]+[A-Z])", doc))
     assert sorted(mapped) == [f"{n:02d}" for n in range(1, 25)]
     for number, title in mapped.items():
-        titles = [t for _, n, t in STARTS if n == number]
+        titles = [t for _, n, t in STARTS if n[:2] == number]
         assert titles, f"§{number} has no banner"
         if len(titles) == 1:
             assert titles[0] == title
@@ -122,7 +127,10 @@ def test_map_in_the_docstring_equals_the_banners():
 def test_rooms_stand_in_order():
     numbers = [number for _, number, _ in STARTS]
     assert numbers == sorted(numbers)
-    assert sorted(set(numbers)) == [f"{n:02d}" for n in range(1, 25)]
+    assert sorted({n[:2] for n in numbers}) == [f"{n:02d}" for n in range(1, 25)]
+    letters = {room: [n[2:] for n in numbers if n[:2] == room and n[2:]] for room in numbers}
+    for room, have in letters.items():
+        assert have == list("abcdefghijklmnopqrstuvwxyz"[: len(have)]), f"§{room}: {have}"
 
 
 def test_every_banner_tells_purpose_position_and_principle():
@@ -135,9 +143,9 @@ def test_every_banner_tells_purpose_position_and_principle():
 def test_no_room_uses_a_name_of_a_later_room():
     names = top_level_names()
     wrong = {
-        f"line {node.lineno}: §{room_of(node.lineno)} uses {node.id} of §{names[node.id]}"
+        f"line {node.lineno}: §{sub_room_of(node.lineno)} uses {node.id} of §{names[node.id]}"
         for node in nodes_of(ast.Name)
-        if node.id in names and names[node.id] > room_of(node.lineno) > "00"
+        if node.id in names and names[node.id] > sub_room_of(node.lineno) > "00"
     }
     assert not wrong, "\n".join(sorted(wrong))
 
@@ -13347,6 +13355,7 @@ class StatusHouse:
             rest=None,
             ids=t.ClientIds(prefix="kt", environment="sim", account="acc", run="7f3a"),
             quote=None,
+            fees=lambda ticker: t.FeeSchedule(),
             permit=None,
             **kept,
         )
@@ -14121,6 +14130,7 @@ async def test_decisions_keep_all_that_acted_and_the_newest_of_each_other_reason
 
 async def test_limits_show_use_headroom_and_trip(status_house):
     house = status_house
+    house.board.active_connections = 1
     house.buy(status_fill(count_h=1800, price_cc=4600))
     house.container.update(equity_ud=985_000_000)
     house.reporter.tick()

@@ -14911,7 +14911,7 @@ class Inquiries:
 # ======================================================================================
 # §21d ROWS
 # Purpose:   Single rows people see: markets, books, orders, positions.
-# Position:  Uses §02 to §20, §21a to §21c, read only. §21i decides when; §22 carries them.
+# Position:  Uses §02 to §20, §21a to §21c, read only. §21k decides when; §22 carries them.
 # Principle: Each number has one source; what is not known is None, never 0.
 # ======================================================================================
 
@@ -15755,7 +15755,7 @@ class Alerts:
 # ======================================================================================
 # §21h CHRONICLE
 # Purpose:   Keep what people look back at: activity, transitions, fills, decisions, controls.
-# Position:  Uses §02 to §20, §21a to §21f. Owned by the StatusReporter of §21i.
+# Position:  Uses §02 to §20, §21a to §21f. Owned by the StatusReporter of §21k.
 # Principle: Facts are heard at leisure, from a queue; nothing here delays an order.
 # ======================================================================================
 
@@ -16081,16 +16081,632 @@ class Chronicle:
 
 
 # ======================================================================================
-# §21i REPORTER
+# §21i DOCUMENTS
+# Purpose:   The longer pictures: /v3/status, trader_status, trading_state.
+# Position:  Uses §02 to §20, §21a to §21h, read only. Asked by §21k.
+# Principle: They repeat what the rows say, from the same numbers; keys of the earlier system stay.
+# ======================================================================================
+
+TABLES_S: Final = 1.0
+TRADER_STATUS_S: Final = 10.0
+_STATE_FACTS: Final = (
+    "balance_ud", "positions_value_ud", "positions", "open_orders", "order_group",
+)  # fmt: skip
+
+
+@dataclass(frozen=True, slots=True)
+class Parts:
+    """What the documents and the metrics are made from."""
+
+    services: Services
+    tables: TableMaker
+    chronicle: Chronicle
+    alerts: Alerts
+    failures: Counter[str]  # pictures that could not be made, by name
+    board: Board
+
+    @property
+    def hub_status(self) -> dict[str, object]:
+        """Counters of the browser sockets."""
+        return self.board.status()
+
+
+def _cents(money_ud: int | None) -> int | None:
+    return None if money_ud is None else floor_div(money_ud, 10_000)
+
+
+def _moment(at_ms: int | None) -> str | None:
+    return None if not at_ms else clock_text(at_ms)
+
+
+def trader_status_data(parts: Parts) -> StatusRow:
+    """`data` of `trader_status`: the earlier system's heartbeat."""
+    services, tables = parts.services, parts.tables
+    data, stream, now_ms = services.market_data, services.stream, services.clock.now_ms()
+    verdict, state = tables.verdict(), services.machine.state.value
+    word = {"running": "healthy", "halted": "halted", "degraded": "degraded"}.get(verdict.status)
+    health = word if verdict.is_healthy and word is not None else "unhealthy"
+    urls = DEFAULT_URLS.get(services.config.environment, (None, None))
+    pong_s = services.clock.real_s() - stream.ponged_at_s
+    connected_ms = _ago_ms(services, stream.connected_at_s) if stream.is_connected else None
+    return {
+        "timestamp": clock_text(now_ms),
+        "state": state,
+        "health": health,
+        "metrics": {
+            "uptime": tables.uptime_s,
+            "state": state,
+            "markets_connected": data.proven,
+            "snapshots_received": data.snapshots,
+            "deltas_received": data.deltas,
+            "ws_clients": parts.hub_status["active_connections"],
+            "ws_messages_sent": parts.hub_status["messages_sent"],
+            "context": f"{data.proven} of {len(data.books)} books proven",
+            "health": health,
+            "ping_health": "healthy" if data.is_alive else "lost",
+            "last_ping_age": round(pong_s, 1) if math.isfinite(pong_s) else None,
+            "api_connected": services.rest.is_healthy,
+            "api_url": services.config.api_url or urls[0],
+            "ws_url": services.config.ws_url or urls[1],
+            "connection_established": _moment(connected_ms),
+            "first_snapshot_received": _moment(_ago_ms(services, data.snapshot_at_s)),
+            "session_id": services.run.run_id,
+            "session_state": "active" if stream.is_connected else "lost",
+            "health_state": health,
+        },
+    }
+
+
+def _ago_ms(services: Services, real_s: float) -> int | None:
+    """A real second as Unix milliseconds of the trader's clock; None for never."""
+    if not math.isfinite(real_s):
+        return None
+    passed_s = (services.clock.real_s() - real_s) * services.clock.rate
+    return services.clock.now_ms() - int(passed_s * 1000)
+
+
+def trading_state_data(parts: Parts, told: Mapping[str, object]) -> StatusRow:
+    """`data` of `trading_state`; `changes` is against what was told last."""
+    services, now = parts.services, parts.services.container.now
+    positions, now_ms = services.execution.ledger.positions, services.clock.now_ms()
+    held = sorted(ticker for ticker, p in positions.items() if p.position_h)
+    balance, value = _cents(now.cash_ud), _cents(now.positions_value_ud)
+    reconciled_ms = now.reconciled_at_ms
+
+    def change(key: str, new: int | None) -> int:
+        old = told.get(key)
+        return new - old if new is not None and isinstance(old, int) else 0
+
+    return {
+        "timestamp": now_ms / 1000,
+        "version": now.version,
+        "balance": balance,
+        "portfolio_value": value,
+        "position_count": len(held),
+        "order_count": now.open_orders,
+        "positions": held,
+        "open_orders": now.open_orders,
+        "sync_timestamp": None if reconciled_ms is None else reconciled_ms / 1000,
+        "changes": {
+            "balance": change("balance", balance),
+            "portfolio_value": change("portfolio_value", value),
+            "positions": change("position_count", len(held)),
+            "orders": change("order_count", now.open_orders),
+        },
+        "order_group": _order_group(parts),
+        "balance_ud": now.cash_ud,
+        "positions_value_ud": now.positions_value_ud,
+        "equity_ud": now.equity_ud,
+    }
+
+
+def _order_group(parts: Parts) -> StatusRow | None:
+    services = parts.services
+    execution, config = services.execution, services.config
+    if execution.group_id is None:
+        return None
+    held_h = [abs(p.position_h) for p in execution.ledger.positions.values()]
+    return {
+        "id": execution.group_id,
+        "status": "active",
+        "max_absolute_position": config.max_position_h // H_PER_CONTRACT,
+        "max_open_orders": config.max_orders,
+        "current_absolute_position": max(held_h, default=0) // H_PER_CONTRACT,
+        "current_open_orders": services.container.now.open_orders,
+        "contracts_limit_h": config.group_h,
+        "window_s": GROUP_WINDOW_MS // 1000,
+        "filled_in_window_h": parts.chronicle.filled_in_window_h(),
+    }
+
+
+# -- /v3/status ----------------------------------------------------------------------------
+
+
+def status_document(parts: Parts) -> StatusRow:
+    """Body of `/v3/status`."""
+    services, tables = parts.services, parts.tables
+    now, config = services.container.now, services.config
+    halt = now.halt
+    return {
+        "running": services.machine.state is not TraderState.SHUTDOWN,
+        "uptime": tables.uptime_s,
+        "state": services.machine.state.value,
+        "environment": ENVIRONMENT_WORDS[config.environment],
+        "mode": config.mode,
+        "markets": list(now.markets),
+        "degraded": degraded_rows(now.degraded),
+        "halted": None
+        if halt is None
+        else {"why": halt.why, "by": halt.by, "since_at_ms": halt.since_at_ms},
+        "components": _components(parts),
+        "metrics": {**tables.money(), **tables.latency()},
+        "trading_mode": config.environment.value,
+        "trading_strategy": ",".join(config.strategy),
+    }
+
+
+def _components(parts: Parts) -> StatusRow:
+    services = parts.services
+    rows: dict[str, StatusRow] = {
+        "coordinator": _coordinator_part(parts),
+        "state_machine": _machine_part(services),
+        "event_bus": {
+            "events_emitted": services.bus.emitted,
+            "events_processed": services.bus.processed,
+            "queue_size": services.bus.queue_size,
+            "subscriber_count": services.bus.subscriber_count,
+            "callback_errors": services.bus.callback_errors,
+            "last_error": services.bus.last_error,
+            "dropped": services.bus.dropped,
+        },
+        "websocket_manager": parts.hub_status,
+        "orderbook_integration": dict(services.market_data.counters()),
+        "health_monitor": {
+            "health_check_count": services.health.checks,
+            "check_interval": services.health.interval_s,
+        },
+        "status_reporter": {
+            "status_interval": TRADER_STATUS_S,
+            "trading_state_interval": TABLES_S,
+            "alerts_sent": parts.alerts.sent,
+            "alerts_failed": parts.alerts.failed,
+            "failures": dict(parts.failures),
+        },
+        "trading_service": _service_part(services),
+        "trading_orchestrator": _orchestrator_part(services),
+        "trading_client": _client_part(services),
+        "risk": {"limits": parts.tables.risk()},
+        "reconcile": _reconcile_part(services),
+        "books": _books_part(services),
+        "market_selection": _selection_part(services),
+        "journal": _journal_part(services),
+        "rate_budget": _budget_part(services),
+    }  # fmt: skip
+    sick = {finding.name: finding.why for finding in services.health.sick}
+    return {
+        name: {"healthy": name not in sick, "why": sick.get(name), **part}
+        for name, part in rows.items()
+    }
+
+
+def _coordinator_part(parts: Parts) -> StatusRow:
+    services, now = parts.services, parts.services.container.now
+    return {
+        "version": VERSION,
+        "run_id": services.run.run_id,
+        "file_sha256": services.run.file_sha256,
+        "gate": now.gate,
+        "gate_why": now.gate_why,
+        "gate_by": now.gate_by,
+        "state_version": now.guard_version,
+        "orders_allowed": parts.tables.orders_allowed(),
+        "tasks": services.supervisor.names,
+    }
+
+
+def _machine_part(services: Services) -> StatusRow:
+    machine = services.machine
+    return {
+        "current_state": machine.state.value,
+        "time_in_state": round(services.clock.real_s() - machine.since_s, 3),
+        "error_count": machine.errors,
+        "last_error": machine.last_error,
+        "refused": machine.refused,
+        "transitions": {f"{a} -> {b}": n for (a, b), n in machine.counts.items()},
+    }
+
+
+def _service_part(services: Services) -> StatusRow:
+    decisions = services.decisions
+    return {
+        "strategy": ",".join(decisions.benches),
+        "decision_count": decisions.decision_count,
+        "trade_count": decisions.trade_count,
+        "last_decision": decisions.last_decision,
+        "evaluations": {name: bench.evaluations for name, bench in decisions.benches.items()},
+    }
+
+
+def _orchestrator_part(services: Services) -> StatusRow:
+    orchestrator = services.orchestrator
+    return {
+        "total_cycles": orchestrator.total_cycles,
+        "successful_cycles": orchestrator.successful_cycles,
+        "failed_cycles": orchestrator.failed_cycles,
+        "recent_cycles": [
+            {"at_ms": at_ms, "ticker": ticker, "took_us": took_us}
+            for at_ms, ticker, took_us in orchestrator.recent
+        ],
+    }
+
+
+def _client_part(services: Services) -> StatusRow:
+    now, rest, execution = services.container.now, services.rest, services.execution
+    return {
+        "connected": services.trading is not None and services.trading.is_connected,
+        "mode": services.config.environment.value,
+        "positions_count": now.positions,
+        "open_orders_count": now.open_orders,
+        "balance": None if now.cash_ud is None else format_dollars(now.cash_ud),
+        "api_errors": rest.errors,
+        "consecutive_api_errors": rest.errors_in_row,
+        "last_error": rest.last_error,
+        "unknown_orders": now.unknown_orders,
+        "in_flight": len(execution.in_flight),
+        "fills_booked": execution.fills_booked,
+        "outcomes": dict(execution.outcomes),
+        "refusals": dict(execution.refusals),
+    }
+
+
+def _reconcile_part(services: Services) -> StatusRow:
+    now, trading = services.container.now, services.trading
+    last = trading.last if trading is not None else None
+    return {
+        "is_clean": now.is_reconciled,
+        "reconciled_at_ms": now.reconciled_at_ms,
+        "difference_ud": now.reconcile_difference_ud,
+        "differences": list(last.differences) if last is not None else [],
+        "passes": dict(trading.passes) if trading is not None else {},
+        "resolved": dict(trading.resolved) if trading is not None else {},
+        "scan_errors": trading.scan_errors if trading is not None else 0,
+    }
+
+
+def _books_part(services: Services) -> StatusRow:
+    data = services.market_data
+    return {
+        "proven": data.proven,
+        "followed": len(data.books),
+        "stale_episodes": data.stale_episodes,
+        "by_ticker": {
+            ticker: {
+                "proof": book.proof,
+                "seq": book.seq,
+                "rest_differences": book.rest_differences,
+            }
+            for ticker, book in data.books.items()
+        },
+    }
+
+
+def _selection_part(services: Services) -> StatusRow:
+    last = services.selection.last
+    if last is None:
+        return {"funnel": None}
+    return {
+        "at_ms": last.at_ms,
+        "funnel": last.funnel,
+        "seen": last.seen,
+        "lost": dict(last.lost),
+        "nearest": dict(last.nearest),
+    }
+
+
+def _journal_part(services: Services) -> StatusRow:
+    journal = services.journal
+    return {
+        "is_writable": journal.is_writable,
+        "last_error": journal.last_error,
+        "facts": journal.last_seq,
+        "rows_written": journal.rows,
+        "explain_rows": journal.explain_rows,
+        "explain_dropped": journal.explain_dropped,
+        "failures": journal.failures,
+        "syncs": journal.syncs,
+        "bytes": journal.bytes,
+    }
+
+
+def _budget_part(services: Services) -> StatusRow:
+    rest = services.rest
+    return {
+        "read_left": round(rest.reads.left(), 1),
+        "read_capacity": rest.reads.capacity,
+        "write_left": round(rest.writes.left(), 1),
+        "write_capacity": rest.writes.capacity,
+        "http_429": rest.count_429,
+        "breaker_open": rest.breaker.is_open,
+        "breaker_opened": rest.breaker.opened,
+    }
+
+
+# ======================================================================================
+# §21j METRICS
+# Purpose:   Prometheus text of OPERATIONS §10, from the numbers the page shows.
+# Position:  Uses §02 to §20, §21a to §21i, read only. Asked by §21k; §24b counts log lines here.
+# Principle: Base units; what is unknown is left out, never written as 0.
+# ======================================================================================
+
+MARKOUT_BUCKETS_CENTS: Final = (-5, -2, -1, -0.5, 0, 0.5, 1, 2, 5)
+Labels = Mapping[str, object]
+
+
+class CountingFilter(logging.Filter):
+    """Counts lines by level for the metrics; holds nothing back."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.counts: Counter[str] = Counter()
+
+    def filter(self, record: logging.LogRecord) -> bool:
+        """Count and pass."""
+        self.counts[record.levelname] += 1
+        return True
+
+
+LOG_COUNTS: Final = CountingFilter()
+
+
+class MetricsPage:
+    """Collects samples and writes each name once, with its type."""
+
+    def __init__(self) -> None:
+        self._lines: list[str] = []
+
+    def add(self, name: str, kind: str, samples: Iterable[tuple[Labels, float | None]]) -> None:
+        """One metric with its samples; None is left out, and so is a metric without samples."""
+        lines = [
+            f"trader_{name}{_label_text(labels)} {_number_text(value)}"
+            for labels, value in samples
+            if value is not None
+        ]
+        if lines:
+            self._lines += [f"# TYPE trader_{name} {kind}", *lines]
+
+    def gauge(self, name: str, value: float | None) -> None:
+        """A gauge without labels."""
+        self.add(name, "gauge", [({}, value)])
+
+    def counter(self, name: str, value: float | None) -> None:
+        """A counter without labels; `name` ends in _total."""
+        self.add(name, "counter", [({}, value)])
+
+    def summary(self, name: str, samples: Iterable[tuple[Labels, Sequence[float]]]) -> None:
+        """Quantiles of the newest samples."""
+        rows: list[tuple[Labels, float | None]] = []
+        for labels, seen in samples:
+            three = percentiles(seen)
+            if three is not None:
+                quantiles = zip(("0.5", "0.9", "0.99"), three, strict=True)
+                rows += [({**labels, "quantile": q}, value) for q, value in quantiles]
+        self.add(name, "summary", rows)
+
+    def histogram(self, name: str, samples: Iterable[tuple[Labels, Sequence[float]]]) -> None:
+        """Cumulative buckets of everything seen in this run."""
+        lines: list[str] = []
+        for labels, seen in samples:
+            for edge in MARKOUT_BUCKETS_CENTS:
+                below = sum(value <= edge for value in seen)
+                lines.append(f"trader_{name}_bucket{_label_text({**labels, 'le': edge})} {below}")
+            lines.append(f"trader_{name}_bucket{_label_text({**labels, 'le': '+Inf'})} {len(seen)}")
+            lines.append(f"trader_{name}_sum{_label_text(labels)} {_number_text(sum(seen))}")
+            lines.append(f"trader_{name}_count{_label_text(labels)} {len(seen)}")
+        if lines:
+            self._lines += [f"# TYPE trader_{name} histogram", *lines]
+
+    def text(self) -> str:
+        """The whole page."""
+        return "\n".join(self._lines) + "\n"
+
+
+def _label_text(labels: Labels) -> str:
+    if not labels:
+        return ""
+    pairs = []
+    for name, value in labels.items():
+        text = str(value).replace("\\", "\\\\").replace('"', '\\"').replace("\n", "\\n")
+        pairs.append(f'{name}="{text}"')
+    return "{" + ",".join(pairs) + "}"
+
+
+def _number_text(value: float) -> str:
+    return str(int(value)) if float(value).is_integer() else repr(float(value))
+
+
+def _dollars_of(money_ud: object) -> float | None:
+    return money_ud / UD_PER_DOLLAR if isinstance(money_ud, int) else None
+
+
+def metrics_text(parts: Parts) -> str:
+    """Prometheus text of everything."""
+    page = MetricsPage()
+    for write in (
+        _write_trader, _write_money, _write_orders, _write_decisions, _write_feed, _write_rest,
+        _write_house,
+    ):  # fmt: skip
+        write(page, parts)
+    return page.text()
+
+
+def _write_trader(page: MetricsPage, parts: Parts) -> None:
+    services, tables, now = parts.services, parts.tables, parts.services.container.now
+    run, environment = services.run, services.config.environment
+    facts = {"version": VERSION, "environment": environment, "run_id": run.run_id}
+    page.add("info", "gauge", [({**facts, "file_sha256": run.file_sha256}, 1)])
+    page.gauge("healthy", tables.verdict().is_healthy)
+    findings = services.health.findings.values()
+    page.add(
+        "component_healthy", "gauge", [({"component": f.name}, f.is_healthy) for f in findings]
+    )
+    active = {row.reason for row in now.degraded}
+    page.add("degraded", "gauge", [({"reason": r.value}, r in active) for r in Degraded])
+    page.gauge("halted", now.halt is not None)
+    state = services.machine.state
+    page.add("state", "gauge", [({"state": s.value}, s is state) for s in TraderState])
+    page.add("gate", "gauge", [({"gate": g.value}, g is now.gate) for g in Gate])
+    counts = services.machine.counts.items()
+    steps = [({"from": a, "to": b}, float(n)) for (a, b), n in counts]
+    page.add("state_transitions_total", "counter", steps)
+    page.gauge("uptime_seconds", tables.uptime_s)
+    page.gauge("loop_lag_seconds", services.health.lag_s)
+    page.gauge("tasks", len(services.supervisor.names))
+    page.gauge("memory_bytes", rss_bytes())
+    page.gauge("disk_free_bytes", tables.disk_free_bytes())
+    page.gauge("clock_offset_seconds", services.clock.offset_s)
+
+
+def _write_money(page: MetricsPage, parts: Parts) -> None:
+    money = parts.tables.money()
+    for name in ("equity", "cash", "realised", "unrealised", "exposure", "drawdown", "day_pnl"):
+        page.gauge(f"{name}_dollars", _dollars_of(money[f"{name}_ud"]))
+    ledger, fees = parts.services.execution.ledger, Counter[str]()
+    for (strategy, _), position in ledger.by_strategy.items():
+        fees[strategy] += position.fees_ud
+    page.add(
+        "fees_dollars_total", "counter",
+        [({"strategy": name}, _dollars_of(fee_ud)) for name, fee_ud in fees.items()],
+    )  # fmt: skip
+    limits = [row for row in parts.tables.risk() if row["scope"] == "account"]
+    page.add(
+        "limit_used_ratio", "gauge",
+        [({"limit": row["limit"]}, cast(float | None, row["used_ratio"])) for row in limits],
+    )  # fmt: skip
+    page.add(
+        "limit_tripped",
+        "gauge",
+        [({"limit": row["limit"]}, bool(row["tripped"])) for row in limits],
+    )
+    held = [(ticker, p.position_h) for ticker, p in ledger.positions.items() if p.position_h]
+    page.add(
+        "position_contracts", "gauge", [({"ticker": name}, h / H_PER_CONTRACT) for name, h in held]
+    )
+
+
+def _write_orders(page: MetricsPage, parts: Parts) -> None:
+    services, now = parts.services, parts.services.container.now
+    execution, trading = services.execution, services.trading
+    resting = Counter(order.ticker for order in execution.store.live())
+    page.add("resting_orders", "gauge", [({"ticker": name}, n) for name, n in resting.items()])
+    page.add("orders_total", "counter", [({"kind": k}, n) for k, n in execution.sent.items()])
+    outcomes = [({"outcome": name}, float(n)) for name, n in execution.outcomes.items()]
+    page.add("order_outcomes_total", "counter", outcomes)
+    page.counter("fee_mismatches_total", sum(execution.fee_mismatches.values()))
+    oldest_ms = min((order.sent_at_ms for order in execution.unproven()), default=None)
+    age_s = 0.0 if oldest_ms is None else (services.clock.now_ms() - oldest_ms) / 1000
+    page.gauge("unknown_oldest_seconds", age_s)
+    page.gauge("orders_unknown", now.unknown_orders)
+    fills = [
+        ({"strategy": who, "maker": str(maker).lower()}, float(n))
+        for (who, maker), n in parts.chronicle.filled.items()
+    ]
+    page.add("fills_total", "counter", fills)
+    contracts = [
+        ({"strategy": who, "maker": str(maker).lower()}, n / H_PER_CONTRACT)
+        for (who, maker), n in parts.chronicle.filled_h.items()
+    ]
+    page.add("filled_contracts_total", "counter", contracts)
+    page.histogram(
+        "markout_cents",
+        [
+            ({"strategy": who, "horizon": f"{horizon}s"}, [value / 100 for value in seen])
+            for (who, horizon), seen in parts.chronicle.markout_cc.items()
+        ],
+    )
+    settled = [({"result": result}, float(n)) for result, n in parts.chronicle.settled.items()]
+    page.add("settlements_total", "counter", settled)
+    if trading is not None:
+        passes = [({"result": name}, float(n)) for name, n in trading.passes.items()]
+        page.add("reconciles_total", "counter", passes)
+    if now.reconciled_at_ms is not None:
+        page.gauge("reconcile_age_seconds", (services.clock.now_ms() - now.reconciled_at_ms) / 1000)
+    page.gauge("reconcile_difference_dollars", _dollars_of(now.reconcile_difference_ud))
+
+
+def _write_decisions(page: MetricsPage, parts: Parts) -> None:
+    decisions = parts.services.decisions
+    page.add(
+        "evaluations_total", "counter",
+        [({"strategy": who, "reason": why}, n) for (who, why), n in decisions.funnel.items()],
+    )  # fmt: skip
+    seen = [us / 1_000_000 for us in decisions.latency_us]
+    page.summary("decision_seconds", [({}, seen)])
+
+
+def _write_feed(page: MetricsPage, parts: Parts) -> None:
+    stream, data = parts.services.stream, parts.services.market_data
+    page.counter("ws_frames_total", stream.frames)
+    page.counter("ws_reconnects_total", max(0, stream.connects - 1))
+    age_s = stream.alive_age_s
+    page.gauge("ws_last_frame_age_seconds", age_s if math.isfinite(age_s) else None)
+    page.gauge("books_proven", data.proven)
+    page.gauge("books_followed", len(data.books))
+    feed = data.counters()
+    for name, key in (
+        ("ws_gaps_total", "gaps"),
+        ("ws_parse_failures_total", "parse_failures"),
+        ("book_resyncs_total", "resyncs"),
+        ("book_rest_checks_total", "rest_checks"),
+        ("book_rest_differences_total", "rest_differences"),
+    ):
+        value = feed.get(key)
+        page.counter(name, value if isinstance(value, int) else None)
+
+
+def _write_rest(page: MetricsPage, parts: Parts) -> None:
+    rest = parts.services.rest
+    page.add(
+        "http_requests_total", "counter",
+        [({"endpoint": name, "status": code}, n) for (name, code), n in rest.requests.items()],
+    )  # fmt: skip
+    page.summary(
+        "http_seconds", [({"endpoint": name}, list(seen)) for name, seen in rest.latency_s.items()]
+    )
+    left = [({"bucket": "read"}, rest.reads.left()), ({"bucket": "write"}, rest.writes.left())]
+    page.add("rate_tokens_left", "gauge", left)
+    page.counter("http_429_total", rest.count_429)
+
+
+def _write_house(page: MetricsPage, parts: Parts) -> None:
+    services, sockets = parts.services, parts.hub_status
+    page.gauge("bus_queue", services.bus.queue_size)
+    dropped = [({"event": name}, float(n)) for name, n in services.bus.dropped.items()]
+    page.add("bus_dropped_total", "counter", dropped)
+    journal = services.journal
+    page.summary("journal_commit_seconds", [({}, list(journal.append_s))])
+    page.counter("journal_rows_total", journal.rows)
+    page.gauge("journal_bytes", journal.bytes)
+    for name, key, kind in (
+        ("dashboard_clients", "active_connections", "gauge"),
+        ("dashboard_dropped_total", "messages_skipped", "counter"),
+        ("dashboard_bytes_total", "bytes_sent", "counter"),
+    ):
+        page.add(name, kind, [({}, cast(int, sockets[key]))])
+    alerts = [({"severity": name}, float(n)) for name, n in parts.alerts.counts.items()]
+    page.add("alerts_total", "counter", alerts)
+    lines = [({"level": name.lower()}, float(n)) for name, n in LOG_COUNTS.counts.items()]
+    page.add("log_lines_total", "counter", lines)
+
+
+# ======================================================================================
+# §21k REPORTER
 # Purpose:   Show rows at a human pace, and answer what §22 asks.
-# Position:  Uses §02 to §20, §21a to §21h. Built by §23; satisfies the StatusSource of §22.
+# Position:  Uses §02 to §20, §21a to §21j. Built by §23; satisfies the StatusSource of §22.
 # Principle: On the order path it only notes what moved; rows are built when they are sent.
 # ======================================================================================
 
 STATUS_TICK_S: Final = 0.25
-TABLES_S: Final = 1.0
 UNWATCHED_S: Final = 5.0  # while no page is open: for the alerts, and for memory's sake
-TRADER_STATUS_S: Final = 10.0
 EVIDENCE_S: Final = 60.0
 BOOKS_TICK_S: Final = 0.1
 EQUITY_EVERY_S: Final = 10.0
@@ -16119,6 +16735,7 @@ class StatusReporter:
         self._days: set[str] = set()
         self._near: set[str] = set()
         self.failures: Counter[str] = Counter()  # pictures that could not be made, by name
+        self._parts = Parts(services, self.tables, self.chronicle, self.alerts, self.failures, hub)
         self._throttle = Throttle(services.clock)
         self._told_state: StatusRow = {}
         self._shown_s = dict.fromkeys(("tables", "status", "evidence", "equity"), -math.inf)
@@ -16346,19 +16963,19 @@ class StatusReporter:
 
     def status(self) -> StatusRow:
         """Body of `/v3/status`."""
-        return status_document(self)
+        return status_document(self._parts)
 
     def trader_status(self) -> StatusRow:
         """`data` of `trader_status`."""
-        return trader_status_data(self)
+        return trader_status_data(self._parts)
 
     def trading_state(self) -> StatusRow:
         """`data` of `trading_state`."""
-        return trading_state_data(self, self._told_state)
+        return trading_state_data(self._parts, self._told_state)
 
     def _show_state(self) -> None:
         """Tell the account when it has changed since it was last told."""
-        data = trading_state_data(self, self._told_state)
+        data = trading_state_data(self._parts, self._told_state)
         before = {key: self._told_state.get(key) for key in _STATE_FACTS}
         if before != {key: data[key] for key in _STATE_FACTS}:
             self._hub.broadcast("trading_state", data)
@@ -16388,611 +17005,7 @@ class StatusReporter:
 
     def metrics_text(self) -> str:
         """Prometheus text."""
-        return metrics_text(self)
-
-    @property
-    def hub_status(self) -> dict[str, object]:
-        """Counters of the browser sockets."""
-        return self._hub.status()
-
-
-# ======================================================================================
-# §21j DOCUMENTS
-# Purpose:   The longer pictures: /v3/status, trader_status, trading_state, metrics.
-# Position:  Uses §21a to §21i, read only.
-# Principle: They repeat what the rows say, from the same numbers; keys of the earlier system stay.
-# ======================================================================================
-
-_STATE_FACTS: Final = (
-    "balance_ud", "positions_value_ud", "positions", "open_orders", "order_group",
-)  # fmt: skip
-
-
-def _cents(money_ud: int | None) -> int | None:
-    return None if money_ud is None else floor_div(money_ud, 10_000)
-
-
-def _moment(at_ms: int | None) -> str | None:
-    return None if not at_ms else clock_text(at_ms)
-
-
-def trader_status_data(reporter: StatusReporter) -> StatusRow:
-    """`data` of `trader_status`: the earlier system's heartbeat."""
-    services, tables = reporter.services, reporter.tables
-    data, stream, now_ms = services.market_data, services.stream, services.clock.now_ms()
-    verdict, state = tables.verdict(), services.machine.state.value
-    word = {"running": "healthy", "halted": "halted", "degraded": "degraded"}.get(verdict.status)
-    health = word if verdict.is_healthy and word is not None else "unhealthy"
-    urls = DEFAULT_URLS.get(services.config.environment, (None, None))
-    pong_s = services.clock.real_s() - stream.ponged_at_s
-    connected_ms = _ago_ms(services, stream.connected_at_s) if stream.is_connected else None
-    return {
-        "timestamp": clock_text(now_ms),
-        "state": state,
-        "health": health,
-        "metrics": {
-            "uptime": tables.uptime_s,
-            "state": state,
-            "markets_connected": data.proven,
-            "snapshots_received": data.snapshots,
-            "deltas_received": data.deltas,
-            "ws_clients": reporter.hub_status["active_connections"],
-            "ws_messages_sent": reporter.hub_status["messages_sent"],
-            "context": f"{data.proven} of {len(data.books)} books proven",
-            "health": health,
-            "ping_health": "healthy" if data.is_alive else "lost",
-            "last_ping_age": round(pong_s, 1) if math.isfinite(pong_s) else None,
-            "api_connected": services.rest.is_healthy,
-            "api_url": services.config.api_url or urls[0],
-            "ws_url": services.config.ws_url or urls[1],
-            "connection_established": _moment(connected_ms),
-            "first_snapshot_received": _moment(_ago_ms(services, data.snapshot_at_s)),
-            "session_id": services.run.run_id,
-            "session_state": "active" if stream.is_connected else "lost",
-            "health_state": health,
-        },
-    }
-
-
-def _ago_ms(services: Services, real_s: float) -> int | None:
-    """A real second as Unix milliseconds of the trader's clock; None for never."""
-    if not math.isfinite(real_s):
-        return None
-    passed_s = (services.clock.real_s() - real_s) * services.clock.rate
-    return services.clock.now_ms() - int(passed_s * 1000)
-
-
-def trading_state_data(reporter: StatusReporter, told: Mapping[str, object]) -> StatusRow:
-    """`data` of `trading_state`; `changes` is against what was told last."""
-    services, now = reporter.services, reporter.services.container.now
-    positions, now_ms = services.execution.ledger.positions, services.clock.now_ms()
-    held = sorted(ticker for ticker, p in positions.items() if p.position_h)
-    balance, value = _cents(now.cash_ud), _cents(now.positions_value_ud)
-    reconciled_ms = now.reconciled_at_ms
-
-    def change(key: str, new: int | None) -> int:
-        old = told.get(key)
-        return new - old if new is not None and isinstance(old, int) else 0
-
-    return {
-        "timestamp": now_ms / 1000,
-        "version": now.version,
-        "balance": balance,
-        "portfolio_value": value,
-        "position_count": len(held),
-        "order_count": now.open_orders,
-        "positions": held,
-        "open_orders": now.open_orders,
-        "sync_timestamp": None if reconciled_ms is None else reconciled_ms / 1000,
-        "changes": {
-            "balance": change("balance", balance),
-            "portfolio_value": change("portfolio_value", value),
-            "positions": change("position_count", len(held)),
-            "orders": change("order_count", now.open_orders),
-        },
-        "order_group": _order_group(reporter),
-        "balance_ud": now.cash_ud,
-        "positions_value_ud": now.positions_value_ud,
-        "equity_ud": now.equity_ud,
-    }
-
-
-def _order_group(reporter: StatusReporter) -> StatusRow | None:
-    services = reporter.services
-    execution, config = services.execution, services.config
-    if execution.group_id is None:
-        return None
-    held_h = [abs(p.position_h) for p in execution.ledger.positions.values()]
-    return {
-        "id": execution.group_id,
-        "status": "active",
-        "max_absolute_position": config.max_position_h // H_PER_CONTRACT,
-        "max_open_orders": config.max_orders,
-        "current_absolute_position": max(held_h, default=0) // H_PER_CONTRACT,
-        "current_open_orders": services.container.now.open_orders,
-        "contracts_limit_h": config.group_h,
-        "window_s": GROUP_WINDOW_MS // 1000,
-        "filled_in_window_h": reporter.chronicle.filled_in_window_h(),
-    }
-
-
-# -- /v3/status ----------------------------------------------------------------------------
-
-
-def status_document(reporter: StatusReporter) -> StatusRow:
-    """Body of `/v3/status`."""
-    services, tables = reporter.services, reporter.tables
-    now, config = services.container.now, services.config
-    halt = now.halt
-    return {
-        "running": services.machine.state is not TraderState.SHUTDOWN,
-        "uptime": tables.uptime_s,
-        "state": services.machine.state.value,
-        "environment": ENVIRONMENT_WORDS[config.environment],
-        "mode": config.mode,
-        "markets": list(now.markets),
-        "degraded": degraded_rows(now.degraded),
-        "halted": None
-        if halt is None
-        else {"why": halt.why, "by": halt.by, "since_at_ms": halt.since_at_ms},
-        "components": _components(reporter),
-        "metrics": {**tables.money(), **tables.latency()},
-        "trading_mode": config.environment.value,
-        "trading_strategy": ",".join(config.strategy),
-    }
-
-
-def _components(reporter: StatusReporter) -> StatusRow:
-    services = reporter.services
-    parts: dict[str, StatusRow] = {
-        "coordinator": _coordinator_part(reporter),
-        "state_machine": _machine_part(services),
-        "event_bus": {
-            "events_emitted": services.bus.emitted,
-            "events_processed": services.bus.processed,
-            "queue_size": services.bus.queue_size,
-            "subscriber_count": services.bus.subscriber_count,
-            "callback_errors": services.bus.callback_errors,
-            "last_error": services.bus.last_error,
-            "dropped": services.bus.dropped,
-        },
-        "websocket_manager": reporter.hub_status,
-        "orderbook_integration": dict(services.market_data.counters()),
-        "health_monitor": {
-            "health_check_count": services.health.checks,
-            "check_interval": services.health.interval_s,
-        },
-        "status_reporter": {
-            "status_interval": TRADER_STATUS_S,
-            "trading_state_interval": TABLES_S,
-            "alerts_sent": reporter.alerts.sent,
-            "alerts_failed": reporter.alerts.failed,
-            "failures": dict(reporter.failures),
-        },
-        "trading_service": _service_part(services),
-        "trading_orchestrator": _orchestrator_part(services),
-        "trading_client": _client_part(services),
-        "risk": {"limits": reporter.tables.risk()},
-        "reconcile": _reconcile_part(services),
-        "books": _books_part(services),
-        "market_selection": _selection_part(services),
-        "journal": _journal_part(services),
-        "rate_budget": _budget_part(services),
-    }  # fmt: skip
-    sick = {finding.name: finding.why for finding in services.health.sick}
-    return {
-        name: {"healthy": name not in sick, "why": sick.get(name), **part}
-        for name, part in parts.items()
-    }
-
-
-def _coordinator_part(reporter: StatusReporter) -> StatusRow:
-    services, now = reporter.services, reporter.services.container.now
-    return {
-        "version": VERSION,
-        "run_id": services.run.run_id,
-        "file_sha256": services.run.file_sha256,
-        "gate": now.gate,
-        "gate_why": now.gate_why,
-        "gate_by": now.gate_by,
-        "state_version": now.guard_version,
-        "orders_allowed": reporter.tables.orders_allowed(),
-        "tasks": services.supervisor.names,
-    }
-
-
-def _machine_part(services: Services) -> StatusRow:
-    machine = services.machine
-    return {
-        "current_state": machine.state.value,
-        "time_in_state": round(services.clock.real_s() - machine.since_s, 3),
-        "error_count": machine.errors,
-        "last_error": machine.last_error,
-        "refused": machine.refused,
-        "transitions": {f"{a} -> {b}": n for (a, b), n in machine.counts.items()},
-    }
-
-
-def _service_part(services: Services) -> StatusRow:
-    decisions = services.decisions
-    return {
-        "strategy": ",".join(decisions.benches),
-        "decision_count": decisions.decision_count,
-        "trade_count": decisions.trade_count,
-        "last_decision": decisions.last_decision,
-        "evaluations": {name: bench.evaluations for name, bench in decisions.benches.items()},
-    }
-
-
-def _orchestrator_part(services: Services) -> StatusRow:
-    orchestrator = services.orchestrator
-    return {
-        "total_cycles": orchestrator.total_cycles,
-        "successful_cycles": orchestrator.successful_cycles,
-        "failed_cycles": orchestrator.failed_cycles,
-        "recent_cycles": [
-            {"at_ms": at_ms, "ticker": ticker, "took_us": took_us}
-            for at_ms, ticker, took_us in orchestrator.recent
-        ],
-    }
-
-
-def _client_part(services: Services) -> StatusRow:
-    now, rest, execution = services.container.now, services.rest, services.execution
-    return {
-        "connected": services.trading is not None and services.trading.is_connected,
-        "mode": services.config.environment.value,
-        "positions_count": now.positions,
-        "open_orders_count": now.open_orders,
-        "balance": None if now.cash_ud is None else format_dollars(now.cash_ud),
-        "api_errors": rest.errors,
-        "consecutive_api_errors": rest.errors_in_row,
-        "last_error": rest.last_error,
-        "unknown_orders": now.unknown_orders,
-        "in_flight": len(execution.in_flight),
-        "fills_booked": execution.fills_booked,
-        "outcomes": dict(execution.outcomes),
-        "refusals": dict(execution.refusals),
-    }
-
-
-def _reconcile_part(services: Services) -> StatusRow:
-    now, trading = services.container.now, services.trading
-    last = trading.last if trading is not None else None
-    return {
-        "is_clean": now.is_reconciled,
-        "reconciled_at_ms": now.reconciled_at_ms,
-        "difference_ud": now.reconcile_difference_ud,
-        "differences": list(last.differences) if last is not None else [],
-        "passes": dict(trading.passes) if trading is not None else {},
-        "resolved": dict(trading.resolved) if trading is not None else {},
-        "scan_errors": trading.scan_errors if trading is not None else 0,
-    }
-
-
-def _books_part(services: Services) -> StatusRow:
-    data = services.market_data
-    return {
-        "proven": data.proven,
-        "followed": len(data.books),
-        "stale_episodes": data.stale_episodes,
-        "by_ticker": {
-            ticker: {
-                "proof": book.proof,
-                "seq": book.seq,
-                "rest_differences": book.rest_differences,
-            }
-            for ticker, book in data.books.items()
-        },
-    }
-
-
-def _selection_part(services: Services) -> StatusRow:
-    last = services.selection.last
-    if last is None:
-        return {"funnel": None}
-    return {
-        "at_ms": last.at_ms,
-        "funnel": last.funnel,
-        "seen": last.seen,
-        "lost": dict(last.lost),
-        "nearest": dict(last.nearest),
-    }
-
-
-def _journal_part(services: Services) -> StatusRow:
-    journal = services.journal
-    return {
-        "is_writable": journal.is_writable,
-        "last_error": journal.last_error,
-        "facts": journal.last_seq,
-        "rows_written": journal.rows,
-        "explain_rows": journal.explain_rows,
-        "explain_dropped": journal.explain_dropped,
-        "failures": journal.failures,
-        "syncs": journal.syncs,
-        "bytes": journal.bytes,
-    }
-
-
-def _budget_part(services: Services) -> StatusRow:
-    rest = services.rest
-    return {
-        "read_left": round(rest.reads.left(), 1),
-        "read_capacity": rest.reads.capacity,
-        "write_left": round(rest.writes.left(), 1),
-        "write_capacity": rest.writes.capacity,
-        "http_429": rest.count_429,
-        "breaker_open": rest.breaker.is_open,
-        "breaker_opened": rest.breaker.opened,
-    }
-
-
-# ======================================================================================
-# §21k METRICS
-# Purpose:   Prometheus text of OPERATIONS §10, from the numbers the page shows.
-# Position:  Uses §21a to §21j, read only.
-# Principle: Base units; what is unknown is left out, never written as 0.
-# ======================================================================================
-
-MARKOUT_BUCKETS_CENTS: Final = (-5, -2, -1, -0.5, 0, 0.5, 1, 2, 5)
-Labels = Mapping[str, object]
-
-
-class CountingFilter(logging.Filter):
-    """Counts lines by level for the metrics; holds nothing back."""
-
-    def __init__(self) -> None:
-        super().__init__()
-        self.counts: Counter[str] = Counter()
-
-    def filter(self, record: logging.LogRecord) -> bool:
-        """Count and pass."""
-        self.counts[record.levelname] += 1
-        return True
-
-
-LOG_COUNTS: Final = CountingFilter()
-
-
-class MetricsPage:
-    """Collects samples and writes each name once, with its type."""
-
-    def __init__(self) -> None:
-        self._lines: list[str] = []
-
-    def add(self, name: str, kind: str, samples: Iterable[tuple[Labels, float | None]]) -> None:
-        """One metric with its samples; None is left out, and so is a metric without samples."""
-        lines = [
-            f"trader_{name}{_label_text(labels)} {_number_text(value)}"
-            for labels, value in samples
-            if value is not None
-        ]
-        if lines:
-            self._lines += [f"# TYPE trader_{name} {kind}", *lines]
-
-    def gauge(self, name: str, value: float | None) -> None:
-        """A gauge without labels."""
-        self.add(name, "gauge", [({}, value)])
-
-    def counter(self, name: str, value: float | None) -> None:
-        """A counter without labels; `name` ends in _total."""
-        self.add(name, "counter", [({}, value)])
-
-    def summary(self, name: str, samples: Iterable[tuple[Labels, Sequence[float]]]) -> None:
-        """Quantiles of the newest samples."""
-        rows: list[tuple[Labels, float | None]] = []
-        for labels, seen in samples:
-            three = percentiles(seen)
-            if three is not None:
-                quantiles = zip(("0.5", "0.9", "0.99"), three, strict=True)
-                rows += [({**labels, "quantile": q}, value) for q, value in quantiles]
-        self.add(name, "summary", rows)
-
-    def histogram(self, name: str, samples: Iterable[tuple[Labels, Sequence[float]]]) -> None:
-        """Cumulative buckets of everything seen in this run."""
-        lines: list[str] = []
-        for labels, seen in samples:
-            for edge in MARKOUT_BUCKETS_CENTS:
-                below = sum(value <= edge for value in seen)
-                lines.append(f"trader_{name}_bucket{_label_text({**labels, 'le': edge})} {below}")
-            lines.append(f"trader_{name}_bucket{_label_text({**labels, 'le': '+Inf'})} {len(seen)}")
-            lines.append(f"trader_{name}_sum{_label_text(labels)} {_number_text(sum(seen))}")
-            lines.append(f"trader_{name}_count{_label_text(labels)} {len(seen)}")
-        if lines:
-            self._lines += [f"# TYPE trader_{name} histogram", *lines]
-
-    def text(self) -> str:
-        """The whole page."""
-        return "\n".join(self._lines) + "\n"
-
-
-def _label_text(labels: Labels) -> str:
-    if not labels:
-        return ""
-    pairs = []
-    for name, value in labels.items():
-        text = str(value).replace("\\", "\\\\").replace('"', '\\"').replace("\n", "\\n")
-        pairs.append(f'{name}="{text}"')
-    return "{" + ",".join(pairs) + "}"
-
-
-def _number_text(value: float) -> str:
-    return str(int(value)) if float(value).is_integer() else repr(float(value))
-
-
-def _dollars_of(money_ud: object) -> float | None:
-    return money_ud / UD_PER_DOLLAR if isinstance(money_ud, int) else None
-
-
-def metrics_text(reporter: StatusReporter) -> str:
-    """Prometheus text of everything."""
-    page = MetricsPage()
-    for write in (
-        _write_trader, _write_money, _write_orders, _write_decisions, _write_feed, _write_rest,
-        _write_house,
-    ):  # fmt: skip
-        write(page, reporter)
-    return page.text()
-
-
-def _write_trader(page: MetricsPage, reporter: StatusReporter) -> None:
-    services, tables, now = reporter.services, reporter.tables, reporter.services.container.now
-    run, environment = services.run, services.config.environment
-    facts = {"version": VERSION, "environment": environment, "run_id": run.run_id}
-    page.add("info", "gauge", [({**facts, "file_sha256": run.file_sha256}, 1)])
-    page.gauge("healthy", tables.verdict().is_healthy)
-    findings = services.health.findings.values()
-    page.add(
-        "component_healthy", "gauge", [({"component": f.name}, f.is_healthy) for f in findings]
-    )
-    active = {row.reason for row in now.degraded}
-    page.add("degraded", "gauge", [({"reason": r.value}, r in active) for r in Degraded])
-    page.gauge("halted", now.halt is not None)
-    state = services.machine.state
-    page.add("state", "gauge", [({"state": s.value}, s is state) for s in TraderState])
-    page.add("gate", "gauge", [({"gate": g.value}, g is now.gate) for g in Gate])
-    counts = services.machine.counts.items()
-    steps = [({"from": a, "to": b}, float(n)) for (a, b), n in counts]
-    page.add("state_transitions_total", "counter", steps)
-    page.gauge("uptime_seconds", tables.uptime_s)
-    page.gauge("loop_lag_seconds", services.health.lag_s)
-    page.gauge("tasks", len(services.supervisor.names))
-    page.gauge("memory_bytes", rss_bytes())
-    page.gauge("disk_free_bytes", tables.disk_free_bytes())
-    page.gauge("clock_offset_seconds", services.clock.offset_s)
-
-
-def _write_money(page: MetricsPage, reporter: StatusReporter) -> None:
-    money = reporter.tables.money()
-    for name in ("equity", "cash", "realised", "unrealised", "exposure", "drawdown", "day_pnl"):
-        page.gauge(f"{name}_dollars", _dollars_of(money[f"{name}_ud"]))
-    ledger, fees = reporter.services.execution.ledger, Counter[str]()
-    for (strategy, _), position in ledger.by_strategy.items():
-        fees[strategy] += position.fees_ud
-    page.add(
-        "fees_dollars_total", "counter",
-        [({"strategy": name}, _dollars_of(fee_ud)) for name, fee_ud in fees.items()],
-    )  # fmt: skip
-    limits = [row for row in reporter.tables.risk() if row["scope"] == "account"]
-    page.add(
-        "limit_used_ratio", "gauge",
-        [({"limit": row["limit"]}, cast(float | None, row["used_ratio"])) for row in limits],
-    )  # fmt: skip
-    page.add(
-        "limit_tripped",
-        "gauge",
-        [({"limit": row["limit"]}, bool(row["tripped"])) for row in limits],
-    )
-    held = [(ticker, p.position_h) for ticker, p in ledger.positions.items() if p.position_h]
-    page.add(
-        "position_contracts", "gauge", [({"ticker": name}, h / H_PER_CONTRACT) for name, h in held]
-    )
-
-
-def _write_orders(page: MetricsPage, reporter: StatusReporter) -> None:
-    services, now = reporter.services, reporter.services.container.now
-    execution, trading = services.execution, services.trading
-    resting = Counter(order.ticker for order in execution.store.live())
-    page.add("resting_orders", "gauge", [({"ticker": name}, n) for name, n in resting.items()])
-    page.add("orders_total", "counter", [({"kind": k}, n) for k, n in execution.sent.items()])
-    outcomes = [({"outcome": name}, float(n)) for name, n in execution.outcomes.items()]
-    page.add("order_outcomes_total", "counter", outcomes)
-    page.counter("fee_mismatches_total", sum(execution.fee_mismatches.values()))
-    oldest_ms = min((order.sent_at_ms for order in execution.unproven()), default=None)
-    age_s = 0.0 if oldest_ms is None else (services.clock.now_ms() - oldest_ms) / 1000
-    page.gauge("unknown_oldest_seconds", age_s)
-    page.gauge("orders_unknown", now.unknown_orders)
-    fills = [
-        ({"strategy": who, "maker": str(maker).lower()}, float(n))
-        for (who, maker), n in reporter.chronicle.filled.items()
-    ]
-    page.add("fills_total", "counter", fills)
-    contracts = [
-        ({"strategy": who, "maker": str(maker).lower()}, n / H_PER_CONTRACT)
-        for (who, maker), n in reporter.chronicle.filled_h.items()
-    ]
-    page.add("filled_contracts_total", "counter", contracts)
-    page.histogram(
-        "markout_cents",
-        [
-            ({"strategy": who, "horizon": f"{horizon}s"}, [value / 100 for value in seen])
-            for (who, horizon), seen in reporter.chronicle.markout_cc.items()
-        ],
-    )
-    settled = [({"result": result}, float(n)) for result, n in reporter.chronicle.settled.items()]
-    page.add("settlements_total", "counter", settled)
-    if trading is not None:
-        passes = [({"result": name}, float(n)) for name, n in trading.passes.items()]
-        page.add("reconciles_total", "counter", passes)
-    if now.reconciled_at_ms is not None:
-        page.gauge("reconcile_age_seconds", (services.clock.now_ms() - now.reconciled_at_ms) / 1000)
-    page.gauge("reconcile_difference_dollars", _dollars_of(now.reconcile_difference_ud))
-
-
-def _write_decisions(page: MetricsPage, reporter: StatusReporter) -> None:
-    decisions = reporter.services.decisions
-    page.add(
-        "evaluations_total", "counter",
-        [({"strategy": who, "reason": why}, n) for (who, why), n in decisions.funnel.items()],
-    )  # fmt: skip
-    seen = [us / 1_000_000 for us in decisions.latency_us]
-    page.summary("decision_seconds", [({}, seen)])
-
-
-def _write_feed(page: MetricsPage, reporter: StatusReporter) -> None:
-    stream, data = reporter.services.stream, reporter.services.market_data
-    page.counter("ws_frames_total", stream.frames)
-    page.counter("ws_reconnects_total", max(0, stream.connects - 1))
-    age_s = stream.alive_age_s
-    page.gauge("ws_last_frame_age_seconds", age_s if math.isfinite(age_s) else None)
-    page.gauge("books_proven", data.proven)
-    page.gauge("books_followed", len(data.books))
-    feed = data.counters()
-    for name, key in (
-        ("ws_gaps_total", "gaps"),
-        ("ws_parse_failures_total", "parse_failures"),
-        ("book_resyncs_total", "resyncs"),
-        ("book_rest_checks_total", "rest_checks"),
-        ("book_rest_differences_total", "rest_differences"),
-    ):
-        value = feed.get(key)
-        page.counter(name, value if isinstance(value, int) else None)
-
-
-def _write_rest(page: MetricsPage, reporter: StatusReporter) -> None:
-    rest = reporter.services.rest
-    page.add(
-        "http_requests_total", "counter",
-        [({"endpoint": name, "status": code}, n) for (name, code), n in rest.requests.items()],
-    )  # fmt: skip
-    page.summary(
-        "http_seconds", [({"endpoint": name}, list(seen)) for name, seen in rest.latency_s.items()]
-    )
-    left = [({"bucket": "read"}, rest.reads.left()), ({"bucket": "write"}, rest.writes.left())]
-    page.add("rate_tokens_left", "gauge", left)
-    page.counter("http_429_total", rest.count_429)
-
-
-def _write_house(page: MetricsPage, reporter: StatusReporter) -> None:
-    services, sockets = reporter.services, reporter.hub_status
-    page.gauge("bus_queue", services.bus.queue_size)
-    dropped = [({"event": name}, float(n)) for name, n in services.bus.dropped.items()]
-    page.add("bus_dropped_total", "counter", dropped)
-    journal = services.journal
-    page.summary("journal_commit_seconds", [({}, list(journal.append_s))])
-    page.counter("journal_rows_total", journal.rows)
-    page.gauge("journal_bytes", journal.bytes)
-    for name, key, kind in (
-        ("dashboard_clients", "active_connections", "gauge"),
-        ("dashboard_dropped_total", "messages_skipped", "counter"),
-        ("dashboard_bytes_total", "bytes_sent", "counter"),
-    ):
-        page.add(name, kind, [({}, cast(int, sockets[key]))])
-    alerts = [({"severity": name}, float(n)) for name, n in reporter.alerts.counts.items()]
-    page.add("alerts_total", "counter", alerts)
-    lines = [({"level": name.lower()}, float(n)) for name, n in LOG_COUNTS.counts.items()]
-    page.add("log_lines_total", "counter", lines)
+        return metrics_text(self._parts)
 
 
 # ======================================================================================
@@ -21085,6 +21098,11 @@ REPLAY_STEP_S: Final = 5.0
 QUEUE_MODELS: Final = ("pessimistic", "realistic", "optimistic")
 
 
+def tag_of(key_id: str) -> str:
+    """Last four letters or digits of the key id: tells accounts apart without naming them."""
+    return re.sub(r"[^A-Za-z0-9]", "", key_id)[-4:].lower() or "none"
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ReplayReport:
     """What one pass over the tapes did. Money in micro-dollars, counts in hundredths."""
@@ -21702,11 +21720,6 @@ def read_key_pem(config: Config) -> bytes:
     assert config.key_file is not None, "need_key comes first"
     is_sim = config.environment is Environment.SIM
     return read_key_file(config.key_file, is_sim=is_sim, repository=HERE)
-
-
-def tag_of(key_id: str) -> str:
-    """Last four letters or digits of the key id: tells accounts apart without naming them."""
-    return re.sub(r"[^A-Za-z0-9]", "", key_id)[-4:].lower() or "none"
 
 
 def file_digest(path: Path) -> str:
@@ -23010,6 +23023,53 @@ NEEDED_PACKAGES: Final = ("aiohttp", "cryptography", "orjson", "python-dotenv")
 _DOCTOR_FAULTS: Final = (TraderError, aiohttp.ClientError, OSError, TimeoutError, sqlite3.Error)
 
 
+def _text_of(path: Path) -> str:
+    try:
+        return path.read_text()
+    except OSError:
+        return ""
+
+
+def random_views(count: int, seed: int) -> Iterator[MarketView]:
+    """Views of markets as they might be: random books, positions and half a minute of past."""
+    rng = random.Random(seed)
+    for number in range(count):
+        mid_cc, now_ms = rng.randrange(600, 9400, 100), 1_800_000_000_000 + 1000 * number
+        spread_cc = 100 * rng.randrange(1, 4)
+        tape = MarketTape(now_ms - 31_000)
+        for second in range(31):
+            tape.on_mid(now_ms - 1000 * (31 - second), 2 * mid_cc + rng.randrange(-100, 101))
+        bid_cc = mid_cc - spread_cc
+        yield build_view(
+            Market(
+                ticker="KXDOCTOR-1-T1",
+                event_ticker="KXDOCTOR-1",
+                series="KXDOCTOR",
+                title="",
+                status="active",
+                open_at_ms=now_ms - 3_600_000,
+                close_at_ms=now_ms + rng.randrange(60_000, 86_400_000),
+                grid=PriceGrid(((0, CC_PER_DOLLAR, 100),)),
+            ),
+            yes=tuple((bid_cc - 100 * n, rng.randrange(100, 9000)) for n in range(3)),
+            no=tuple((10_000 - mid_cc - 100 * n, rng.randrange(100, 9000)) for n in range(3)),
+            tape=tape.read(now_ms),
+            holding=Holding(
+                position_h=100 * rng.randrange(-2, 3),
+                average_cc=mid_cc,
+                cash_ud=10**9,
+                headroom_ud=10**8,
+                equity_ud=10**9,
+            ),
+            fees=FeeSchedule(),
+            memory=EMPTY,
+            now_ms=now_ms,
+            age_ms=rng.randrange(1000),
+            evaluation=number,
+            draw=rng.random(),
+        )
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Diagnosis:
     """What one check found; `word` is ok, warn or FAIL."""
@@ -23444,13 +23504,6 @@ def _first_line(error: BaseException) -> str:
     return REDACTOR.clean((str(error) or repr(error)).splitlines()[0])[:200]
 
 
-def _text_of(path: Path) -> str:
-    try:
-        return path.read_text()
-    except OSError:
-        return ""
-
-
 def _next_pause(schedule: Json) -> str:
     """Start of the next maintenance window, as the exchange writes it; "none known"."""
     inner = schedule.get("schedule")
@@ -23461,46 +23514,6 @@ def _next_pause(schedule: Json) -> str:
         if isinstance(row, dict) and row.get("start_datetime")
     ]
     return escape_controls(min(starts, default="none known"))
-
-
-def random_views(count: int, seed: int) -> Iterator[MarketView]:
-    """Views of markets as they might be: random books, positions and half a minute of past."""
-    rng = random.Random(seed)
-    for number in range(count):
-        mid_cc, now_ms = rng.randrange(600, 9400, 100), 1_800_000_000_000 + 1000 * number
-        spread_cc = 100 * rng.randrange(1, 4)
-        tape = MarketTape(now_ms - 31_000)
-        for second in range(31):
-            tape.on_mid(now_ms - 1000 * (31 - second), 2 * mid_cc + rng.randrange(-100, 101))
-        bid_cc = mid_cc - spread_cc
-        yield build_view(
-            Market(
-                ticker="KXDOCTOR-1-T1",
-                event_ticker="KXDOCTOR-1",
-                series="KXDOCTOR",
-                title="",
-                status="active",
-                open_at_ms=now_ms - 3_600_000,
-                close_at_ms=now_ms + rng.randrange(60_000, 86_400_000),
-                grid=PriceGrid(((0, CC_PER_DOLLAR, 100),)),
-            ),
-            yes=tuple((bid_cc - 100 * n, rng.randrange(100, 9000)) for n in range(3)),
-            no=tuple((10_000 - mid_cc - 100 * n, rng.randrange(100, 9000)) for n in range(3)),
-            tape=tape.read(now_ms),
-            holding=Holding(
-                position_h=100 * rng.randrange(-2, 3),
-                average_cc=mid_cc,
-                cash_ud=10**9,
-                headroom_ud=10**8,
-                equity_ud=10**9,
-            ),
-            fees=FeeSchedule(),
-            memory=EMPTY,
-            now_ms=now_ms,
-            age_ms=rng.randrange(1000),
-            evaluation=number,
-            draw=rng.random(),
-        )
 
 
 def command_doctor(doctor: Doctor, args: argparse.Namespace) -> int:
