@@ -31,6 +31,7 @@ import struct
 import subprocess
 import sys
 import textwrap
+import threading
 import time
 import traceback
 import types
@@ -18125,13 +18126,13 @@ def exchange_of(house: House24) -> Exchange:
     return house.at
 
 
-def force_fills(exchange: Exchange) -> int:
-    """Somebody takes what rests of ours on the YES side of two markets; fills of ours so far."""
-    for row in [row for row in exchange.resting() if row["outcome_side"] == "yes"][:2]:
+def force_fills(exchange: Exchange, side: str = "yes") -> int:
+    """Somebody takes what rests of ours on one side of two markets; fills of ours so far."""
+    for row in [row for row in exchange.resting() if row["outcome_side"] == side][:2]:
         exchange.control(
             "crowd",
             ticker=row["ticker"],
-            side="ask",
+            side={"yes": "ask", "no": "bid"}[side],
             price=row["yes_price_dollars"],
             count="5000",
             rests=False,
@@ -18795,13 +18796,20 @@ def test_commands_tell_what_exchange_and_journal_hold_and_the_audit_agrees(
     followed = {row["ticker"] for row in answer_of(trading, "markets")}
     assert followed == set(bot.get("/v3/status")["markets"]) != set()
     assert "seen" in trading.command("markets", "--funnel").stdout
-    assert bot.control("pause", keep_orders=True)[0] == 202
-    audit = trading.command("audit")
+    with keeps_trading(exchange):
+        audit = trading.command("audit")
     assert audit.returncode == 0, audit.stdout + audit.stderr
     assert "ok   cash_ud" in audit.stdout
-    eventually_24(lambda: len(exchange.resting()) == len(answer_of(trading, "orders")), "orders")
-    resting = {row["client_order_id"] for row in exchange.resting()}
-    assert {row["client_order_id"] for row in answer_of(trading, "orders")} == resting
+    assert bot.control("pause", keep_orders=True)[0] == 202
+
+    def at_exchange() -> set[str]:
+        return {row["client_order_id"] for row in exchange.resting()}
+
+    def told() -> set[str]:
+        return {row["client_order_id"] for row in answer_of(trading, "orders")}
+
+    eventually_24(lambda: at_exchange() == told(), "the same orders", log=bot.log)
+    resting = at_exchange()
     dry = trading.command("cancel-all", "--dry-run")
     assert f"{len(resting)} cancels; nothing was sent" in dry.stdout
     assert len(exchange.resting()) == len(resting)
@@ -18823,6 +18831,27 @@ def test_commands_tell_what_exchange_and_journal_hold_and_the_audit_agrees(
     audit = trading.command("audit")
     assert audit.returncode == 5, audit.stdout + audit.stderr
     assert "DIFF" in audit.stdout
+
+
+@contextlib.contextmanager
+def keeps_trading(exchange: Exchange) -> Iterator[None]:
+    """Somebody takes our orders, ever more seldom: however slow the machine, a reading fits in."""
+    over, before = threading.Event(), len(exchange.account()["fills"])
+
+    def trade() -> None:
+        for number, side in enumerate(itertools.cycle(("yes", "no"))):
+            force_fills(exchange, side)
+            if over.wait(0.1 * 2.0**number):
+                return
+
+    crowd = threading.Thread(target=trade)
+    crowd.start()
+    try:
+        yield
+    finally:
+        over.set()
+        crowd.join()
+    assert len(exchange.account()["fills"]) > before, "nobody traded during the audit"
 
 
 def check_explanations(house: House24, fills: list[dict[str, Any]]) -> None:
@@ -18911,10 +18940,81 @@ def test_the_audit_names_what_differs(off_ud, known, booked, wrong):
     facts = [t.Fact(n, 0, "fill", f"x{n}|o", {}) for n in range(booked)]
     records = types.SimpleNamespace(
         execution=types.SimpleNamespace(ledger=ledger, store=store),
-        journal=types.SimpleNamespace(facts=lambda kind: facts),
+        journal=types.SimpleNamespace(facts=lambda kind, since=0: facts if kind == "fill" else []),
     )
     rows = t.compare_account(picture, ledger, records, ids)
     assert {row["what"] for row in rows if not row["same"]} == wrong
+
+
+class MovingRest:
+    """An account with a fill more at each of the first so many looks at its balance."""
+
+    def __init__(self, moves: int) -> None:
+        self.moves, self.looks = moves, 0
+
+    async def balance(self) -> t.Balance:
+        self.looks += 1
+        cash_ud = -min(self.moves, self.looks)
+        return t.Balance(cash_ud=cash_ud, portfolio_value_ud=0, updated_at_ms=0)
+
+    async def fills(self, min_ts_s: int | None = None) -> list[t.FillReport]:
+        return [audit_fill(n) for n in range(min(self.moves, self.looks))]
+
+    async def nothing(self, **_: Any) -> list[Any]:
+        return []
+
+    positions = orders = settlements = nothing
+
+
+@pytest.mark.parametrize(
+    ("moves", "fills"),
+    [(0, 0), (1, 1), (7, 7), (99, None)],
+    ids=["still", "once", "calms", "moves"],
+)
+def test_an_account_is_pictured_between_two_equal_lists_or_not_at_all(moves, fills):
+    rest = MovingRest(moves)
+    picture = asyncio.run(t.read_account(rest))
+    if fills is None:
+        assert picture is None
+        assert rest.looks == 2 * t.AUDIT_READINGS
+    else:
+        assert (len(picture.fills), picture.balance.cash_ud) == (fills, -fills)
+
+
+def test_a_journal_is_compared_as_it_was_at_the_newest_fill_rest_has_shown(tmp_path):
+    config = config_02(data_dir=str(tmp_path))
+    journal = t.Journal(t.DataDir(config.home).journal_path, t.Clock(), "sim", "")
+    journal.open()
+    journal.fact("adjust", "baseline", AUDIT_BASE)
+    fills = [audit_fill(n, at_ms=t.Clock().now_ms()) for n in range(4)]  # t0: of the baseline
+    rows = [t.row_of(t.fill_of_report(fill)) for fill in fills]
+    journal.fact("fill", "t1|o", rows[1])
+    mark = journal.last_seq
+    journal.fact("fill", "t2|o", rows[2])  # read, and booked while it was being read
+    journal.fact("fill", "t3|o", rows[3])  # after the reading
+    journal.close()
+    held = t.PositionReport(
+        ticker="KXA-1-T1", position_h=200, cost_ud=0, realised_ud=0, fees_ud=0
+    )
+    picture = audit_picture(9_180_000, fills=0)
+    picture = dataclasses.replace(picture, positions=(held,), fills=tuple(fills[:3]))
+    assert [row["what"] for row in t.compare_at(config, picture, mark) if not row["same"]] == []
+    late = t.compare_at(config, picture, mark + 2)  # known before the reading: REST must show it
+    assert {row["what"] for row in late if not row["same"]} == {
+        "cash_ud", "KXA-1-T1", "fills not in the list of REST",
+    }  # fmt: skip
+
+
+def test_an_audit_of_a_moving_account_says_so_and_ends_with_3(monkeypatch, capsys):
+    async def moves(*_: object) -> tuple[None, None]:
+        return None, None
+
+    monkeypatch.setattr(t, "_audit", moves)
+    monkeypatch.setattr(t, "need_key", lambda _: None)
+    args = types.SimpleNamespace(audit_key_id=None, audit_key_file=None, json=False, quiet=True)
+    config = config_02(api_url="http://127.0.0.1:9/x", ws_url="ws://127.0.0.1:9/ws")
+    assert t.command_audit(config, args) == 3
+    assert "moving: the account traded" in capsys.readouterr().err
 
 
 @pytest.mark.process

@@ -6754,6 +6754,7 @@ class JournalFile:
             uri = f"{self.path.resolve().as_uri()}?mode=ro"
             self._db = sqlite3.connect(uri, uri=True, timeout=1.0, isolation_level=None)
             self._check_header(self._db)
+            self._seq = self._db.execute("SELECT max(seq) FROM facts").fetchone()[0] or 0
         except sqlite3.Error as error:
             self.close()
             raise JournalError(f"{self.path} cannot be read: {error}") from error
@@ -22386,19 +22387,38 @@ def own_ids(config: Config) -> ClientIds:
     )
 
 
+class CutJournal(Journal):
+    """A journal to read, without the facts that `hides` names."""
+
+    hides: Callable[[Fact], bool]
+
+    def facts(self, kind: str | None = None, since_seq: int = 0) -> Iterator[Fact]:
+        """As in every journal, less what is hidden."""
+        return (fact for fact in super().facts(kind, since_seq) if not self.hides(fact))
+
+
+def read_journal(
+    config: Config, clock: Clock, hides: Callable[[Fact], bool] | None = None
+) -> Journal:
+    """The journal of one environment, open to read, less what is hidden."""
+    path = DataDir(config.home).journal_path
+    if not path.exists():
+        raise ConfigError(f"{path}: no journal yet; run the bot in this environment first")
+    journal = CutJournal(path, clock, config.environment.value, "")
+    journal.hides = hides or (lambda _: False)
+    journal.open_to_read()
+    return journal
+
+
 class Records:
     """The journal as people ask it, beside a running bot or without one; nothing is written.
 
     Orders, ledger and rows are built by the same rooms that build them live.
     """
 
-    def __init__(self, config: Config) -> None:
-        path = DataDir(config.home).journal_path
-        if not path.exists():
-            raise ConfigError(f"{path}: no journal yet; run the bot in this environment first")
+    def __init__(self, config: Config, hides: Callable[[Fact], bool] | None = None) -> None:
         self.clock = Clock()
-        self.journal = Journal(path, self.clock, config.environment.value, "")
-        self.journal.open_to_read()
+        self.journal = read_journal(config, self.clock, hides)
         supervisor = Supervisor(lambda name, error: None)
         self.execution = ExecutionService(
             clock=self.clock,
@@ -22829,18 +22849,22 @@ async def _cancel_alone(config: Config, args: argparse.Namespace) -> int:
 # ======================================================================================
 # §24j AUDIT
 # Purpose:   Rebuild cash and positions from the exchange's REST alone; compare with the journal.
-# Position:  Uses §05c, §07, §14d, §15, §24d to §24i. A process of its own, with a key of its own.
-# Principle: It reads, and only reads. A difference that stays is a difference, whoever is to blame.
+# Position:  Called by §24p. A process of its own, with a key of its own, beside a bot that trades.
+# Principle: Both sides are cut at the same fill; a difference that stays is a difference.
+#
+#   journal: seq ≤ mark ──┐                      ┌── facts after mark that REST does not list yet
+#   REST: fills ─► balance, positions ─► fills ──┤   are hidden: they came after the cut
+#         └────── again while the two lists differ
 # ======================================================================================
 
-AUDIT_TRIES: Final = 4  # a fill between two readings is no difference; one that stays is
-AUDIT_READINGS: Final = 2
+AUDIT_TRIES: Final = 4  # what a list of REST shows late is no difference; one that stays is
+AUDIT_READINGS: Final = 8
 AUDIT_PAUSE_S: Final = 1.0
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class AccountPicture:
-    """What REST tells of an account, read while its cash did not move."""
+    """What REST tells of an account, read while no fill, no payout and no cash moved."""
 
     balance: Balance
     positions: tuple[PositionReport, ...]
@@ -22848,21 +22872,35 @@ class AccountPicture:
     settlements: tuple[Settlement, ...]
     resting: tuple[OrderReport, ...]
 
+    def shown(self) -> set[tuple[str, str]]:
+        """What REST lists, as kind and key of the fact that books it."""
+        fills = {("fill", f"{fill.trade_id}|{fill.order_id}") for fill in self.fills}
+        return fills | {("settlement", paid.ticker) for paid in self.settlements}
 
-async def read_account(rest: KalshiRest) -> AccountPicture:
-    """Read everything between two equal balances; the last reading counts when it never rests."""
-    for left in reversed(range(AUDIT_READINGS)):
+
+async def read_account(rest: KalshiRest) -> AccountPicture | None:
+    """Everything between two equal lists of fills and payouts; None while the account moves."""
+    fills = {(fill.trade_id, fill.order_id): fill for fill in await rest.fills()}
+    paid = {(each.ticker, each.at_ms): each for each in await rest.settlements()}
+    for _ in range(AUDIT_READINGS):
         before = await rest.balance()
-        picture = AccountPicture(
-            positions=tuple(await rest.positions()),
-            fills=tuple(await rest.fills()),
-            settlements=tuple(await rest.settlements()),
-            resting=tuple(await rest.orders(status="resting")),
-            balance=await rest.balance(),
-        )
-        if picture.balance.cash_ud == before.cash_ud or not left:
-            return picture
-    raise AssertionError("the loop above returns")
+        positions = tuple(await rest.positions())
+        resting = tuple(await rest.orders(status="resting"))
+        known = len(fills), len(paid)
+        since_ms = max((fill.at_ms for fill in fills.values()), default=1000 * _FILL_MARGIN_S)
+        newer = await rest.fills(min_ts_s=since_ms // 1000 - _FILL_MARGIN_S)
+        fills |= {(fill.trade_id, fill.order_id): fill for fill in newer}
+        paid |= {(each.ticker, each.at_ms): each for each in await rest.settlements()}
+        balance = await rest.balance()
+        if (before.cash_ud, known) == (balance.cash_ud, (len(fills), len(paid))):
+            return AccountPicture(
+                balance=balance,
+                positions=positions,
+                fills=tuple(fills.values()),
+                settlements=tuple(paid.values()),
+                resting=resting,
+            )
+    return None
 
 
 def rebuild(picture: AccountPicture, baseline: Fact | None) -> Ledger:
@@ -22903,9 +22941,13 @@ def fill_of_report(report: FillReport) -> Fill:
 
 
 def compare_account(
-    picture: AccountPicture, rebuilt: Ledger, records: Records, ids: ClientIds
+    picture: AccountPicture, rebuilt: Ledger, records: Records, ids: ClientIds, mark: int = 0
 ) -> list[AnyRow]:
-    """One row per thing compared: cash, each holding, the lists of fills and of own orders."""
+    """One row per thing compared: cash, each holding, the lists of fills and of own orders.
+
+    `mark` is the journal's last fact before REST was read: an order that moved since then may
+    have rested when it was listed.
+    """
     journal, held = records.execution.ledger, {p.ticker: p.position_h for p in picture.positions}
     cash_ud = picture.balance.cash_ud
     freed_ud = cash_ud + locked_ud(picture.resting, held)
@@ -22926,6 +22968,7 @@ def compare_account(
     theirs = {f"{fill.trade_id}|{fill.order_id}" for fill in picture.fills}
     rows.append({"what": "fills not in the list of REST", "journal_n": len(booked - theirs)})
     live = {order.client_order_id for order in records.execution.store.live()}
+    live |= {str(fact.body["client_order_id"]) for fact in records.journal.facts("order", mark)}
     resting = {o.client_order_id for o in picture.resting if ids.is_ours(o.client_order_id)}
     rows.append({"what": "own orders the journal does not know", "exchange_n": len(resting - live)})
     return [{**row, "same": _is_same(row)} for row in rows]
@@ -22953,6 +22996,13 @@ def command_audit(config: Config, args: argparse.Namespace) -> int:
         pem = read_key_file(path, is_sim=is_sim, repository=HERE)
         signer = load_signer(pem, args.audit_key_id)
     rows, scopes = asyncio.run(_audit(config, signer, args.audit_key_id or config.key_id or ""))
+    if rows is None:
+        print(
+            f"moving: the account traded during each of {AUDIT_READINGS} readings, so nothing was"
+            " compared; try again, or pause the bot meanwhile",
+            file=sys.stderr,
+        )
+        return EXIT_CHECK
     is_clean = all(row["same"] for row in rows)
     if args.json:
         print(json.dumps({"is_clean": is_clean, "scopes": scopes, "rows": rows}, indent=1))
@@ -22963,22 +23013,38 @@ def command_audit(config: Config, args: argparse.Namespace) -> int:
 
 async def _audit(
     config: Config, signer: KalshiSigner | None, key_id: str
-) -> tuple[list[AnyRow], list[str] | None]:
-    rows: list[AnyRow] = []
+) -> tuple[list[AnyRow] | None, list[str] | None]:
+    """Rows of the comparison, None when the account never stood still; what the key may do."""
+    rows: list[AnyRow] | None = None
     async with visit(config, signer) as there:
         rest = there.rest
         await rest.exchange_status()
         rest.apply_clock()
         for _ in range(AUDIT_TRIES):
-            picture, records = await read_account(rest), Records(config)
-            baseline = next(records.execution.facts("adjust"), None)
-            rebuilt = rebuild(picture, baseline)
-            rows = compare_account(picture, rebuilt, records, own_ids(config))
-            records.journal.close()
-            if all(row["same"] for row in rows):
-                break
-            await asyncio.sleep(AUDIT_PAUSE_S)
+            with contextlib.closing(read_journal(config, there.clock)) as journal:
+                mark = journal.last_seq
+            if (picture := await read_account(rest)) is None:
+                return None, None
+            for pause_s in (0.0, AUDIT_PAUSE_S):
+                await asyncio.sleep(pause_s)  # what REST lists may still be on its way to the bot
+                rows = compare_at(config, picture, mark)
+                if all(row["same"] for row in rows):
+                    return rows, await _scopes_of(rest, key_id)
         return rows, await _scopes_of(rest, key_id)
+
+
+def compare_at(config: Config, picture: AccountPicture, mark: int) -> list[AnyRow]:
+    """The journal as it was when the picture was taken, beside the picture."""
+    shown = picture.shown()
+
+    def is_later(fact: Fact) -> bool:
+        is_money = fact.kind in ("fill", "settlement")
+        return fact.seq > mark and is_money and (fact.kind, fact.key) not in shown
+
+    records = Records(config, is_later)
+    with contextlib.closing(records.journal):
+        rebuilt = rebuild(picture, next(records.execution.facts("adjust"), None))
+        return compare_account(picture, rebuilt, records, own_ids(config), mark)
 
 
 async def _scopes_of(rest: KalshiRest, key_id: str) -> list[str] | None:
