@@ -64,6 +64,8 @@ WEIGHT_MAX_BYTES = 200_000
 SCRIPT_SHARE_MAX = 0.15
 GLASS_MAX_MS = 100
 PAINT_MAX_S = 1.0
+LIVE_MAX_S = 5.0
+LIVENESS_S = 30                  # in a test: it happens at all, on however busy a machine
 NODES_MAX = 6000
 HEAP_GROWTH_MAX_MB = 20
 DAY_S = 8 * 3600
@@ -1173,19 +1175,57 @@ def script_share(browser: Any, stub: DeskStub, seconds: float) -> float:
     return share
 
 
-def test_stub_two_hundred_markets_at_four_per_second_cost_little_script(
+WATCHED = """() => {
+  window.moved = new Set();
+  new MutationObserver((records) => {
+    for (const { target } of records) {
+      const node = target.nodeType === 1 ? target : target.parentElement;
+      window.moved.add(node.closest('tr')?.dataset.key ?? node.tagName);
+    }
+  }).observe(document.querySelector('#markets tbody'),
+    { childList: true, characterData: true, attributes: true, subtree: true });
+}"""
+
+
+def test_stub_a_change_of_one_market_among_two_hundred_touches_its_row_alone(
         browser: Any, stub: DeskStub) -> None:
-    assert script_share(browser, stub, 2.5) <= SCRIPT_SHARE_MAX
+    stub.rows["markets"] = many_markets(200)
+    desk = Desk(browser, stub.url).open()
+    desk.page.wait_for_selector("#markets tr[data-key='KXMANY-003']")
+    desk.page.wait_for_timeout(500)              # the first painting is over
+    desk.page.evaluate(WATCHED)
+    for step in range(5):
+        stub.change("markets", market("KXMANY-003", bid_cc=1100 + 100 * step))
+    desk.page.wait_for_function("window.moved.size > 0")
+    desk.wait_text("#markets tr[data-key='KXMANY-003']", "15.0|15")
+    assert desk.page.evaluate("[...window.moved]") == ["KXMANY-003"]
+    desk.close()
 
 
 PAINTED = """() => {
   const node = document.querySelector('#f-loop output');
   window.delays = [];
+  window.frames = 0;
+  const frame = () => { window.frames += 1; requestAnimationFrame(frame); };
+  requestAnimationFrame(frame);
   new MutationObserver(() => {
     const sent = Number(node.textContent.replace(/\\D/g, ''));
     setTimeout(() => window.delays.push(Date.now() % 1000000 - sent));
   }).observe(node, { childList: true, characterData: true, subtree: true });
 }"""
+
+
+def pour_rows(stub: DeskStub, steps: int) -> int:
+    """500 changed rows a second, 25 in each 50 ms; the last fact told, which is when it was."""
+    told = 0
+    for step in range(steps):
+        begun = time.monotonic()
+        rows = [market(f"KXMANY-{i:03d}", bid_cc=1000 + step) for i in range(step % 8, 200, 8)]
+        stub.change("markets", *rows)
+        told = now_ms() % 1_000_000
+        stub.change("overview", overview(loop_lag_ms=told))
+        time.sleep(max(0.0, 0.05 - (time.monotonic() - begun)))
+    return told
 
 
 def glass_p95_ms(browser: Any, stub: DeskStub, steps: int) -> float:
@@ -1194,21 +1234,26 @@ def glass_p95_ms(browser: Any, stub: DeskStub, steps: int) -> float:
     desk = Desk(browser, stub.url).open()
     stub.is_beating = False
     desk.page.evaluate(PAINTED)
-    for step in range(steps):                    # 25 rows in each 50 ms: 500 rows a second
-        begun = time.monotonic()
-        rows = [market(f"KXMANY-{i:03d}", bid_cc=1000 + step) for i in range(step % 8, 200, 8)]
-        stub.change("markets", *rows)
-        stub.change("overview", overview(loop_lag_ms=now_ms() % 1_000_000))
-        time.sleep(max(0.0, 0.05 - (time.monotonic() - begun)))
+    pour_rows(stub, steps)
     delays = sorted(desk.page.evaluate("window.delays"))
     desk.close()
     assert len(delays) >= steps // 2, "the page kept painting"
     return float(delays[int(len(delays) * 0.95)])
 
 
-def test_stub_newest_fact_is_painted_within_100_ms_at_500_updates_per_second(
+def test_stub_the_newest_fact_is_painted_and_at_most_once_a_frame(
         browser: Any, stub: DeskStub) -> None:
-    assert glass_p95_ms(browser, stub, 50) <= GLASS_MAX_MS
+    stub.rows["markets"] = many_markets(200)
+    desk = Desk(browser, stub.url).open()
+    stub.is_beating = False
+    desk.page.evaluate(PAINTED)
+    told = pour_rows(stub, 20)
+    desk.page.wait_for_function(
+        "(told) => document.querySelector('#f-loop output').textContent.replace(/\\D/g, '')"
+        " === told", arg=str(told), timeout=LIVENESS_S * 1000)
+    paints, frames = desk.page.evaluate("[window.delays.length, window.frames]")
+    desk.close()
+    assert 1 <= paints <= min(20, frames + 1), "what came between two frames is one painting"
 
 
 def test_stub_heap_and_document_stay_bounded_over_a_long_day(
@@ -1424,12 +1469,9 @@ def first_live_frame_s(browser: Any, folder: Path) -> float:
 
 
 @pytest.mark.skipif(not has_trader(), reason=NO_TRADER)
-def test_first_live_frame_is_painted_within_five_seconds_of_the_launch(
+def test_a_page_opened_with_the_launch_is_live_without_a_reload(
         browser: Any, tmp_path: Path) -> None:
-    took_s: list[float] = []
-    while not took_s or (min(took_s) > 5.0 and len(took_s) < 3):     # a busy machine only adds
-        took_s.append(first_live_frame_s(browser, tmp_path / str(len(took_s))))
-    assert min(took_s) <= 5.0
+    assert first_live_frame_s(browser, tmp_path / "a") <= LIVENESS_S, "the figure is a budget's"
 
 
 @pytest.fixture(scope="module")
@@ -1841,6 +1883,8 @@ def budgets() -> int:
         paint_s = first_paint_s(browser, trader.url)
         told("load to live numbers, real trader, s", paint_s, PAINT_MAX_S)
         trader.stop()
+        live_s = min(first_live_frame_s(browser, folder / f"live{n}") for n in range(2))
+        told("launch to the first live frame, s", live_s, LIVE_MAX_S)
         for what, measure, most in (
                 ("frame to glass p95 at 500 rows/s, ms", lambda s: glass_p95_ms(browser, s, 200),
                  GLASS_MAX_MS),
