@@ -3200,7 +3200,7 @@ BUGS = (
     Bug("a question stays on the list when it is answered",
         "            self._resolving.discard(key)\n", "            pass\n", ("P01",)),
     Bug("a replay forgets the fills",
-        "                    self._replay_fill(fact.body)\n", "                    pass\n",
+        "                self._book(fill_of_row(fact.body))\n", "                pass\n",
         ("P35",)),
     Bug("a link of the chain covers nothing before it",
         "        chain = _chain_link(self._chain, seq, at_ms, kind, key, text)\n",

@@ -11982,7 +11982,7 @@ async def test_memories_keep_to_their_bounds(folder_18, monkeypatch):
     for ticker in ("A-1", "B-1"):
         house.service.ledger.adopt_position(t.Position(ticker=ticker, position_h=100))
         house.service.on_settled(ticker, "yes", 10_000)
-    assert list(house.service._payouts) == ["B-1"]
+    assert list(house.service.account.payouts) == ["B-1"]
     cash_ud = house.service.ledger.cash_ud
     house.service.on_settled("A-1", "yes", 10_000)
     house.service.on_settled("never held", "yes", 10_000)
@@ -18941,7 +18941,7 @@ def test_the_audit_names_what_differs(off_ud, known, booked, wrong):
     store = types.SimpleNamespace(live=lambda: live if known else [])
     facts = [t.Fact(n, 0, "fill", f"x{n}|o", {}) for n in range(booked)]
     records = types.SimpleNamespace(
-        execution=types.SimpleNamespace(ledger=ledger, store=store),
+        account=types.SimpleNamespace(ledger=ledger, store=store),
         journal=types.SimpleNamespace(facts=lambda kind, since=0: facts if kind == "fill" else []),
     )
     rows = t.compare_account(picture, ledger, records, ids)
@@ -19574,6 +19574,89 @@ def test_intervals_cover_the_known_edge():
         hit95 += bounds[0] <= 0 <= bounds[3]
     assert 0.74 <= hit80 / 200 <= 0.88
     assert 0.90 <= hit95 / 200 <= 0.99
+
+
+def records_of_18(house: House18, folder: Path) -> t.Records:
+    """The journal of a house, as people read it beside or after the bot."""
+    house.journal.close()
+    config = t.build_config({"data_dir": str(folder)})
+    path = t.DataDir(config.home).journal_path
+    path.parent.mkdir()
+    for each in t.journal_files(folder / "j.sqlite"):
+        each.rename(path.with_name(path.name + each.name[len("j.sqlite") :]))
+    return t.Records(config)
+
+
+def sums_of_days(records: t.Records, strategy: str) -> tuple[int, int]:
+    rows = [row for row in records.daily(0) if row["strategy"] == strategy]
+    return sum(row["realised_ud"] for row in rows), sum(row["fees_ud"] for row in rows)
+
+
+def check_reports(records: t.Records, ledger: t.Ledger) -> None:
+    """Days and events of a report add up to what the ledger books, for all and for each."""
+    assert sums_of_days(records, "") == (ledger.realised_ud, ledger.fees_ud)
+    for name in {name for name, _ in ledger.by_strategy if name}:
+        held = [own for (who, _), own in ledger.by_strategy.items() if who == name]
+        realised_ud, fees_ud = sum(p.realised_ud for p in held), sum(p.fees_ud for p in held)
+        assert sums_of_days(records, name) == (realised_ud, fees_ud)
+        results = t.evidence_of(records, 0).results(name)
+        assert sum(result.net_ud for result in results) == realised_ud - fees_ud
+
+
+@virtual_18
+async def test_a_corrected_payout_is_told_alike_by_ledger_days_and_report(folder_18):
+    house = House18(folder_18)
+    await settled_18(house, 10_000)
+    house.service.on_settled("A-1", "no", 0)
+    ledger = house.service.ledger
+    assert ledger.realised_ud == -4_000_000
+    records = records_of_18(house, folder_18)
+    check_reports(records, ledger)
+    (result,) = t.evidence_of(records, 0).results("s")
+    assert (result.net_ud + ledger.fees_ud, result.is_settled) == (-4_000_000, True)
+    assert sums_of_days(records, "s")[0] == -4_000_000
+
+
+@virtual_18
+async def test_strategies_are_paid_though_together_they_hold_nothing(folder_18):
+    house = House18(folder_18)
+    for name, side in (("s", YES18), ("r", NO18)):
+        (key,) = house.converge(want_18(2000, 100, side), strategy=name).order_ids
+        house.service.on_fill(fill_18(f"t-{name}", key, 100, side=side, price_cc=2000))
+    for value_cc in (10_000, 0):
+        house.service.on_settled("A-1", "scalar", value_cc)
+        own = {name: p.realised_ud for (name, _), p in house.service.ledger.by_strategy.items()}
+        assert own == {"s": 100 * (value_cc - 2000), "r": 100 * (8000 - value_cc)}
+    assert house.service.ledger.realised_ud == 600_000
+    told = len(house.said(t.MarketSettled))
+    house.service.on_settled("A-1", "scalar", 0)
+    assert len(house.said(t.MarketSettled)) == told, "and once"
+
+
+@pytest.mark.parametrize("seed", range(12))
+@virtual_18
+async def test_reports_add_up_to_the_ledger_whatever_was_paid_and_corrected(folder_18, seed):
+    rng, house = random.Random(seed), House18(folder_18)
+    house.baseline()
+    keys = {}
+    for slot, name in enumerate("sr"):
+        want = want_18(2000 + 100 * slot, 100)
+        (keys[name],) = house.converge(want, strategy=name).order_ids
+        await house.answer("create", keys[name], accepted_18(keys[name], remaining_h=100))
+    for number in range(12):
+        await asyncio.sleep(rng.choice((1, 40_000)))
+        if rng.random() < 0.6:
+            side, count_h = rng.choice((YES18, NO18)), rng.choice((100, 200, 300))
+            key = keys[rng.choice("sr")]
+            house.service.on_fill(fill_18(f"t{number}", key, count_h, side=side, fee_ud=700))
+        else:
+            value_cc, told_ud = rng.choice((0, 5000, 3300, 10_000)), rng.choice((None, 0, 90_000))
+            held_h = house.service.ledger.position_h("A-1")
+            told = None if told_ud is None else (held_h, told_ud)
+            house.service.on_settled("A-1", "scalar", value_cc, told=told)
+    ledger = house.service.ledger
+    assert ledger.realised_ud
+    check_reports(records_of_18(house, folder_18), ledger)
 
 
 @pytest.mark.parametrize(

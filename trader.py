@@ -2937,8 +2937,11 @@ class Ledger:
     def settle(self, ticker: str, settlement_cc: int) -> int:
         """Pay out a market: position to zero, cash credited; returns the cash, in micro-dollars.
 
-        Cash is in whole cents; of realised profit, what the exchange keeps is taken off.
+        Cash is in whole cents; of realised profit, what the exchange keeps is taken off. The
+        strategies' own holdings are closed even where they make the account flat together.
         """
+        for key in [key for key in self.by_strategy if key[1] == ticker]:
+            self.by_strategy[key] = self._closed(self.by_strategy[key], settlement_cc)
         position = self.positions.get(ticker)
         if position is None or position.position_h == 0:
             return 0
@@ -2946,8 +2949,6 @@ class Ledger:
         kept_ud = payout_ud(position.position_h, settlement_cc) - paid_ud
         closed = self._closed(position, settlement_cc)
         self.positions[ticker] = replace(closed, realised_ud=closed.realised_ud - kept_ud)
-        for key in [key for key in self.by_strategy if key[1] == ticker]:
-            self.by_strategy[key] = self._closed(self.by_strategy[key], settlement_cc)
         self.realised_ud += paid_ud - position.cost_ud
         self.settled_ud += paid_ud
         if self.cash_ud is not None:
@@ -11061,9 +11062,9 @@ def plan(
 
 # ======================================================================================
 # §18b ORDERS
-# Purpose:   Ids, rows and the memory of orders; the forms an order takes while a command is out.
-# Position:  Uses §02 to §07, §14, §18a. Used by §18c to §18l.
-# Principle: An order is forgotten only when it has ended and is among the oldest.
+# Purpose:   Ids, rows and the memory of orders; the one account that facts move.
+# Position:  Uses §02 to §07, §14, §18a. Used by §18c to §18l; its account by §24h to §24n too.
+# Principle: An order is forgotten only when it has ended; money moves by facts, in one place.
 # ======================================================================================
 
 
@@ -11128,6 +11129,11 @@ def order_of_row(row: Mapping[str, Any]) -> Order:
     values["side"], values["status"] = Side(values["side"]), OrderStatus(values["status"])
     values["pending"] = CommandKind(values["pending"]) if values.get("pending") else None
     return Order(**values)
+
+
+def fill_of_row(row: Mapping[str, Any]) -> Fill:
+    """The fill a journal row describes."""
+    return Fill(**{**row, "side": Side(row["side"])})
 
 
 class OrderStore:
@@ -11220,6 +11226,155 @@ def _cancelling(order: Order, now_ms: int) -> Order:
     )
 
 
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Payout:
+    """All that was paid for one market: for `position_h` in all, `paid_ud` of cash in all."""
+
+    result: str
+    settlement_cc: int
+    position_h: int
+    paid_ud: int
+    held: Mapping[str, int]  # strategy → its part of the position
+    pairs_ud: int = 0  # of `paid_ud`: pairs of YES and NO that met only after a payout
+
+    @classmethod
+    def of_row(cls, row: Mapping[str, Any]) -> Payout:
+        """The payout a journal row describes; older rows name no sum and no shares."""
+        position_h, cc = int(row["position_h"]), int(row["settlement_cc"])
+        return cls(
+            result=str(row["result"]),
+            settlement_cc=cc,
+            position_h=position_h,
+            paid_ud=int(row.get("paid_ud", settlement_ud(position_h, cc))),
+            held=row.get("held", {}),
+            pairs_ud=int(row.get("pairs_ud", 0)),
+        )
+
+    def after(self, before: Payout | None) -> Payout:
+        """This payout on top of an earlier one of the same market, all of it at today's value."""
+        if before is None:
+            return self
+        names = {*before.held, *self.held}
+        held = {name: before.held.get(name, 0) + self.held.get(name, 0) for name in sorted(names)}
+        again_ud = before.paid_ud
+        if before.settlement_cc != self.settlement_cc:
+            again_ud = settlement_ud(before.position_h, self.settlement_cc) + before.pairs_ud
+        is_crossing = before.position_h * self.position_h < 0
+        pairs_h = min(abs(before.position_h), abs(self.position_h)) if is_crossing else 0
+        return replace(
+            self,
+            position_h=before.position_h + self.position_h,
+            paid_ud=again_ud + self.paid_ud,
+            held=held,
+            pairs_ud=before.pairs_ud + pairs_h * CC_PER_DOLLAR,
+        )
+
+    def is_like(self, before: Payout) -> bool:
+        """Whether nothing moves: the same sum, and no strategies' shares at another value."""
+        is_flat = before.position_h == self.position_h == 0
+        return self.paid_ud == before.paid_ud and not (
+            is_flat and before.held and self.settlement_cc != before.settlement_cc
+        )
+
+
+class Account:
+    """Orders, holdings, cash and payouts of one account, moved by facts alone.
+
+    The same steps book live, rebuild at a start and make a report, so all three tell the same.
+    """
+
+    def __init__(self) -> None:
+        self.store, self.ledger = OrderStore(), Ledger()
+        self.payouts: dict[str, Payout] = {}  # ticker → paid so far
+        self.events: dict[str, str] = {}  # ticker → event, as orders of the past named it
+        self.fills_known_to_ms: int | None = None
+        self._booked: Counter[str] = Counter()
+
+    def apply(self, fact: Fact) -> None:
+        """Take in one fact of the journal; those that only explain move nothing."""
+        match fact.kind:
+            case "order":
+                self._put(order_of_row(fact.body))
+            case "intent":
+                self._intend(fact.body)
+            case "fill":
+                self._book(fill_of_row(fact.body))
+            case "settlement":
+                ticker = str(fact.body["ticker"])
+                self.pay(ticker, self.payouts.get(ticker), Payout.of_row(fact.body))
+            case "adjust":
+                self.adopt(fact.body)
+                self.fills_known_to_ms = max(self.fills_known_to_ms or 0, fact.at_ms)
+
+    def catch_up(self) -> None:
+        """After the last fact: a crash between a fill's row and its order's row left it behind."""
+        for order in list(self.store.orders.values()):
+            booked_h = max(order.booked_h, self._booked[order.client_order_id])
+            if booked_h > order.booked_h:
+                filled_h = max(order.filled_h, booked_h)
+                self._put(replace(order, booked_h=booked_h, filled_h=filled_h))
+        self._booked.clear()
+
+    def _put(self, order: Order) -> None:
+        self.store.put(order)
+        self.events[order.ticker] = order.event_ticker
+
+    def _intend(self, row: Mapping[str, Any]) -> None:
+        """An intent without a later order row died between the journal and the wire: unknown."""
+        known = self.store.orders.get(row["client_order_id"])
+        if row["kind"] == CommandKind.AMEND and known is not None:
+            self._put(_amending(known, row["price_cc"], row["count_h"], row["at_ms"]))
+        if row["kind"] == CommandKind.CREATE and known is None:
+            self._put(
+                Order(
+                    client_order_id=row["client_order_id"],
+                    ticker=row["ticker"],
+                    event_ticker=row["event_ticker"],
+                    side=Side(row["side"]),
+                    price_cc=row["price_cc"],
+                    count_h=row["count_h"],
+                    status=OrderStatus.SENT,
+                    strategy=row["strategy"],
+                    slot=row["slot"],
+                    decision_id=row["decision_id"],
+                    is_take=row["is_take"],
+                    sent_at_ms=row["at_ms"],
+                    moved_at_ms=row["at_ms"],
+                    expires_at_ms=row["expires_at_ms"],
+                )
+            )
+
+    def _book(self, fill: Fill) -> None:
+        self.ledger.apply_fill(fill)
+        self._booked[fill.client_order_id or ""] += fill.count_h
+        self.fills_known_to_ms = max(self.fills_known_to_ms or 0, fill.at_ms)
+
+    def adopt(self, body: Mapping[str, Any]) -> None:
+        """Take over positions and cash from a journaled ADJUST (baseline or difference)."""
+        for row in body.get("positions", ()):
+            self.ledger.adopt_position(Position(**row))
+        if body.get("cash_ud") is not None:
+            self.ledger.cash_ud = int(body["cash_ud"])
+        for trade_id, order_id in body.get("seen", ()):
+            self.ledger.mark_seen(trade_id, order_id)
+
+    def pay(self, ticker: str, before: Payout | None, now: Payout) -> int:
+        """Move the ledger from one payout to the next; returns the cash, in micro-dollars."""
+        was_ud, was_cc = (before.paid_ud, before.settlement_cc) if before else (0, 0)
+        opened_ud = self.ledger.settle(ticker, now.settlement_cc)
+        moved_ud = now.paid_ud - was_ud
+        if moved_ud != opened_ud or (before is not None and was_cc != now.settlement_cc):
+            self.ledger.amend_settlement(
+                ticker,
+                moved_ud - opened_ud,
+                from_cc=was_cc,
+                to_cc=now.settlement_cc,
+                held=before.held if before is not None else {},
+            )
+        self.payouts[ticker] = now
+        return moved_ud
+
+
 class FactWriter:
     """Journals what has happened; what a failing disk refuses waits here, in order."""
 
@@ -11285,13 +11440,15 @@ class OrderKeeper:
         self.config = seams["config"]
         self.limits = RiskLimits.of(self.config)
         self.ids = seams["ids"]
-        self.store = OrderStore()
-        self.ledger = Ledger()
-        self.exposure = ExposureBook()
+        self._take(Account())
         self.changes = 0  # fills and settlements booked; a comparison that one overtook is dropped
         self.changed_at_ms = 0
         self.on_unknown: Callable[[Order], None] = lambda order: None
         self.on_gap_in_fills: Callable[[Order], None] = lambda order: None
+
+    def _take(self, account: Account) -> None:
+        self.account, self.exposure = account, ExposureBook()
+        self.store, self.ledger = account.store, account.ledger  # asked for each order
 
     def _keep(self, order: Order, why: str) -> Order:
         """Bind a new picture of an order: checked, journaled, counted, told."""
@@ -11385,7 +11542,8 @@ class OrderKeeper:
         market = self._quote(ticker).market
         if market is not None:
             return market.event_ticker
-        return self.exposure.event_of(ticker) or ticker.rpartition("-")[0] or ticker
+        known = self.exposure.event_of(ticker) or self.account.events.get(ticker)
+        return known or ticker.rpartition("-")[0] or ticker
 
     def headroom_ud(self, ticker: str) -> int:
         """Smallest distance to a limit of loss, exposure or cash, in micro-dollars; >= 0."""
@@ -11412,58 +11570,14 @@ class OrderKeeper:
 
 # ======================================================================================
 # §18d BOOKER
-# Purpose:   Book fills, fees and settlements exactly once; rebuild all of it from the journal.
+# Purpose:   Book fills, fees and settlements exactly once, live and from the journal.
 # Position:  Uses §03, §07, §12, §14, §18b, §18c. Fed by §16; read by §18k.
 # Principle: A fill is a fact: written down first, applied once, and never invented.
 # ======================================================================================
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Payout:
-    """All that was paid for one market: for `position_h` in all, `paid_ud` of cash in all."""
-
-    result: str
-    settlement_cc: int
-    position_h: int
-    paid_ud: int
-    held: Mapping[str, int]  # strategy → its part of the position
-    pairs_ud: int = 0  # of `paid_ud`: pairs of YES and NO that met only after a payout
-
-    @classmethod
-    def of_row(cls, row: Mapping[str, Any]) -> Payout:
-        """The payout a journal row describes; older rows name no sum and no shares."""
-        position_h, cc = int(row["position_h"]), int(row["settlement_cc"])
-        return cls(
-            result=str(row["result"]),
-            settlement_cc=cc,
-            position_h=position_h,
-            paid_ud=int(row.get("paid_ud", settlement_ud(position_h, cc))),
-            held=row.get("held", {}),
-            pairs_ud=int(row.get("pairs_ud", 0)),
-        )
-
-    def after(self, before: Payout | None) -> Payout:
-        """This payout on top of an earlier one of the same market, all of it at today's value."""
-        if before is None:
-            return self
-        names = {*before.held, *self.held}
-        held = {name: before.held.get(name, 0) + self.held.get(name, 0) for name in sorted(names)}
-        again_ud = before.paid_ud
-        if before.settlement_cc != self.settlement_cc:
-            again_ud = settlement_ud(before.position_h, self.settlement_cc) + before.pairs_ud
-        is_crossing = before.position_h * self.position_h < 0
-        pairs_h = min(abs(before.position_h), abs(self.position_h)) if is_crossing else 0
-        return replace(
-            self,
-            position_h=before.position_h + self.position_h,
-            paid_ud=again_ud + self.paid_ud,
-            held=held,
-            pairs_ud=before.pairs_ud + pairs_h * CC_PER_DOLLAR,
-        )
-
-
 class Booker(OrderKeeper):
-    """Money: every execution and payout, once, live and in a replay."""
+    """Money: every execution and payout, once; the fact is written, then the account is moved."""
 
     def __init__(self, **seams: Unpack[ExecutionSeams]) -> None:
         super().__init__(**seams)
@@ -11471,7 +11585,6 @@ class Booker(OrderKeeper):
         self.fills_known_to_ms: int | None = None
         self.fee_mismatches: Counter[str] = Counter()
         self._fee_streak: Counter[str] = Counter()
-        self._payouts: dict[str, Payout] = {}  # ticker → paid so far; the newest FILLS_MAX
         self.is_replayed = False
 
     def on_fill(self, report: FillReport) -> bool:
@@ -11580,21 +11693,24 @@ class Booker(OrderKeeper):
         """
         position, before = self.ledger.positions.get(ticker), self._paid(ticker)
         open_h = position.position_h if position is not None else 0
-        if before is None and open_h == 0:
+        held = self._held_by_strategy(ticker)
+        if before is None and open_h == 0 and not held:
             return
         now = Payout(
             result=result,
             settlement_cc=settlement_cc,
             position_h=open_h,
             paid_ud=settlement_ud(open_h, settlement_cc),
-            held=self._held_by_strategy(ticker),
+            held=held,
         ).after(before)
         if told is not None and told[0] == now.position_h:
             now = replace(now, paid_ud=told[1] + now.pairs_ud)
-        if before is not None and open_h == 0 and now.paid_ud == before.paid_ud:
+        is_closed = open_h == 0 and not held
+        if before is not None and is_closed and now.is_like(before):
             return
         self.write_fact("settlement", ticker, {"ticker": ticker, **dataclasses.asdict(now)})
-        moved_ud = self._pay(ticker, before, now)
+        moved_ud = self.account.pay(ticker, before, now)
+        self._forget_payouts()
         self.exposure.put_position(self.ledger.positions[ticker], self._event_of(ticker))
         self._touch()
         if before is not None:
@@ -11621,97 +11737,30 @@ class Booker(OrderKeeper):
 
     def _paid(self, ticker: str) -> Payout | None:
         """What was paid for this market so far; the journal knows what memory let go."""
-        if ticker in self._payouts:
-            return self._payouts[ticker]
+        if ticker in self.account.payouts:
+            return self.account.payouts[ticker]
         fact = self._journal.newest("settlement", ticker)
         return Payout.of_row(fact.body) if fact is not None else None
 
-    def _pay(self, ticker: str, before: Payout | None, now: Payout) -> int:
-        """Move the ledger from one payout to the next; returns the cash, in micro-dollars."""
-        was_ud, was_cc = (before.paid_ud, before.settlement_cc) if before else (0, 0)
-        opened_ud = self.ledger.settle(ticker, now.settlement_cc)
-        moved_ud = now.paid_ud - was_ud
-        if moved_ud != opened_ud or (before is not None and was_cc != now.settlement_cc):
-            self.ledger.amend_settlement(
-                ticker,
-                moved_ud - opened_ud,
-                from_cc=was_cc,
-                to_cc=now.settlement_cc,
-                held=before.held if before is not None else {},
-            )
-        self._payouts[ticker] = now
-        while len(self._payouts) > FILLS_MAX:
-            del self._payouts[next(iter(self._payouts))]
-        return moved_ud
+    def _forget_payouts(self) -> None:
+        while len(self.account.payouts) > FILLS_MAX:
+            del self.account.payouts[next(iter(self.account.payouts))]
 
     def replay(self) -> None:
         """Rebuild orders, ledger and exposures from the journal; nothing is sent or published."""
-        self.store, self.ledger, self.exposure = OrderStore(), Ledger(), ExposureBook()
-        self._payouts.clear()
-        self.is_replayed = True
-        booked: Counter[str] = Counter()
+        account = Account()
         for fact in self._journal.facts():
-            match fact.kind:
-                case "order":
-                    self._replay_order(order_of_row(fact.body))
-                case "intent":
-                    self._replay_intent(fact.body)
-                case "fill":
-                    self._replay_fill(fact.body)
-                    booked[str(fact.body["client_order_id"])] += int(str(fact.body["count_h"]))
-                case "settlement":
-                    ticker = str(fact.body["ticker"])
-                    self._pay(ticker, self._payouts.get(ticker), Payout.of_row(fact.body))
-                case "adjust":
-                    self.adopt_figures(fact.body)
-                    self.fills_known_to_ms = max(self.fills_known_to_ms or 0, fact.at_ms)
-                case _:
-                    pass  # other facts explain; they hold no money
+            account.apply(fact)
+        account.catch_up()
+        self._take(account)
+        self._forget_payouts()
+        self.fills_known_to_ms, self.is_replayed = account.fills_known_to_ms, True
         # What the exchange showed before is older than this: its lists lag behind our own facts.
         self.changed_at_ms = self._clock.now_ms()
         for position in self.ledger.positions.values():
             self.exposure.put_position(position, self._event_of(position.ticker))
-        for order in list(self.store.orders.values()):
-            # A crash between a fill's row and its order's row leaves the order behind the ledger.
-            booked_h = max(order.booked_h, booked[order.client_order_id])
-            if booked_h > order.booked_h:
-                filled_h = max(order.filled_h, booked_h)
-                self._replay_order(replace(order, booked_h=booked_h, filled_h=filled_h))
-
-    def _replay_order(self, order: Order) -> None:
-        self.store.put(order)
-        self.exposure.put_order(order)
-
-    def _replay_intent(self, row: Mapping[str, Any]) -> None:
-        """An intent without a later order row died between the journal and the wire: unknown."""
-        known = self.store.orders.get(row["client_order_id"])
-        if row["kind"] == CommandKind.AMEND and known is not None:
-            self._replay_order(_amending(known, row["price_cc"], row["count_h"], row["at_ms"]))
-        if row["kind"] != CommandKind.CREATE or known is not None:
-            return
-        self._replay_order(
-            Order(
-                client_order_id=row["client_order_id"],
-                ticker=row["ticker"],
-                event_ticker=row["event_ticker"],
-                side=Side(row["side"]),
-                price_cc=row["price_cc"],
-                count_h=row["count_h"],
-                status=OrderStatus.SENT,
-                strategy=row["strategy"],
-                slot=row["slot"],
-                decision_id=row["decision_id"],
-                is_take=row["is_take"],
-                sent_at_ms=row["at_ms"],
-                moved_at_ms=row["at_ms"],
-                expires_at_ms=row["expires_at_ms"],
-            )
-        )
-
-    def _replay_fill(self, row: Mapping[str, Any]) -> None:
-        fill = Fill(**{**row, "side": Side(row["side"])})
-        self.ledger.apply_fill(fill)
-        self.fills_known_to_ms = max(self.fills_known_to_ms or 0, fill.at_ms)
+        for order in self.store.orders.values():
+            self.exposure.put_order(order)
 
     def facts(self, kind: str) -> Iterator[Fact]:
         """What the journal holds of one kind, oldest first."""
@@ -11723,12 +11772,7 @@ class Booker(OrderKeeper):
 
     def adopt_figures(self, body: Mapping[str, Any]) -> None:
         """Take over positions and cash from a journaled ADJUST (baseline or difference)."""
-        for row in body.get("positions", ()):
-            self.ledger.adopt_position(Position(**row))
-        if body.get("cash_ud") is not None:
-            self.ledger.cash_ud = int(body["cash_ud"])
-        for trade_id, order_id in body.get("seen", ()):
-            self.ledger.mark_seen(trade_id, order_id)
+        self.account.adopt(body)
 
 
 # ======================================================================================
@@ -22346,7 +22390,7 @@ async def _scan(config: Config) -> Selection:
 # §24h RECORDS
 # Purpose:   What the journal holds, as rows for people: orders, fills, decisions, days; export.
 # Position:  Uses §14d, §18b, §21b, §24d to §24g. Needs no running bot and disturbs none.
-# Principle: Read only; the rows are made by the rooms that make them live, so both tell the same.
+# Principle: Read only; the money is moved by the steps that move it live, so both tell the same.
 # ======================================================================================
 
 
@@ -22413,27 +22457,16 @@ def read_journal(
 class Records:
     """The journal as people ask it, beside a running bot or without one; nothing is written.
 
-    Orders, ledger and rows are built by the same rooms that build them live.
+    Orders and money are moved by the same steps that move them live.
     """
 
     def __init__(self, config: Config, hides: Callable[[Fact], bool] | None = None) -> None:
         self.clock = Clock()
         self.journal = read_journal(config, self.clock, hides)
-        supervisor = Supervisor(lambda name, error: None)
-        self.execution = ExecutionService(
-            clock=self.clock,
-            supervisor=supervisor,
-            bus=EventBus(self.clock, supervisor),
-            journal=self.journal,
-            rest=None,
-            config=config,
-            ids=own_ids(config),
-            quote=lambda _: Quote(market=None, bid_cc=None, ask_cc=None, last_cc=None),
-            fees=lambda _: FeeSchedule(),
-            permit=lambda _: ALLOWED,
-            container=StateContainer(self.clock),
-        )
-        self.execution.replay()
+        self.account = Account()
+        for fact in self.journal.facts():
+            self.account.apply(fact)
+        self.account.catch_up()
         clean = [f.at_ms for f in self.journal.facts("reconcile") if f.body.get("is_clean")]
         self.verified_at_ms = clean[-1] if clean else None
 
@@ -22446,7 +22479,7 @@ class Records:
             known[str(fact.body["client_order_id"])] = order_of_row(fact.body)
         rows = []
         for key, written in known.items():
-            order = self.execution.store.orders.get(key) or written
+            order = self.account.store.orders.get(key) or written
             if order is not None:
                 rows.append(order_row(order))
         return rows
@@ -22467,7 +22500,7 @@ class Records:
 
     def positions(self) -> list[AnyRow]:
         """Every market that was ever held, by ticker."""
-        ledger = self.execution.ledger
+        ledger = self.account.ledger
         return [
             {**position_row(ledger, ticker), "verified_at_ms": self.verified_at_ms}
             for ticker in sorted(ledger.positions)
@@ -22497,38 +22530,24 @@ class Records:
 
     def daily(self, from_ms: int) -> list[AnyRow]:
         """Per New York day and strategy ("" is the whole account): profit, fees, settlements."""
-        ledger, rows = Ledger(), dict[tuple[str, str], dict[str, Any]]()
-        settled: Counter[str] = Counter()
+        account, rows = Account(), dict[tuple[str, str], dict[str, Any]]()
         told: dict[str, tuple[int, int]] = {}
         for fact in self.journal.facts():
-            names: set[str] = {""}
-            if fact.kind == "fill":
-                body: AnyRow = {**fact.body, "side": Side(str(fact.body["side"]))}
-                fill = Fill(**body)
-                ledger.apply_fill(fill)
-                names.add(fill.strategy)
-            elif fact.kind == "settlement":
-                ticker = str(fact.body["ticker"])
-                names |= {who for who, where in ledger.by_strategy if where == ticker}
-                settled[new_york_day(fact.at_ms)] += 1
-                ledger.settle(ticker, int(str(fact.body["settlement_cc"])))
-            elif fact.kind == "adjust":
-                for row in cast("Sequence[Mapping[str, Any]]", fact.body.get("positions", ())):
-                    ledger.adopt_position(Position(**row))
-                told[""] = _sums(ledger, "")
+            account.apply(fact)
+            if fact.kind not in ("fill", "settlement"):
                 continue
-            else:
-                continue
-            day = new_york_day(fact.at_ms)
-            for name in sorted(names):
-                before, after = told.get(name, (0, 0)), _sums(ledger, name)
+            ticker, day = fact.body["ticker"], new_york_day(fact.at_ms)
+            owners = {who for who, where in account.ledger.by_strategy if where == ticker}
+            is_fill = fact.kind == "fill"
+            for name in sorted({"", *([str(fact.body["strategy"])] if is_fill else owners)}):
+                before, after = told.get(name, (0, 0)), _sums(account.ledger, name)
                 told[name] = after
                 row = rows.setdefault((day, name), {"day": day, "strategy": name, **_NO_DAY})
                 row["realised_ud"] += after[0] - before[0]
                 row["fees_ud"] += after[1] - before[1]
                 row["net_ud"] = row["realised_ud"] - row["fees_ud"]
-                row["settlements"] += fact.kind == "settlement"
-                row["fills"] += fact.kind == "fill"
+                row["settlements"] += not is_fill
+                row["fills"] += is_fill
         first = new_york_day(from_ms) if from_ms else ""
         return [row for key, row in sorted(rows.items()) if key[0] >= first]
 
@@ -22559,10 +22578,10 @@ _NO_DAY: Final = {"realised_ud": 0, "fees_ud": 0, "settlements": 0, "net_ud": 0,
 
 
 def _sums(ledger: Ledger, strategy: str) -> tuple[int, int]:
-    """Realised and fees so far: of the account, or of one strategy's own holdings."""
-    held = [
-        position for (name, _), position in ledger.by_strategy.items() if strategy in ("", name)
-    ]
+    """Realised and fees so far: of the account (""), or of one strategy's own holdings."""
+    if not strategy:
+        return ledger.realised_ud, ledger.fees_ud
+    held = [position for (name, _), position in ledger.by_strategy.items() if name == strategy]
     return sum(p.realised_ud for p in held), sum(p.fees_ud for p in held)
 
 
@@ -22948,7 +22967,7 @@ def compare_account(
     `mark` is the journal's last fact before REST was read: an order that moved since then may
     have rested when it was listed.
     """
-    journal, held = records.execution.ledger, {p.ticker: p.position_h for p in picture.positions}
+    journal, held = records.account.ledger, {p.ticker: p.position_h for p in picture.positions}
     cash_ud = picture.balance.cash_ud
     freed_ud = cash_ud + locked_ud(picture.resting, held)
     rows = [
@@ -22967,7 +22986,7 @@ def compare_account(
     booked = {fact.key for fact in records.journal.facts("fill")}
     theirs = {f"{fill.trade_id}|{fill.order_id}" for fill in picture.fills}
     rows.append({"what": "fills not in the list of REST", "journal_n": len(booked - theirs)})
-    live = {order.client_order_id for order in records.execution.store.live()}
+    live = {order.client_order_id for order in records.account.store.live()}
     live |= {str(fact.body["client_order_id"]) for fact in records.journal.facts("order", mark)}
     resting = {o.client_order_id for o in picture.resting if ids.is_ours(o.client_order_id)}
     rows.append({"what": "own orders the journal does not know", "exchange_n": len(resting - live)})
@@ -23043,7 +23062,7 @@ def compare_at(config: Config, picture: AccountPicture, mark: int) -> list[AnyRo
 
     records = Records(config, is_later)
     with contextlib.closing(records.journal):
-        rebuilt = rebuild(picture, next(records.execution.facts("adjust"), None))
+        rebuilt = rebuild(picture, next(records.journal.facts("adjust"), None))
         return compare_account(picture, rebuilt, records, own_ids(config), mark)
 
 
@@ -23610,15 +23629,12 @@ NOTES_MAX: Final = 1_000_000  # ten seconds each: a third of a year
 
 def evidence_of(records: Records, from_ms: int) -> Evidence:
     """Fills and payouts since a moment, as the page hears them live."""
-    evidence, events = Evidence(), dict[str, str]()
+    evidence, events = Evidence(), records.account.events
     for fact in records.journal.facts():
-        if fact.kind == "intent":
-            events[str(fact.body["ticker"])] = str(fact.body["event_ticker"])
         if fact.at_ms < from_ms:
             continue
         if fact.kind == "fill":
-            body: AnyRow = {**fact.body, "side": Side(str(fact.body["side"]))}
-            fill = Fill(**body)
+            fill = fill_of_row(fact.body)
             evidence.filled(fill, events.get(fill.ticker, fill.ticker))
         elif fact.kind == "settlement":
             evidence.settled(str(fact.body["ticker"]), int(str(fact.body["settlement_cc"])))
