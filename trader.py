@@ -2725,7 +2725,7 @@ class OrderBook:
 
     def best_bid_cc(self, side: Side) -> int | None:
         """Highest bid of `side`, on that side's scale; None when empty or not PROVEN."""
-        prices = self.prices[side.value]
+        prices = self.prices[side]
         return prices[-1] if prices and self.proof is Proof.PROVEN else None
 
     def best_ask_cc(self, side: Side) -> int | None:
@@ -2736,14 +2736,14 @@ class OrderBook:
     def best_size_h(self, side: Side) -> int:
         """Contracts at the best bid of `side`; 0 when empty or not PROVEN."""
         price_cc = self.best_bid_cc(side)
-        return 0 if price_cc is None else self.counts[side.value][price_cc]
+        return 0 if price_cc is None else self.counts[side][price_cc]
 
     def levels(self, side: Side, limit: int) -> tuple[Level, ...]:
         """Up to `limit` best bids of `side`, best first, own orders too; empty when not PROVEN."""
         if self.proof is not Proof.PROVEN:
             return ()
-        best = self.prices[side.value][: -limit - 1 : -1]
-        return tuple(zip(best, map(self.counts[side.value].__getitem__, best), strict=True))
+        best = self.prices[side][: -limit - 1 : -1]
+        return tuple(zip(best, map(self.counts[side].__getitem__, best), strict=True))
 
     def differences(self, yes: Mapping[int, int], no: Mapping[int, int]) -> set[tuple[str, int]]:
         """Levels (leg, price_cc) whose totals differ from another account of the same book."""
