@@ -1432,7 +1432,7 @@ def test_amend_counts_the_filled_part_and_decrease_names_its_market() -> None:
     amend = orjson.loads(t.encode_amend(an_intent_05(filled_h=250, order_id="o-1")))
     assert (amend["count"], amend["price"], amend["side"]) == ("12.50", "0.4200", "bid")
     assert orjson.loads(t.encode_decrease(600, "KXA-1")) == {
-        "reduce_to": "6.00",
+        "reduce_by": "6.00",
         "market_ticker": "KXA-1",
     }
     batch = orjson.loads(t.encode_batch_cancel([("a", "KXA-1")]))
@@ -7487,7 +7487,7 @@ def test_life_of_an_order_at_the_exchange(sim):
             )
             for each in made
         ]
-        less = await rest.decrease(orders[0], 400)
+        less = await rest.decrease(orders[0], 600)
         assert (less.kind, less.remaining_h) == (K.ACCEPTED, 400)
         amend = intent(1, kind=t.CommandKind.AMEND, order_id=made[1].order_id, price_cc=200)
         assert (await rest.amend(amend)).kind is K.ACCEPTED
@@ -9395,6 +9395,7 @@ class FakeRest18:
         self.groups = 0
         self.deleted: list[str] = []
         self.delete_errors: dict[str, Exception] = {}
+        self.decreased_by: list[int] = []
 
     def _send(self, kind: str, key: str) -> Any:
         self.calls.append((kind, key))
@@ -9413,7 +9414,8 @@ class FakeRest18:
     def amend(self, intent: t.Intent) -> Any:
         return self._send("amend", intent.client_order_id)
 
-    def decrease(self, order: t.Order, remaining_h: int) -> Any:
+    def decrease(self, order: t.Order, by_h: int) -> Any:
+        self.decreased_by.append(by_h)
         return self._send("decrease", order.client_order_id)
 
     def cancel(self, order: t.Order) -> Any:
@@ -10278,6 +10280,65 @@ async def test_a_cancel_that_took_off_less_than_was_open_leaves_the_rest_at_risk
     await asyncio.sleep(4)
     order = house.order(key)
     assert (order.status.is_live, order.at_risk_h) == (False, 1000 - reduced_h)
+
+
+@virtual_18
+async def test_a_decrease_is_exact_although_a_fill_crosses_it(folder_18):
+    house = House18(folder_18, texts={"max_position": "10", "max_order_contracts": "10"})
+    key = await moved_18(house, "decrease")
+    assert house.rest.decreased_by == [500], "relative: what has filled meanwhile changes no total"
+    # 3 of 10 had filled before the 5 were taken off; the frames of it are late.
+    await house.answer("decrease", key, accepted_18(key, remaining_h=200))
+    order = house.order(key)
+    assert (order.count_h, order.filled_h, order.remaining_h) == (500, 300, 200)
+    assert house.service.exposure.reach_h("A-1", YES18) == 500, "what is not booked is at risk"
+    house.service.on_fill(fill_18("t1", key, 300))
+    assert house.service.exposure.reach_h("A-1", YES18) == 500
+    house.service.on_fill(fill_18("t2", key, 200))
+    assert house.order(key).status is S18.EXECUTED
+    assert house.service.exposure.reach_h("A-1", YES18) == 500
+
+
+@virtual_18
+async def test_a_decrease_whose_rest_filled_before_its_answer_has_executed(folder_18):
+    house = House18(folder_18)
+    key = await moved_18(house, "decrease")
+    house.service.on_fill(fill_18("t1", key, 500))
+    assert house.order(key).status is S18.RESTING
+    await house.answer("decrease", key, accepted_18(key, remaining_h=500))
+    assert (house.order(key).status, house.order(key).at_risk_h) == (S18.EXECUTED, 0)
+
+
+@pytest.mark.parametrize("left_h", [0, 600])
+@virtual_18
+async def test_a_decrease_that_leaves_what_cannot_be_is_settled_by_the_list_alone(
+    folder_18, left_h
+):
+    house = House18(folder_18)
+    key = await moved_18(house, "decrease")
+    await house.answer("decrease", key, accepted_18(key, remaining_h=left_h))
+    assert (house.order(key).pending, house.order(key).at_risk_h) == (C18.DECREASE, 1000)
+    house.rest.listed = [report_18(key, status=S18.CANCELED, filled_h=700, remaining_h=0)]
+    await asyncio.sleep(5)
+    order = house.order(key)
+    assert (order.status, order.filled_h, order.at_risk_h) == (S18.CANCELED, 700, 700)
+
+
+@virtual_18
+async def test_a_cancel_ends_no_order_that_an_unanswered_amend_may_have_raised(folder_18):
+    house = House18(folder_18, texts={"max_position": "100", "max_order_contracts": "30"})
+    key = await house.rest_order()
+    house.converge(want_18(4000, 2000), is_forced=True)
+    await house.answer("amend", key, outcome_18(K18.UNKNOWN))
+    house.service.cancel(house.order(key))
+    # The amend to 20 had arrived, 10 of them filled unheard, the other 10 were taken off.
+    await house.answer("cancel", key, accepted_18(key, reduced_h=1000))
+    assert house.order(key).status.is_live
+    assert house.service.exposure.reach_h("A-1", YES18) == 2000
+    house.rest.listed = [report_18(key, status=S18.CANCELED, filled_h=1000, remaining_h=0)]
+    await asyncio.sleep(5)
+    order = house.order(key)
+    assert (order.status.is_live, order.filled_h, order.at_risk_h) == (False, 1000, 1000)
 
 
 @pytest.mark.parametrize("kind", ["amend", "decrease", "cancel"])

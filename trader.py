@@ -2582,9 +2582,12 @@ def encode_amend(intent: Intent) -> bytes:
     return orjson.dumps(body)
 
 
-def encode_decrease(remaining_h: int, ticker: str) -> bytes:
-    """Body of a decrease to `remaining_h` > 0; the ticker routes it to the right shard."""
-    return orjson.dumps({"reduce_to": format_count(remaining_h), "market_ticker": ticker})
+def encode_decrease(by_h: int, ticker: str) -> bytes:
+    """Body of a decrease by `by_h` > 0; the ticker routes it to the right shard.
+
+    Relative, so that the total afterwards is exact even when a fill crosses the request.
+    """
+    return orjson.dumps({"reduce_by": format_count(by_h), "market_ticker": ticker})
 
 
 def encode_batch_cancel(pairs: Iterable[tuple[str, str]]) -> bytes:
@@ -8857,14 +8860,14 @@ class KalshiRest(RestReads):
         judge = partial(judge_change, intent.order_id, False)
         return self._command(prepare, judge, opens=(intent.ticker,))
 
-    def decrease(self, order: Order, remaining_h: int) -> Coroutine[Any, Any, OrderOutcome]:
-        """Shrink a resting order to `remaining_h`, once; it keeps its queue place."""
+    def decrease(self, order: Order, by_h: int) -> Coroutine[Any, Any, OrderOutcome]:
+        """Shrink a resting order by `by_h`, once; it keeps its queue place."""
         assert order.order_id is not None, "a decrease needs the exchange's order id"
         prepare = partial(
             self._prepare,
             "decrease",
             order.order_id,
-            body=encode_decrease(remaining_h, order.ticker),
+            body=encode_decrease(by_h, order.ticker),
             body_max=ORDER_BODY_MAX,
         )
         return self._command(prepare, partial(judge_change, order.order_id, True))
@@ -11891,13 +11894,15 @@ class Answers(Booker):
             filled_h=filled_h,
             updated_at_ms=max(order.updated_at_ms, outcome.at_ms),
         )
-        if kind is CommandKind.CANCEL and outcome.reduced_h < order.remaining_h:
+        # A change without an answer may have raised it: then only its worst, taken off, ends it.
+        may_rest_h = max(order.remaining_h, order.worst_h if is_change_open(order) else 0)
+        if kind is CommandKind.CANCEL and outcome.reduced_h < may_rest_h:
             self.on_unknown(order)  # fills we have not heard of: at full risk until proven
         elif kind is CommandKind.CANCEL:
             ended = OrderStatus.EXECUTED if filled_h >= order.count_h else OrderStatus.CANCELED
             self._keep(replace(base, status=ended, why="cancelled by us"), "cancelled")
         elif want is not None:
-            self._keep(replace(base, count_h=filled_h + want.count_h), "decreased")
+            self._decreased(order, base, order.worst_h - want.count_h, outcome.remaining_h)
         else:
             assert intent is not None, "an amend without its intent"
             moved_ms = order.moved_at_ms if intent.is_refresh else now_ms
@@ -11914,6 +11919,17 @@ class Answers(Booker):
                 ),
                 "expiry renewed" if intent.is_refresh else "amended",
             )
+
+    def _decreased(self, order: Order, base: Order, by_h: int, left_h: int) -> None:
+        """The total less what was taken off, exactly: what does not rest of it has filled."""
+        total_h = order.count_h - by_h
+        if not 0 < left_h <= total_h:  # more was open or filled than we know: the list decides
+            self.on_unknown(order)
+            return
+        filled_h = max(order.filled_h, total_h - left_h)
+        status = OrderStatus.EXECUTED if filled_h >= total_h else order.status
+        changed = replace(base, count_h=max(total_h, filled_h), filled_h=filled_h, status=status)
+        self._keep(changed, "decreased")
 
     def after_batch_cancel(self, order: Order, outcome: OrderOutcome) -> None:
         """One entry of a batch cancel, judged like a cancel of its own."""
@@ -12107,7 +12123,7 @@ class Sender(Answers):
             worst_h=order.remaining_h,
             worst_cc=order.price_cc,
         )
-        request = self._rest.decrease(order, want.count_h)
+        request = self._rest.decrease(order, order.remaining_h - want.count_h)
         self._send(CommandKind.DECREASE, self._keep(pending, "decrease sent"), request, want=want)
         return ALLOWED
 
