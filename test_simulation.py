@@ -830,7 +830,7 @@ class Oracle:
         if body["time_in_force"] != "good_till_canceled":
             return
         left_s = body.get("expiration_time", 1e12) - EPOCH_S - self.world.now_s
-        ttl_s = self.world.trader.config.order_ttl_s + abs(self.world.skew_s) + 6.0
+        ttl_s = self.world.trader.config.order_ttl_s + 6.0
         if left_s > ttl_s:
             self.blame("I11", f"{key} may rest for {left_s:.0f} s")
         if not body.get("cancel_order_on_pause"):
@@ -883,7 +883,8 @@ class Oracle:
         slots: Counter[tuple[str, str, str]] = Counter()
         best: dict[tuple[str, bool], int] = {}
         reach: Counter[tuple[str, bool]] = Counter()
-        for order in self._in_time():
+        mine = self._in_time()
+        for order in mine:
             key = order.client_order_id
             ticker = order.market.ticker
             intent = self.intents.get(key)
@@ -897,7 +898,7 @@ class Oracle:
         for slot, count in slots.items():
             if count > 1:
                 self.blame("I4", f"{count} live orders in slot {slot}")
-        self._check_limits(best, reach)
+        self._check_limits(mine, best, reach)
 
     def _in_time(self) -> list[Any]:
         """Own resting orders, without those that came when they had rightly been given up."""
@@ -909,7 +910,7 @@ class Oracle:
                 mine.append(order)
         return mine
 
-    def _check_limits(self, best: dict[tuple[str, bool], int],
+    def _check_limits(self, mine: list[Any], best: dict[tuple[str, bool], int],
                       reach: Counter[tuple[str, bool]]) -> None:
         config = self.world.trader.config
         positions = self.world.account.positions
@@ -920,10 +921,10 @@ class Oracle:
                 self.blame("I6", f"{ticker} may reach {far_h} h")
             if is_bid and (ticker, False) in best and best[ticker, True] >= best[ticker, False]:
                 self.blame("I10", f"own orders cross in {ticker}")
-        if len(self._in_time()) > config.max_orders:
-            self.blame("I6", f"{len(self._in_time())} orders rest")
+        if len(mine) > config.max_orders:
+            self.blame("I6", f"{len(mine)} orders rest")
         for ticker in {ticker for ticker, _ in reach}:
-            loss_ud = self._worst_loss_ud(ticker)
+            loss_ud = self._worst_loss_ud(mine, ticker)
             if loss_ud > config.max_market_loss_ud and not self._foreign_h(ticker):
                 self.blame("I6", f"{ticker} may lose {loss_ud / 1e6:.2f} dollars")
 
@@ -932,7 +933,7 @@ class Oracle:
                    if fill.ticker == ticker and not is_own(fill.client_order_id)) if (
                        self.foreign) else 0
 
-    def _worst_loss_ud(self, ticker: str) -> int:
+    def _worst_loss_ud(self, mine: list[Any], ticker: str) -> int:
         """Worst outcome of a market: cost of what is held, plus every losing order filled."""
         state = self.world.account.position_states.get(ticker)
         held_h, cost_ud = (state.position_h, state.cost_ud) if state is not None else (0, 0)
@@ -940,7 +941,7 @@ class Oracle:
         for wins_yes in (True, False):
             paid_ud = abs(held_h) * 10_000 if (held_h > 0) == wins_yes else 0
             loss_ud = cost_ud - paid_ud
-            for order in self._in_time():
+            for order in mine:
                 if order.market.ticker == ticker and order.is_bid != wins_yes:
                     leg_cc = order.price_cc if order.is_bid else 10_000 - order.price_cc
                     loss_ud += order.remaining_h * leg_cc
@@ -1012,7 +1013,7 @@ class Oracle:
                 continue
             end_s = (order.expires_at_ms or order.sent_at_ms + 30_000) / 1000 - EPOCH_S
             limit_s = max(end_s, self.trouble_ended_s) + EXPIRY_MARGIN_S
-            if now_s - self.world.skew_s > limit_s:
+            if now_s > limit_s:
                 self.blame("I18", f"{order.client_order_id} unknown until {now_s:.0f} s")
 
     def _check_books(self) -> None:
@@ -1164,6 +1165,8 @@ class Oracle:
 
 
 TASKS_MAX = 90
+POLLS_MAX = 30                          # I31: of the exchange's state, within a calm minute
+ODD_S = 12.0                            # I32: a reason without a cause may last so long
 SIZE_MAX = 20_000                       # of any one collection of the trader in an hour's run
 SEEN_WITHIN_S = {                       # I32: how soon /v3/status shows what is wrong
     "no socket": 10.0, "network down": 10.0, "pause": 17.0, "key refused": 10.0, "killed": 1.0,
@@ -1189,12 +1192,14 @@ class Watchman:
         self.oracle, self.world = oracle, oracle.world
         pem = self.world.address.private_key_pem.splitlines()
         self.canaries = {line.encode() for line in pem if len(line) > 30 and "-----" not in line}
-        self.stepped_s = -1e9
+        self.stepped_s = self.stalled_s = -1e9
         self.is_basic = self.world.tier == "basic"
         self._since_s: dict[str, float] = {}
         self._drift_s: dict[str, float] = {}
         self._tokens, self._tokens_s = 100.0, 0.0
         self._polled_s: float | None = None
+        self._polls: deque[float] = deque(maxlen=POLLS_MAX)
+        self._odd_s: dict[str, float] = {}
         self._tasks = 0
         self._gaps = self._opened = 0
         self._ear, self._log = LogEar(self._on_log), logging.getLogger("trader")
@@ -1215,6 +1220,8 @@ class Watchman:
     def on_start(self, life: Life) -> None:
         """A process begins; what was wrong has not been seen by it yet."""
         self._since_s.clear()
+        self._odd_s.clear()
+        self._polls.clear()
         self._polled_s, self._tasks, self._gaps, self._opened = None, 0, 0, 0
         token = life.home / "run_token"
         if token.exists():
@@ -1349,6 +1356,7 @@ class Watchman:
         for name in list(self._since_s):
             if name not in present:
                 del self._since_s[name]
+        self._check_odd(bool(present))
         if not present:
             return
         body = self.world.trader.reporter.health()
@@ -1359,6 +1367,26 @@ class Watchman:
                 self.oracle.blame("I32", f"running with {name} since {now_s - since_s:.0f} s")
             elif now_s - since_s > SEEN_WITHIN_S[name]:
                 self.oracle.sometimes[f"shown: {name}"] += 1
+
+    def _check_odd(self, is_ill: bool) -> None:
+        """I32: in calm nothing of the whole house stays degraded without a cause."""
+        now_s, now, said = self.world.now_s, self.world.trader.container.now, set[str]()
+        if not (is_ill or self.oracle.has_faults or now.halt is not None):
+            said = {row.reason.value for row in now.degraded if not row.markets}
+            said -= self.oracle.allowed | self._known_causes()
+        self._odd_s = {name: self._odd_s.get(name, now_s) for name in said}
+        for name, since_s in self._odd_s.items():
+            if now_s - since_s > ODD_S:
+                self.oracle.blame("I32", f"degraded {name} since {now_s - since_s:.0f} s, "
+                                  "though nothing is wrong")
+
+    def _known_causes(self) -> set[str]:
+        """Reasons that stand in calm too: a wrong clock, a pause of the process, a rogue."""
+        now_s = self.world.now_s
+        is_off = abs(self.world.skew_s) > 0.5 or now_s - self.stepped_s < 60.0
+        found = {"clock": is_off, "loop": now_s - self.stalled_s < 15.0,
+                 "strategy": self.world.strategies is not None}
+        return {name for name, is_so in found.items() if is_so}
 
     def _check_clock(self) -> None:
         """I31: intervals run with the loop's time, whatever the wall clock does."""
@@ -1375,6 +1403,9 @@ class Watchman:
         is_calm = not self.oracle.has_faults and now_s - self.oracle.trouble_ended_s > 45.0
         if before_s is not None and is_calm and now_s - before_s > 36.0:
             self.oracle.blame("I31", f"{now_s - before_s:.1f} s between two polls")
+        self._polls.append(now_s)
+        if is_calm and len(self._polls) == POLLS_MAX and now_s - self._polls[0] < 60.0:
+            self.oracle.blame("I31", f"{POLLS_MAX} polls in {now_s - self._polls[0]:.1f} s")
 
     def _check_size(self) -> None:
         """I23: tasks and queues."""
@@ -2134,6 +2165,24 @@ class Steady:
         want = trader.Want(slot="a", side=trader.Side.YES, count_h=100,
                            price_cc=view.best_bid_cc(trader.Side.YES))
         return trader.Decision(wants=(want,), reason=trader.Reason.ACTED)
+
+
+@scene("P24 somebody trades by hand while our stream is down")
+def _(world: World) -> None:
+    ticker = world.own_open()[0].market.ticker
+    for number in range(2):
+        world.oracle.trouble()
+        world.control.refuse_websockets(8.0)
+        world.control.drop_websockets()
+        world.until(lambda: not world.own_open(), 10.0, "quotes are pulled")
+        best = world.exchange.engine.markets[ticker].book.asks.best_cc
+        assert best is not None, "nobody sells"
+        name, before = f"by-hand-{number}", len(world.account.fills)
+        world.oracle.foreign.add(
+            world.control.place(ticker, "bid", f"{best / 10_000:.4f}", "1.00", name))
+        assert len(world.account.fills) > before, "nothing was bought"
+        world.calm()
+        world.run(5.0)
 
 
 @scene("P28 the close guard holds every strategy", strategies=[Steady()], evaluate_min_ms="100")
@@ -2936,6 +2985,7 @@ def _group(mix: Mix) -> None:
 
 def _stall(mix: Mix) -> None:
     mix.world.loop.now_s += mix.rng.uniform(0.05, 3.0)
+    mix.world.oracle.watchman.stalled_s = mix.world.now_s
 
 
 def _pause_trader(mix: Mix) -> None:
@@ -3013,11 +3063,13 @@ def run_mix(seed: int, minutes: float = CAMPAIGN_MINUTES) -> World:
              "group_contracts": draw.choice(("1", "20")),
              "max_unknown": draw.choice(("3", "20")), "max_orders": draw.choice(("2", "40")),
              "max_position": draw.choice(("1", "2", "100")),
-             "max_market_loss_dollars": draw.choice(("0.8", "10"))}
-    is_busy = draw.random() < 0.1       # many orders: batches, an empty budget
+             "max_market_loss_dollars": draw.choice(("0.8", "10")),
+             "evaluate_min_ms": draw.choice(("1000", "2000"))}
+    is_busy = draw.random() < 0.06      # many orders: batches, an empty budget
     if is_busy:
-        texts |= {"markets": "6", "max_orders": "60", "max_position": "100"}
-    with World(seed, switches=switches, latency=latency, pace=draw.choice((2.0, 4.0, 8.0)),
+        texts |= {"markets": "4", "max_orders": "60", "max_position": "100",
+                  "evaluate_min_ms": "4000"}  # bursts, with time between them
+    with World(seed, switches=switches, latency=latency, pace=draw.choice((4.0, 6.0, 8.0)),
                maker_fees=draw.random() < 0.7, strategies=with_ladder() if is_busy else None,
                **texts) as world:
         try:
@@ -3164,11 +3216,21 @@ BUGS = (
         "limit_s=STOP_LIMIT_S - SHUTDOWN_MARGIN_S)\n",
         "            pass\n", ("P32",)),
     Bug("trading goes on after a reconnect without a reconcile",
+        "        self._owed_pass = math.inf  # no pass made without the stream can clear it\n"
+        "        if self._trading is not None:\n"
         '            self._guard.degrade(Degraded.RECONCILE, '
-        '"a clean reconcile after the reconnect")\n',
-        "            pass\n", ("P15 nothing",)),
+        '"a clean reconcile after the reconnect")\n'
+        '        self._say.note("connection", f"stream lost: {event.why}", "warning")\n\n'
+        "    def on_stream_restored(self, event: StreamRestored) -> None:\n"
+        '        """The feed is back; what happened meanwhile is asked for."""\n'
+        "        self.judge_books()\n"
+        '        self._say.note("connection", f"stream up, connection {event.connects}", "success")'
+        '\n        self.owe_reconcile("the stream is back")\n',
+        "        pass\n\n"            # the loss and the return ask for it; either is enough
+        "    def on_stream_restored(self, event: StreamRestored) -> None:\n"
+        "        self.judge_books()\n", ("P15 nothing",)),
     Bug("fills heard on the stream alone are booked",
-        "            await self._read_fills()\n", "            pass\n", ("P19", "P35")),
+        "            await self._read_fills()\n", "            pass\n", ("P24 somebody trades",)),
     Bug("a refused key is tried without a pause",
         "        if now_s - self._refused_at_s < AUTH_PAUSE_S:\n            return True\n",
         "", ("P25",)),
@@ -3188,6 +3250,8 @@ BUGS = (
         "        return self._base_s + (self._real_monotonic() - self._start_s) * self.rate\n",
         "        return (self._epoch_s or 0.0) + self._base_s + (\n"
         "            self._real_monotonic() - self._start_s) * self.rate\n", ("P31 our wall",)),
+    Bug("the exchange's state is asked for without a pause",
+        "STATUS_POLL_S: Final = 10.0 ", "STATUS_POLL_S: Final = 0.5 ", ("P31 our wall",)),
     Bug("degraded is called running",
         '        return HealthVerdict("degraded", True, reasons)\n',
         '        return HealthVerdict("running", True)\n', ("P15", "P26", "P33")),
