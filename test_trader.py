@@ -13077,6 +13077,20 @@ def test_a_change_is_looked_at_in_the_same_call_but_not_too_often(folder_19):
     assert len(look.looks) == 2
 
 
+@pytest.mark.parametrize("name", sorted({*t.STRATEGIES} - {"rl"}))  # that one needs a file
+def test_the_edge_of_a_decision_is_one_of_its_sums(name):
+    (strategy,), told = t.build_strategies(t.build_config({"strategy": name})), 0
+    for view in t.random_views(400, seed=3):
+        decision = strategy.decide(view)
+        edge = t._EDGE_TEXT.fullmatch(decision.value)
+        if edge is None or decision.reason is not t.Reason.ACTED:
+            continue
+        sums = [row["edge_cc"] for row in t.TradingDecisionService._edges(decision, view)]
+        assert int(edge[1]) == max(sums), f"{decision.value} beside {sums}"
+        told += 1
+    assert told or name not in ("market_maker", "imbalance"), "nothing was judged"
+
+
 def test_the_recent_cycles_are_kept_also_those_that_broke(folder_19):
     house, look, flow = flow_19(folder_19)
     house.bus.publish(moved_19())

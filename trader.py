@@ -4788,7 +4788,9 @@ def quote_decision(view: MarketView, quotes: Quotes, p: MakerParams, memory: Mem
     if better:
         kept["better"] = better
     if wants:
-        best_cc = max(edge_cc(view, want, fair_cc=quotes.fair_cc) for want in wants)
+        best_cc = max(
+            edge_cc(view, want, fair_cc=quotes.fair_cc, margin_cc=p.floor_cc) for want in wants
+        )
         return Decision(
             wants=tuple(wants),
             reason=Reason.ACTED,
