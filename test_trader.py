@@ -18475,9 +18475,12 @@ def test_reload_takes_live_settings_and_refuses_mistakes_and_usr1_writes_the_sta
         rows = bot.get("/v3/config")["rows"]
         return next(row["value"] for row in rows if row["name"] == name)
 
-    settings.write_text("V3_TRADING_MAX_ORDERS=12\nV3_MAX_ORDERS_PER_MINUTE=77\n")
+    hook = "V3_ALERT_URL=https://127.0.0.1:1/planted-secret\n"
+    settings.write_text(f"V3_TRADING_MAX_ORDERS=12\nV3_MAX_ORDERS_PER_MINUTE=77\n{hook}")
     bot.signal(signal.SIGHUP)
     eventually_24(lambda: "settings reloaded" in bot.text, "reloaded")
+    assert "alert_url" in bot.text
+    assert "planted-secret" not in bot.text
     settings.write_text("V3_TRADING_MAX_ORDERS=many\n")
     bot.signal(signal.SIGHUP)
     eventually_24(lambda: "reload refused, nothing changed" in bot.text, "refused")
@@ -18489,6 +18492,26 @@ def test_reload_takes_live_settings_and_refuses_mistakes_and_usr1_writes_the_sta
     assert bot.health()["healthy"]
     bot.signal(signal.SIGTERM)
     assert bot.wait() == 0
+
+
+@pytest.mark.parametrize("after", ["https://b.example/", None], ids=["moved", "removed"])
+def test_a_reload_moves_the_webhook_and_every_reader_of_live_settings(after):
+    live, services = types.SimpleNamespace, types.SimpleNamespace()
+    house = live(
+        execution=live(), orchestrator=live(), operator=live(), webhook=t.Webhook(None),
+        reporter=live(services=services, alerts=live(is_healthy=True)),
+    )  # fmt: skip
+    t.House.take_over(house, config_02(alert_url="https://a.example/"))
+    assert house.webhook.url.reveal() == "https://a.example/"
+    house.reporter.alerts.is_healthy = False
+    config = config_02(alert_url=after, max_orders="7")
+    t.House.take_over(house, config)
+    assert house.webhook.url == (after and t.Secret(after))
+    assert (house.reporter.alerts.post is None) == (after is None)
+    assert house.reporter.alerts.is_healthy, "the last address says nothing about this one"
+    assert house.execution.limits.max_orders == 7
+    readers = (house, house.execution, house.orchestrator, house.operator, services)
+    assert all(each.config is config for each in (*readers, house.reporter.alerts))
 
 
 # --------------------------------------------------------------------------------------
@@ -18898,6 +18921,8 @@ def test_commands_tell_what_exchange_and_journal_hold_and_the_audit_agrees(
     assert held == account["positions"]
     fills = answer_of(trading, "fills")
     assert {row["fill_id"] for row in fills} == {row["trade_id"] for row in account["fills"]}
+    kinds = {row["activity_type"] for row in answer_of(trading, "export", "activity")}
+    assert {"state_transition", "order", "fill"} <= kinds
     daily = answer_of(trading, "export", "daily")
     whole = [row for row in daily if not row["strategy"]]
     assert sum(row["fills"] for row in whole) == len(fills)

@@ -486,6 +486,12 @@ class Secret:
         """The text itself; call it only where it is used up."""
         return self._text
 
+    def __eq__(self, other: object) -> bool:
+        return isinstance(other, Secret) and self._text == other._text
+
+    def __hash__(self) -> int:
+        return hash(self._text)
+
     def __repr__(self) -> str:
         return "Secret(***)"
 
@@ -16133,6 +16139,8 @@ class Chronicle:
             "at_ms": at_ms,
         }
         self.activities.append(row)
+        kept = cast("Mapping[str, JsonValue]", row)
+        self.services.journal.explain("activity", at_ms, str(self._activity_id), kept)
         self._hub.broadcast("system_activity", row)
         return row
 
@@ -18459,18 +18467,20 @@ def _query_int(request: web.BaseRequest, name: str, default: int, low: int, high
 class Webhook:
     """POSTs alerts to the one address the operator named: the only other way out of here."""
 
-    def __init__(self, url: Secret) -> None:
-        self._url = url
+    def __init__(self, url: Secret | None) -> None:
+        self.url = url
         self._session: aiohttp.ClientSession | None = None
 
     async def post(self, body: bytes) -> int:
         """Send one JSON body; the HTTP status, 0 when nobody answered within READ_TIMEOUT_S."""
+        if self.url is None:
+            return 0
         if self._session is None:
             self._session = aiohttp.ClientSession(trust_env=False)
         try:
             async with asyncio.timeout(READ_TIMEOUT_S):
                 async with self._session.post(
-                    self._url.reveal(),
+                    self.url.reveal(),
                     data=body,
                     headers={"Content-Type": "application/json"},
                     allow_redirects=False,
@@ -19815,6 +19825,17 @@ class House:
         self.stream.on_public = recorder.record
         return recorder
 
+    def take_over(self, config: Config) -> None:
+        """The settings from now on: whoever reads a live one reads it here or gets it here."""
+        self.config = self.execution.config = self.orchestrator.config = config
+        self.operator.config = self.reporter.services.config = config
+        self.reporter.alerts.config = config
+        self.execution.limits = RiskLimits.of(config)
+        if self.webhook.url != config.alert_url:
+            self.webhook.url = config.alert_url
+            self.reporter.alerts.is_healthy = True  # what the last address did says nothing
+        self.reporter.alerts.post = self.webhook.post if config.alert_url else None
+
     def _ask_snapshot(self, ticker: str) -> None:
         self.stream.subscriptions.get_snapshot((ticker,))
 
@@ -19836,9 +19857,8 @@ class House:
             replay=self.venue.replay,
         )
         self.reporter = self._make_reporter()
-        self.webhook = Webhook(self.config.alert_url) if self.config.alert_url else None
-        if self.webhook is not None:
-            self.reporter.alerts.post = self.webhook.post
+        self.webhook = Webhook(None)
+        self.take_over(self.config)
         self.api = build_api(
             clock=self.clock,
             supervisor=self.supervisor,
@@ -20730,20 +20750,12 @@ class Coordinator:
 
     def reload(self, config: Config) -> None:
         """Take over the settings marked live; name those that wait for a restart."""
-        changed = [
-            s
-            for s in SETTINGS
-            if s.kind is not Kind.SECRET
-            and getattr(config, s.field) != getattr(self.house.config, s.field)
-        ]
+        before = self.house.config
+        changed = [s for s in SETTINGS if getattr(config, s.field) != getattr(before, s.field)]
         live = [s.name for s in changed if s.is_live]
-        self.house.config = replace(
-            self.house.config, **{s.field: getattr(config, s.field) for s in SETTINGS if s.is_live}
+        self.house.take_over(
+            replace(before, **{s.field: getattr(config, s.field) for s in SETTINGS if s.is_live})
         )
-        self.house.execution.config = self.house.reporter.services.config = self.house.config
-        self.house.reporter.alerts.config = self.house.config
-        self.house.execution.limits = RiskLimits.of(self.house.config)
-        self.house.orchestrator.config = self.house.operator.config = self.house.config
         text = f"settings reloaded: {', '.join(live) or 'nothing new'}"
         waiting = [s.name for s in changed if not s.is_live]
         if waiting:
@@ -20798,8 +20810,7 @@ class Coordinator:
     async def _close_edges(self) -> None:
         await self.house.supervisor.stop(timeout_s=1.0)
         await self.house.api.stop()
-        if self.house.webhook is not None:
-            await self.house.webhook.close()
+        await self.house.webhook.close()
         if self.house.recorder is not None:
             self.house.recorder.close()
         self.house.rest.close()
