@@ -19075,7 +19075,7 @@ class MovingRest:
 )
 def test_an_account_is_pictured_between_two_equal_lists_or_not_at_all(moves, fills):
     rest = MovingRest(moves)
-    picture = asyncio.run(t.read_account(rest))
+    picture = asyncio.run(t.read_account(rest, t.Clock()))
     if fills is None:
         assert picture is None
         assert rest.looks == 2 * t.AUDIT_READINGS

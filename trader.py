@@ -22907,6 +22907,7 @@ async def _cancel_alone(config: Config, args: argparse.Namespace) -> int:
 
 AUDIT_TRIES: Final = 4  # what a list of REST shows late is no difference; one that stays is
 AUDIT_READINGS: Final = 8
+AUDIT_READ_S: Final = 15.0  # no further reading is begun after so long
 AUDIT_PAUSE_S: Final = 1.0
 
 
@@ -22926,11 +22927,14 @@ class AccountPicture:
         return fills | {("settlement", paid.ticker) for paid in self.settlements}
 
 
-async def read_account(rest: KalshiRest) -> AccountPicture | None:
+async def read_account(rest: KalshiRest, clock: Clock) -> AccountPicture | None:
     """Everything between two equal lists of fills and payouts; None while the account moves."""
     fills = {(fill.trade_id, fill.order_id): fill for fill in await rest.fills()}
     paid = {(each.ticker, each.at_ms): each for each in await rest.settlements()}
+    begun_s = clock.real_s()
     for _ in range(AUDIT_READINGS):
+        if clock.real_s() - begun_s > AUDIT_READ_S:
+            break
         before = await rest.balance()
         positions = tuple(await rest.positions())
         resting = tuple(await rest.orders(status="resting"))
@@ -23046,8 +23050,8 @@ def command_audit(config: Config, args: argparse.Namespace) -> int:
     rows, scopes = asyncio.run(_audit(config, signer, args.audit_key_id or config.key_id or ""))
     if rows is None:
         print(
-            f"moving: the account traded during each of {AUDIT_READINGS} readings, so nothing was"
-            " compared; try again, or pause the bot meanwhile",
+            "moving: the account traded during each of several readings, so nothing was compared;"
+            " try again, or pause the bot meanwhile",
             file=sys.stderr,
         )
         return EXIT_CHECK
@@ -23071,7 +23075,7 @@ async def _audit(
         for _ in range(AUDIT_TRIES):
             with contextlib.closing(read_journal(config, there.clock)) as journal:
                 mark = journal.last_seq
-            if (picture := await read_account(rest)) is None:
+            if (picture := await read_account(rest, there.clock)) is None:
                 return None, None
             for pause_s in (0.0, AUDIT_PAUSE_S):
                 await asyncio.sleep(pause_s)  # what REST lists may still be on its way to the bot
