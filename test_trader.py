@@ -142,6 +142,28 @@ def test_every_banner_tells_purpose_position_and_principle():
                 assert word in block, f"{block.splitlines()[1]} lacks {word}"
 
 
+def kinds_at(calls: str) -> set[str]:
+    """First arguments, where they are written out, of the calls named."""
+    found = set()
+    for node in nodes_of(ast.Call):
+        assert isinstance(node, ast.Call)
+        is_one = isinstance(node.func, ast.Attribute) and node.func.attr in calls.split()
+        if is_one and node.args and isinstance(node.args[0], ast.Constant):
+            found.add(node.args[0].value)
+    return found
+
+
+def test_every_kind_of_row_that_is_read_or_named_is_written_somewhere():
+    kinds = {*t.FACT_KINDS, *t.EXPLAIN_KEPT}
+    written = kinds_at("fact write_fact explain")
+    read = kinds_at("facts newest rows_of explained") & kinds
+    assert {"reconcile", "intent", "fill", "decision"} <= written
+    assert {"adjust", "fill", "decision", "equity"} <= read
+    probe = {"latency"}  # the table where a probe of the disk writes
+    assert kinds - written - probe == set()
+    assert read <= written
+
+
 def test_no_room_uses_a_name_of_a_later_room():
     names = top_level_names()
     wrong = {
@@ -11385,6 +11407,30 @@ async def test_a_settlement_explains_a_position_that_is_gone(folder_18):
     assert house.service.ledger.cash_ud == RICH_18 + 6_000_000
 
 
+@virtual_18
+async def test_passes_are_journaled_when_they_differ_or_turn_clean_and_once_a_minute(folder_18):
+    house = House18(folder_18)
+    house.baseline()
+
+    def noted() -> list[bool]:
+        return [fact.body["is_clean"] for fact in house.journal.facts("reconcile")]
+
+    for _ in range(3):
+        await differ_18(house)
+        await asyncio.sleep(5)
+    assert noted() == [True], "clean passes soon after each other are one row"
+    await differ_18(house, cash_ud=RICH_18 + 1)
+    assert noted() == [True, False]
+    (row,) = [f for f in house.journal.facts("reconcile") if not f.body["is_clean"]]
+    assert row.body["cash_difference_ud"] == 1
+    house.rest.cash_ud = house.service.ledger.cash_ud
+    await house.sync.reconcile()
+    assert noted() == [True, False, True]
+    await asyncio.sleep(61)
+    await house.sync.reconcile()
+    assert noted() == [True, False, True, True]
+
+
 def settlement_18(position_h: int, value_cc: int, revenue_ud: int) -> t.Settlement:
     return t.Settlement(
         ticker="A-1",
@@ -13720,8 +13766,8 @@ def test_hold_stands_still_and_the_coin_is_fair_at_the_mid():
 
 def record_21(**changes: Any) -> t.Record:
     """A long, clean run."""
-    facts = {"hours": 400.0, "days": 15, "is_reconcile_clean": True, "unexplained_halts": 0}
-    return t.Record(**{**facts, **changes})
+    facts = {"hours": 400.0, "days": 15, "reconciles": 9, "is_reconcile_clean": True}
+    return t.Record(**{**facts, "unexplained_halts": 0, **changes})
 
 
 def settled_21(evidence: t.Evidence, *, events: int, price_cc: int) -> None:
@@ -19590,8 +19636,8 @@ def evidence_of(results: list[t.EventResult], **changes: Any) -> t.Sample:
     """A sample with everything else in order."""
     bounds = t.at_once(t.bootstrap_steps(results, rounds=200)) or (0.0,) * 4
     values = {
-        "hours": 400.0, "days": 20, "is_reconcile_clean": True, "unexplained_halts": 0,
-        "contracts_h": 1000 * len(results), "settled_events": len(results),
+        "hours": 400.0, "days": 20, "reconciles": 9, "is_reconcile_clean": True,
+        "unexplained_halts": 0, "contracts_h": 1000 * len(results), "settled_events": len(results),
         "low80_cc": bounds[1], "high80_cc": bounds[2], "p_random": 0.01,
         "markout_300s_cc": 0.0, "brier_difference": None, **changes,
     }  # fmt: skip
@@ -19618,6 +19664,7 @@ def evidence_of(results: list[t.EventResult], **changes: Any) -> t.Sample:
         ({"markout_300s_cc": -50.1}, "NOT ENOUGH DATA", "markout"),
         ({"markout_300s_cc": None}, "NOT ENOUGH DATA", "markout at 300 s unknown"),
         ({"is_reconcile_clean": False}, "NO-GO", "not clean"),
+        ({"is_reconcile_clean": False, "reconciles": 0}, "NO-GO", "no reconcile on record"),
         ({"unexplained_halts": 1}, "NO-GO", "halts"),
         ({"brier_difference": 0.01}, "NOT ENOUGH DATA", "worse than the mid"),
     ],
@@ -19731,6 +19778,29 @@ async def test_strategies_are_paid_though_together_they_hold_nothing(folder_18):
     told = len(house.said(t.MarketSettled))
     house.service.on_settled("A-1", "scalar", 0)
     assert len(house.said(t.MarketSettled)) == told, "and once"
+
+
+@virtual_18
+async def test_a_report_without_a_finished_reconcile_calls_none_clean(folder_18):
+    house = House18(folder_18)
+    house.baseline()
+    records = records_of_18(house, folder_18)
+    report = t.evaluate(records, folder_18, 0)
+    assert (report["reconciles"], report["is_reconcile_clean"]) == (0, False)
+    assert records.verified_at_ms is None
+
+
+@virtual_18
+async def test_a_report_knows_the_passes_that_were_clean_and_when(folder_18):
+    house = House18(folder_18)
+    house.baseline()
+    await differ_18(house)
+    at_ms = house.clock.now_ms()
+    records = records_of_18(house, folder_18)
+    report = t.evaluate(records, folder_18, 0)
+    assert (report["reconciles"], report["is_reconcile_clean"]) == (1, True)
+    assert records.verified_at_ms == at_ms
+    assert "1 reconciles, all clean" in t.report_lines(report)
 
 
 @pytest.mark.parametrize("seed", range(12))
