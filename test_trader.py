@@ -11407,6 +11407,22 @@ async def test_a_settlement_explains_a_position_that_is_gone(folder_18):
     assert house.service.ledger.cash_ud == RICH_18 + 6_000_000
 
 
+@pytest.mark.parametrize("is_reborn", [False, True])
+@virtual_18
+async def test_the_fee_of_a_partly_filled_order_is_expected_alike_after_a_restart(
+    folder_18, is_reborn
+):
+    house = House18(folder_18)
+    house.baseline()
+    key = await house.rest_order()
+    for number, fee_ud in enumerate((3700, 3600, 3700, 3600)):
+        fill = fill_18(f"t{number}", key, 100, price_cc=550, is_taker=True, fee_ud=fee_ud)
+        house.service.on_fill(fill)
+        assert "fee_mismatch" not in house.alerts()
+        if is_reborn:
+            house = house.reborn(folder_18, run=f"run{number}")
+
+
 @virtual_18
 async def test_passes_are_journaled_when_they_differ_or_turn_clean_and_once_a_minute(folder_18):
     house = House18(folder_18)

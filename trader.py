@@ -2893,6 +2893,7 @@ class Ledger:
         self.filled: Counter[str] = Counter()  # order_id → contracts in hundredths
         self._seen: OrderedDict[tuple[str, str], None] = OrderedDict()
         self._accounts: OrderedDict[str, int] = OrderedDict()  # order_id → rounding saved, ud
+        self._past: OrderedDict[str, list[tuple[int, Fill]]] = OrderedDict()  # order → cash, fill
 
     def has_fill(self, trade_id: str, order_id: str) -> bool:
         """Whether this fill was applied already (within the memory of FILLS_MAX)."""
@@ -2931,11 +2932,23 @@ class Ledger:
         while len(self._seen) > FILLS_MAX:
             self._seen.popitem(last=False)
 
+    def _moves_ud(self, fill: Fill) -> int:
+        before = self.positions.get(fill.ticker, Position(ticker=fill.ticker))
+        return apply_to_position(before, fill.side, fill.price_cc, fill.count_h)[1]
+
+    def note_past(self, fill: Fill) -> None:
+        """Before a fill of an earlier run is applied: its rounding counts for the order's next."""
+        self._past.setdefault(fill.order_id, []).append((self._moves_ud(fill), fill))
+        while len(self._past) > ENDED_ORDERS_MAX:
+            self._past.popitem(last=False)
+
     def expected_fee_ud(self, fill: Fill, fees: FeeSchedule) -> int:
         """Fee our model charges for this fill; keeps the order's rounding account going."""
-        saved_ud = self._accounts.get(fill.order_id, 0)
-        before = self.positions.get(fill.ticker, Position(ticker=fill.ticker))
-        _, cash_ud = apply_to_position(before, fill.side, fill.price_cc, fill.count_h)
+        saved_ud, cash_ud = self._accounts.get(fill.order_id, 0), self._moves_ud(fill)
+        for past_ud, past in self._past.pop(fill.order_id, ()):
+            _, saved_ud = fees.charge(
+                past_ud, past.price_cc, past.count_h, is_taker=past.is_taker, saved_ud=saved_ud
+            )
         fee_ud, self._accounts[fill.order_id] = fees.charge(
             cash_ud, fill.price_cc, fill.count_h, is_taker=fill.is_taker, saved_ud=saved_ud
         )
@@ -11354,6 +11367,7 @@ class Account:
             )
 
     def _book(self, fill: Fill) -> None:
+        self.ledger.note_past(fill)
         self.ledger.apply_fill(fill)
         self._booked[fill.client_order_id or ""] += fill.count_h
         self.fills_known_to_ms = max(self.fills_known_to_ms or 0, fill.at_ms)
