@@ -11431,6 +11431,14 @@ class FactWriter:
 # Purpose:   Bind each new picture of an order: checked, journaled, counted in risk, told.
 # Position:  Uses §02 to §08, §12 to §14, §18b. The base of §18d to §18h.
 # Principle: No picture is bound that the table of moves forbids; what is unproven stays at risk.
+#
+#   ExecutionService §18h ► OrderNews g ► Sender f ► Answers e ► Booker d ► OrderKeeper c
+#     one object, `self` throughout: each room adds what its banner says
+#   TradingClientIntegration §18l ► Reconciler k ► Canceller j ► Resolver i
+#     the other object; it asks the first, which knows it by two hooks alone:
+#       on_unknown, on_gap_in_fills     set by Resolver.__init__ (§18i)
+#       on_group_closed                 set by §23
+#   Sender._tell_order (§18f) overrides the keeper's: it cancels a doomed order once its id is known
 # ======================================================================================
 
 
