@@ -952,10 +952,10 @@ def parse_setting(setting: Setting, text: str | None) -> Any:
         case Kind.BOOL:
             return _boolean(setting, text)
         case Kind.DOLLARS:
-            return _bounded(setting, text, lambda t: parse_fixed(t, 4) * 100)
+            return _bounded(setting, text, lambda t: parse_fixed(t, 4) * H_PER_CONTRACT)
         case Kind.CONTRACTS:
             return _bounded(setting, text, parse_count)
-        case Kind.CENTS:
+        case Kind.CENTS:  # a cent has 100 centi-cents, so two decimals of a cent are whole cc
             return _bounded(setting, text, parse_count)
         case Kind.LIST:
             return tuple(part.strip() for part in text.split(",") if part.strip())
@@ -1314,6 +1314,8 @@ class Balance:
 class Reason(StrEnum):
     """Why an evaluation ended as it did; closed list of STRATEGIES §3, in gate order."""
 
+    # The place of a member is its stage of the funnel and its rank among gates: a new one belongs
+    # beside its like. Whether it also pulls resting orders, PULL_REASONS of §19 says.
     NOT_READY = "not_ready"
     PAUSED = "paused"
     HALTED = "halted"
@@ -1669,7 +1671,7 @@ class CommandsInFlight(Event):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class DecisionMade(Event):
-    """One evaluation ended. `record` is the stored decision, None when only the count matters."""
+    """One evaluation ended; the journal keeps more of it under `decision_id` ("": not kept)."""
 
     ticker: str
     strategy: str
