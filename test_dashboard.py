@@ -1474,6 +1474,19 @@ def test_a_page_opened_with_the_launch_is_live_without_a_reload(
     assert first_live_frame_s(browser, tmp_path / "a") <= LIVENESS_S, "the figure is a budget's"
 
 
+def test_stub_no_more_events_are_asked_for_once_there_are_enough(
+        browser: Any, stub: DeskStub) -> None:
+    (row,) = stub.rows["evidence"].values()
+    stub.rows["evidence"] = {"market_maker": {**row, "settled_events": 29}}
+    desk = Desk(browser, stub.url).open()
+    desk.page.keyboard.press("0")
+    desk.wait_text("#evidence .card", "1 more independent settled events")
+    stub.change("evidence", {**row, "settled_events": 40})
+    desk.wait_text("#evidence .card", "40 of 30")
+    assert "more independent" not in desk.text("#evidence .card")
+    desk.close()
+
+
 @pytest.fixture(scope="module")
 def trading_desk(browser: Any, early_trader: Trader | None) -> Iterator[Desk]:
     """One page for the tests that only look; the trader has filled something by then."""

@@ -76,7 +76,7 @@ export function renderEvidence(root, view) {
     criteria(reasons, row.criteria ?? []);
     const missing = known(row.settled_events_needed)
       ? Math.max(0, row.settled_events_needed - (row.settled_events ?? 0)) : null;
-    setText(note, row.verdict === "NOT ENOUGH DATA" && known(missing)
+    setText(note, row.verdict === "NOT ENOUGH DATA" && missing
       ? `${count(missing)} more independent settled events are needed before a verdict.` : "");
     setAttr(card, "aria-label", `Evidence of ${row.strategy}: ${row.verdict}`);
     return card;
