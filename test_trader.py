@@ -5131,9 +5131,14 @@ def test_kill_file_round_trip(data):
     data.write_kill(HALT)
     assert data.read_kill() == HALT
     assert t.DataDir(data.path).read_kill() == HALT
-    data.remove_kill()
-    data.remove_kill()
+    stamp = data.kill_stamp()
+    os.utime(data.kill_path, ns=(1, 1))
+    assert not data.remove_kill(stamp), "touched since"
+    assert data.read_kill() == HALT
+    assert data.remove_kill(data.kill_stamp())
+    assert data.remove_kill(None)
     assert data.read_kill() is None
+    assert not (data.path / "KILL.cleared").exists()
 
 
 @pytest.mark.parametrize(
@@ -16668,6 +16673,11 @@ def house_23(folder_23):
     return House23(folder_23)
 
 
+def rearm_23(house: House23, gate=G23.OPEN) -> bool:
+    """Re-armed by a person who has seen the kill file as it is."""
+    return house.guard.rearm(gate, "looked at it", "page", stamp=house.disk.kill_stamp())
+
+
 def reborn_23(house: House23, folder) -> House23:
     """The next process on the same folder, after `load`."""
     house.journal.close()
@@ -16859,7 +16869,7 @@ def test_a_latch_no_disk_takes_holds_in_memory_and_is_written_as_soon_as_one_doe
 
 def test_a_cleared_latch_stays_cleared_after_a_restart(house_23, folder_23):
     house_23.guard.halt("enough", "page")
-    house_23.guard.rearm(G23.REDUCE_ONLY, "looked at it", "page")
+    rearm_23(house_23, G23.REDUCE_ONLY)
     assert (house_23.now.halt, house_23.now.gate) == (None, G23.REDUCE_ONLY)
     again = reborn_23(house_23, folder_23)
     assert (again.now.halt, again.now.gate, again.now.gate_why) == (
@@ -16877,7 +16887,7 @@ def test_a_latch_the_disk_will_not_clear_still_halts(house_23, folder_23, broken
     else:
         house_23.journal.close()
     with pytest.raises(t.JournalError):
-        house_23.guard.rearm(G23.OPEN, "looked at it", "page")
+        rearm_23(house_23)
     assert house_23.now.gate is G23.HALTED
     assert house_23.disk.read_kill() is not None
     assert reborn_23(house_23, folder_23).now.gate is G23.HALTED
@@ -16925,6 +16935,16 @@ def test_a_gate_nobody_can_read_is_taken_as_paused(house_23, content):
     (house_23.disk.path / "state.json").write_bytes(content)
     house_23.guard.load()
     assert house_23.now.gate is G23.PAUSED
+
+
+@pytest.mark.parametrize("gate", [G23.PAUSED, G23.REDUCE_ONLY, G23.OPEN])
+def test_a_gate_whose_file_is_lost_is_found_in_the_journal(house_23, folder_23, gate):
+    house_23.guard.set_gate(G23.PAUSED, "lunch", "page")
+    house_23.guard.set_gate(gate, "because", "limit")
+    (house_23.disk.path / "state.json").unlink()
+    now = reborn_23(house_23, folder_23).now
+    assert (now.gate, now.gate_why, now.gate_by) == (gate, "because", "limit")
+    assert now.gate_since_ms == house_23.clock.now_ms()
 
 
 def test_a_fresh_folder_is_open(house_23):
@@ -17389,6 +17409,17 @@ async def test_a_paused_strategy_stays_paused_over_a_restart(desk_23, folder_23)
     third.journal.close()
 
 
+async def test_reduce_only_never_opens_what_is_paused(desk_23):
+    desk_23.guard.set_gate(G23.PAUSED, "crash_loop: 5 unclean starts", "limit")
+    desk_23.container.update(is_reconciled=False)
+    answer = await desk_23.operator.reduce_only(desk_23.ask("reduce-only"))
+    await desk_23.settle()
+    assert (desk_23.now.gate, desk_23.permit()) == (G23.PAUSED, "paused")
+    assert desk_23.now.gate_why == "crash_loop: 5 unclean starts"
+    assert "stays" in answer.extra["note"]
+    assert len(desk_23.trading.asked) == 1, "what rests goes all the same"
+
+
 async def test_a_second_pause_keeps_the_first_reason(desk_23):
     await desk_23.operator.pause(desk_23.ask("pause", reason="first"))
     await desk_23.operator.pause(desk_23.ask("pause", reason="second"))
@@ -17514,6 +17545,38 @@ async def test_a_kill_file_touched_during_the_wait_of_a_rearm_holds(
     assert (desk_23.now.halt, desk_23.disk.read_kill()) == (None, None)
 
 
+@pytest.mark.parametrize("was_there", [True, False])
+async def test_a_kill_file_touched_while_a_rearm_syncs_the_disk_holds(
+    desk_23, folder_23, was_there
+):
+    desk_23.guard.halt("enough", "page")
+    if not was_there:
+        desk_23.disk.kill_path.unlink()
+    write = desk_23.disk.write_state
+
+    def write_slowly(state):
+        write(state)
+        touch_23(desk_23.disk.kill_path)
+
+    desk_23.disk.write_state = write_slowly
+    with refused_23("state_changed"):
+        await desk_23.operator.rearm(desk_23.ask("rearm"))
+    assert desk_23.now.gate is G23.HALTED
+    again = reborn_23(desk_23, folder_23)
+    assert again.now.gate is G23.HALTED
+    again.disk.kill_path.unlink()
+    assert reborn_23(again, folder_23).now.gate is G23.HALTED, "the journal holds it too"
+
+
+async def test_a_breaker_that_cancels_again_during_a_rearm_ends_before_it(desk_23):
+    desk_23.guard.halt("reject_ratio: 60%", "limit")
+    desk_23.trading.reports = [t.CancelReport(sent=1, confirmed=0, remaining=("kt-1",))] * 1000
+    desk_23.trading.on_group = lambda: desk_23.operator.kill_now("reject_ratio: 61%", "limit")
+    with refused_23("still_clearing"):
+        await desk_23.operator.rearm(desk_23.ask("rearm"))
+    assert desk_23.now.gate is G23.HALTED
+
+
 @pytest.mark.parametrize("by", ["signal", "page", "api", "cli", "file"])
 async def test_a_kill_during_a_rearm_holds_by_whatever_road_it_came(desk_23, by):
     desk_23.guard.halt("enough", "page")
@@ -17566,7 +17629,7 @@ def test_a_rearm_the_disk_refuses_halfway_is_none_here_nor_after_a_restart(
     for (owner, name), act in zip((*names, (house_23.journal, "fact")), real, strict=True):
         setattr(owner, name, counted(act))
     with contextlib.suppress(t.JournalError):
-        house_23.guard.rearm(G23.OPEN, "looked at it", "page")
+        rearm_23(house_23)
     is_halted = house_23.now.halt is not None
     assert (reborn_23(house_23, folder_23).now.halt is not None) is is_halted
     assert is_halted is (works < 3)
@@ -17667,6 +17730,72 @@ async def test_a_flatten_needs_a_preview_of_the_last_half_minute_and_uses_it_onc
     with refused_23("stale_preview"):
         await desk_23.operator.flatten(desk_23.ask("flatten", nonce=nonce))
     assert desk_23.now.gate is G23.REDUCE_ONLY
+
+
+async def test_a_flatten_is_of_what_its_preview_showed(desk_23):
+    for ticker in ("A-1", "B-1"):
+        desk_23.show(ticker, {4900: 10**5}, {4900: 10**5})
+    desk_23.execution.fill("mm", "A-1", YES23, 100)
+    desk_23.execution.fill("", "A-1", YES23, 900)
+
+    async def previewed(**facts: Any) -> str:
+        return (await desk_23.operator.flatten(desk_23.ask("flatten", **facts))).extra["nonce"]
+
+    async def is_refused(nonce: str, **facts: Any) -> None:
+        with refused_23("other_preview"):
+            await desk_23.operator.flatten(desk_23.ask("flatten", nonce=nonce, **facts))
+        with refused_23("stale_preview"):
+            await desk_23.operator.flatten(desk_23.ask("flatten", nonce=nonce, **facts))
+
+    await is_refused(await previewed(), everything=True)
+    await is_refused(await previewed(everything=True))
+    nonce = await previewed()
+    desk_23.execution.fill("mm", "B-1", YES23, 100)
+    await is_refused(nonce)
+    nonce = await previewed()
+    desk_23.execution.fill("mm", "A-1", NO23, 300)
+    await is_refused(nonce)
+    await desk_23.settle()
+    assert (desk_23.now.gate, desk_23.execution.sent) == (G23.OPEN, [])
+    nonce = await previewed()
+    desk_23.execution.fill("mm", "A-1", NO23, 50)
+    desk_23.execution.fill("mm", "B-1", NO23, 100)
+    await desk_23.operator.flatten(desk_23.ask("flatten", nonce=nonce))
+    await desk_23.settle()
+    assert [one["wants"][0].count_h for one in desk_23.execution.sent] == [250], "sizes may move"
+
+
+@pytest.mark.parametrize("after", ["kill", "rearm", "flatten"])
+async def test_a_flatten_ends_with_a_kill_and_a_rearm_does_not_bring_it_back(desk_23, after):
+    desk_23.show("A-1", {4900: 10**5}, {5000: 10**5})
+    desk_23.execution.fill("mm", "A-1", YES23, 5000)
+    desk_23.execution.fills_h = 0
+    nonces = [
+        (await desk_23.operator.flatten(desk_23.ask("flatten"))).extra["nonce"] for _ in range(2)
+    ]
+    pause = asyncio.Event()
+
+    async def sleep(seconds: float) -> None:
+        await pause.wait()
+
+    desk_23.clock.sleep = sleep
+    await desk_23.operator.flatten(desk_23.ask("flatten", nonce=nonces[0], control_id="first"))
+    await desk_23.settle()
+    assert len(desk_23.execution.sent) == 1
+    if after == "flatten":
+        await desk_23.operator.flatten(desk_23.ask("flatten", nonce=nonces[1]))
+    else:
+        await desk_23.operator.kill(desk_23.ask("kill"))
+    await desk_23.settle()
+    if after == "rearm":
+        await desk_23.operator.rearm(desk_23.ask("rearm", to="open"))
+    known = len(desk_23.execution.sent)
+    pause.set()
+    await desk_23.settle()
+    first = [one for one in desk_23.said(t.ControlMoved) if one.control_id == "first"]
+    assert (first[-1].phase, first[-1].remaining, len(first)) == ("failed", 1, 1)
+    assert first[-1].text.endswith(f"the gate is {desk_23.now.gate}")
+    assert len(desk_23.execution.sent) - known == (2 if after == "flatten" else 0)
 
 
 async def test_a_flatten_leaves_in_chunks_no_larger_than_an_order_may_be(desk_23):
@@ -19221,6 +19350,17 @@ def test_without_a_bot_kill_cancels_what_is_ours_and_the_next_start_is_halted(
     bot = trading.bot().until_ready()
     assert bot.health()["status"] == "halted"
     assert trading.command("status").returncode == 4
+
+
+@pytest.mark.process
+def test_without_a_bot_reduce_only_leaves_a_pause_as_it_is(house: House24) -> None:
+    gates = []
+    for command in ("reduce-only", "pause", "reduce-only"):
+        done = house.command(command)
+        assert done.returncode == 0, done.stdout + done.stderr
+        gates.append(t.DataDir(house.data / "sim").read_state()["gate"])
+    assert gates == ["reduce-only", "paused", "paused"]
+    assert "stays" in done.stdout
 
 
 def diagnoses(house: House24, *flags: str, **more: str) -> dict[int, tuple[str, str]]:

@@ -6285,6 +6285,15 @@ def _read_small(path: Path) -> bytes | None:
         os.close(fd)
 
 
+def _stamp(path: Path) -> tuple[int, int, int] | None:
+    """What changes whenever somebody writes or touches a file; None: it cannot be seen."""
+    try:
+        found = os.lstat(path)
+    except OSError:
+        return None
+    return found.st_ino, found.st_size, found.st_mtime_ns
+
+
 def _small_json(data: bytes) -> dict[str, JsonValue]:
     """A JSON object, or {} for anything else."""
     try:
@@ -6464,19 +6473,26 @@ class DataDir:
 
     def kill_stamp(self) -> tuple[int, int, int] | None:
         """What changes whenever somebody writes or touches the kill file; None: there is none."""
-        try:
-            found = os.lstat(self.kill_path)
-        except OSError:
-            return None
-        return found.st_ino, found.st_size, found.st_mtime_ns
+        return _stamp(self.kill_path)
 
-    def remove_kill(self) -> None:
-        """Clear the latch on disk, synced; JournalError when it stays."""
+    def remove_kill(self, stamp: tuple[int, int, int] | None) -> bool:
+        """Clear the latch on disk, synced; False: somebody touched it since `stamp`, and it stays.
+
+        Raises JournalError when the disk refuses. The file is judged under another name: whoever
+        touches KILL meanwhile makes a new one, which stays too.
+        """
+        aside = self.path / "KILL.cleared"
         try:
-            self.kill_path.unlink(missing_ok=True)
+            with contextlib.suppress(FileNotFoundError):
+                self.kill_path.rename(aside)
+                if _stamp(aside) != stamp or aside.is_dir():
+                    aside.rename(self.kill_path)
+                    return False
+                aside.unlink()
             _sync_dir(self.path)
         except OSError as error:
             raise JournalError(f"kill file stays: {error.strerror or error}") from error
+        return True
 
     def read_state(self) -> dict[str, JsonValue]:
         """The small state (gate and its like); {} before the first write.
@@ -18944,7 +18960,7 @@ class Guard:
         """Take over latch and gate from the disk; the KILL file or the journal alone suffices."""
         halt = self._data_dir.read_kill() or self._journaled_halt()
         try:
-            state = self._data_dir.read_state()
+            state = self._data_dir.read_state() or self._journaled_gate()
         except JournalError as error:
             state = {"gate": Gate.PAUSED, "why": str(error), "by": "disk"}
         gate = Gate(str(state.get("gate", Gate.OPEN)))
@@ -19002,6 +19018,12 @@ class Guard:
             why=str(body["why"]), by=str(body["by"]), since_at_ms=int(str(body["since_at_ms"]))
         )
 
+    def _journaled_gate(self) -> dict[str, JsonValue]:
+        """The gate as last moved, for a folder whose state.json was lost; {} when it never was."""
+        for fact in self._journal.rows_of("gate", limit=1):
+            return {"gate": fact.key, **fact.body, "since_at_ms": fact.at_ms}
+        return {}
+
     def halt(self, why: str, by: str) -> Halt:
         """Latch: in memory at once, then on the disk, before anything else happens. Idempotent."""
         known = self._container.now.halt
@@ -19021,7 +19043,7 @@ class Guard:
         )
         return halt
 
-    def kills_heard(self) -> tuple[int, object]:
+    def kills_heard(self) -> tuple[int, tuple[int, int, int] | None]:
         """Differs from an earlier value when a kill came since, by whatever road."""
         return self.kills_while_halted, self._data_dir.kill_stamp()
 
@@ -19083,25 +19105,35 @@ class Guard:
     def _bind_gate(self, gate: Gate, why: str | None, by: str, now_ms: int) -> None:
         """The gate in memory, and told; what the disk must know it knows already."""
         self._container.update(gate=gate, gate_why=why, gate_by=by, gate_since_ms=now_ms, halt=None)
+        self._try_disk(lambda: self._journal.fact("gate", gate, {"why": why, "by": by}))
         log_guard.warning("gate gate=%s why=%s by=%s", gate, why, by)
         self._bus.publish(GateChanged(at_ms=now_ms, gate=gate, why=why or "", by=by))
 
-    def rearm(self, gate: Gate, why: str, by: str) -> None:
+    def rearm(
+        self, gate: Gate, why: str, by: str, *, stamp: tuple[int, int, int] | None
+    ) -> bool:
         """Clear the latch into `gate`; the caller has checked that the cause is gone.
 
-        Raises JournalError when the disk refuses; what is on it then still halts.
+        `stamp`: the kill file as it was then; False when it was touched since, even while the disk
+        synced here: that is a kill, it holds. Raises JournalError when the disk refuses; what is on
+        it then still halts.
         """
+        halt = self._container.now.halt
+        assert halt is not None, "nothing to re-arm"
         row: dict[str, JsonValue] = {"gate": gate, "why": why, "by": by}
         now_ms = self._clock.now_ms()
         self._data_dir.write_state({**row, "since_at_ms": now_ms})
         self._journal.fact(
             "halt", "latch", {"phase": "cleared", "why": why, "by": by}, durable=True
         )
-        self._data_dir.remove_kill()
+        if not self._data_dir.remove_kill(stamp):
+            self._store_halt(halt)
+            return False
         # The last word of the disk was the removal: nothing after it may fail and leave a latch
         # that holds here and is gone after a restart.
         self._bind_gate(gate, why, by, now_ms)
         self.is_gate_durable = True
+        return True
 
     # -- degraded -----------------------------------------------------------------------
 
@@ -19234,6 +19266,20 @@ class ReplayPort(TapePlayer, Protocol):
         """Carry out play, pause, speed (`value`: ratio) or settle."""
 
 
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Preview:
+    """What one person has seen of a flatten, and until when (real seconds) it counts."""
+
+    until_s: float
+    everything: bool
+    held: Sequence[tuple[str, str, int]]
+
+    def covers(self, held: Iterable[tuple[str, str, int]]) -> bool:
+        """Whether each of these holdings was shown, long where it is long; sizes may move."""
+        shown = {(name, ticker, held_h > 0) for name, ticker, held_h in self.held}
+        return all((name, ticker, held_h > 0) in shown for name, ticker, held_h in held)
+
+
 class Operator:
     """Carries out the controls; every act is journaled and followed to its proven end."""
 
@@ -19258,7 +19304,8 @@ class Operator:
         self._execution, self._trading, self._decisions = execution, trading, decisions
         self._market_data, self._replay = market_data, replay
         self.config = config
-        self._nonces: dict[str, float] = {}
+        self._previews: dict[str, Preview] = {}  # by nonce
+        self._flattens = 0  # a flatten goes on only while its number is the last
         self._is_clearing = False
 
     @property
@@ -19304,6 +19351,7 @@ class Operator:
     def kill_now(self, why: str, by: str, *, control_id: str = "") -> Halt:
         """The latch, in this call; the cancels follow in a task that does not give up."""
         halt = self._guard.halt(why, by)
+        self._flattens += 1
         control_id = control_id or f"halt-{halt.since_at_ms}"
         if not self._is_clearing:
             self._is_clearing = True
@@ -19418,11 +19466,16 @@ class Operator:
         self._tell(ask.control_id, ask.action, ask.by, ask.at_ms, report)
 
     async def reduce_only(self, ask: ControlAsk) -> ControlAnswer:
-        """From now on an order must shrink a position; opening orders are cancelled."""
+        """From now on an order must shrink a position; opening orders are cancelled.
+
+        A pause is stricter and holds: what is safe for everybody to ask never opens anything.
+        """
         self._refuse_when_halted()
         self._audit(ask)
-        self._guard.set_gate(Gate.REDUCE_ONLY, ask.reason or "reduce-only by the operator", ask.by)
         self._supervisor.spawn(self._cancel(ask), name=f"control:{ask.control_id}")
+        if self._container.now.gate is Gate.PAUSED:
+            return ControlAnswer(extra={"note": "trading is paused, which is stricter; it stays"})
+        self._guard.set_gate(Gate.REDUCE_ONLY, ask.reason or "reduce-only by the operator", ask.by)
         return ControlAnswer()
 
     # -- going on -----------------------------------------------------------------------
@@ -19467,9 +19520,7 @@ class Operator:
         halt = self._container.now.halt
         if halt is None:
             raise ControlRefused(409, "not_halted", "nothing to re-arm: trading is not halted")
-        if self._is_clearing:
-            text = "own orders are still being cancelled and verified; a moment, then again"
-            raise ControlRefused(409, "still_clearing", text)
+        self._need_cleared()
         self._need_clean(ask)
         is_loss = halt.why.startswith(LOSS_BREAKERS)
         if is_loss and not ask.override:
@@ -19487,13 +19538,22 @@ class Operator:
         # Nothing waits from here to the cleared latch, so no kill can come in between unseen.
         if self._guard.kills_heard() != kills:
             raise ControlRefused(412, "state_changed", "a kill came meanwhile; look again")
+        self._need_cleared()
         gate = Gate.OPEN if ask.to == "open" else Gate.REDUCE_ONLY
         with self._disk_must_know():
-            self._guard.rearm(gate, ask.reason, ask.by)
+            is_free = self._guard.rearm(gate, ask.reason, ask.by, stamp=kills[1])
+        if not is_free:
+            raise ControlRefused(412, "state_changed", "a kill came meanwhile; look again")
         if is_loss and ask.override:
             self._rebase()
         self._done(ask, f"re-armed into {gate}")
         return ControlAnswer()
+
+    def _need_cleared(self) -> None:
+        """The cancels of the kill would go on in the new order group: they end first."""
+        if self._is_clearing:
+            text = "own orders are still being cancelled and verified; a moment, then again"
+            raise ControlRefused(409, "still_clearing", text)
 
     def _need_new_day(self, halt: Halt) -> None:
         today = new_york_day(self._clock.now_ms())
@@ -19529,20 +19589,29 @@ class Operator:
     async def flatten(self, ask: ControlAsk) -> ControlAnswer:
         """Preview without a nonce; with a fresh one: reduce-only exits within the collar."""
         self._refuse_when_halted()
-        now_s = self._clock.real_s()
-        self._nonces = {key: until for key, until in self._nonces.items() if until > now_s}
+        now_s, held = self._clock.real_s(), self._held(ask.everything)
+        self._previews = {key: one for key, one in self._previews.items() if one.until_s > now_s}
         if ask.nonce is None:
             nonce = self._clock.token_hex(8)
-            self._nonces[nonce] = now_s + FLATTEN_NONCE_S
-            rows = [self._exit_row(*key) for key in self._held(ask.everything)]
+            self._previews[nonce] = Preview(
+                until_s=now_s + FLATTEN_NONCE_S, everything=ask.everything, held=held
+            )
+            rows = [self._exit_row(*key) for key in held]
             expires_ms = self._clock.now_ms() + int(FLATTEN_NONCE_S * 1000)
             extra: dict[str, Any] = {"nonce": nonce, "expires_at_ms": expires_ms, "preview": rows}
             return ControlAnswer(phase="preview", extra=extra)
-        if self._nonces.pop(ask.nonce, None) is None:
+        seen = self._previews.pop(ask.nonce, None)
+        if seen is None:
             raise ControlRefused(412, "stale_preview", "the preview is older than 30 s; look again")
+        if seen.everything != ask.everything or not seen.covers(held):
+            text = "the preview showed other holdings; look again"
+            raise ControlRefused(412, "other_preview", text)
         self._audit(ask, is_risky=True)
         self._guard.set_gate(Gate.REDUCE_ONLY, "flatten", ask.by)
-        self._supervisor.spawn(self._flatten(ask), name=f"control:{ask.control_id}")
+        self._flattens += 1
+        self._supervisor.spawn(
+            self._flatten(ask, self._flattens), name=f"control:{ask.control_id}"
+        )
         return ControlAnswer()
 
     def _held(self, everything: bool) -> list[tuple[str, str, int]]:
@@ -19599,18 +19668,21 @@ class Operator:
             "cost_ud": abs(held_h) * best_cc if best_cc is not None else None,
         }
 
-    async def _flatten(self, ask: ControlAsk) -> None:
+    async def _flatten(self, ask: ControlAsk, number: int) -> None:
+        """Round after round, until flat, until in vain, or until a kill or another flatten."""
         if self._trading is not None:
             await self._trading.cancel_all()
         sent, idle_rounds = 0, 0
         left = self._held(ask.everything)
-        while left and idle_rounds < FLATTEN_ROUNDS:
+        while left and idle_rounds < FLATTEN_ROUNDS and number == self._flattens:
             sent += self._send_exits(left)
             await self._clock.sleep(FLATTEN_PAUSE_S)
             before_h, left = sum(abs(row[2]) for row in left), self._held(ask.everything)
             is_smaller = sum(abs(row[2]) for row in left) < before_h
             idle_rounds = 0 if is_smaller else idle_rounds + 1
         text = "flat" if not left else "; ".join(f"{t} {format_count(h)}" for _, t, h in left)
+        if left and number != self._flattens:
+            text += "; ended by a kill or another flatten"
         self._bus.publish(
             ControlMoved(
                 at_ms=self._clock.now_ms(),
@@ -19621,7 +19693,7 @@ class Operator:
                 asked_at_ms=ask.at_ms,
                 sent=sent,
                 remaining=len(left),
-                text=f"{text}; the gate is reduce-only",
+                text=f"{text}; the gate is {self._container.now.gate}",
             )
         )
 
@@ -22886,6 +22958,8 @@ def _control_alone(config: Config, desk: Desk, args: argparse.Namespace) -> int:
             Halt(why=args.reason or "kill switch", by="cli", since_at_ms=now_ms)
         )
         print("no bot runs; the halt latch is set and the next start will be halted")
+    elif args.command == "reduce-only" and desk.data_dir.read_state().get("gate") == Gate.PAUSED:
+        print("no bot runs; the next start will be paused, which is stricter: it stays")
     elif args.command != "cancel-all":
         gate = {"pause": Gate.PAUSED, "resume": Gate.OPEN, "reduce-only": Gate.REDUCE_ONLY}
         desk.data_dir.write_state(
