@@ -5044,6 +5044,26 @@ def test_second_holder_is_refused_at_once_and_touches_nothing(data):
     assert data.holder() == {"pid": 1, "port": 8005}
 
 
+def test_a_start_is_not_refused_while_others_only_ask_for_the_holder(data):
+    code = """
+        import pathlib, sys, trader as t
+        folder = t.DataDir(pathlib.Path(sys.argv[1]))
+        print("asking", flush=True)
+        while True:
+            folder.holder()
+    """
+    child = run_python(code, data.path)
+    try:
+        assert child.stdout is not None
+        assert child.stdout.readline() == "asking\n"
+        for _ in range(100):
+            data.take_lock({"pid": 1})
+            data.release_lock()
+    finally:
+        child.kill()
+        child.wait()
+
+
 def test_lock_of_a_dead_process_is_taken_over_whatever_it_left(data):
     code = """
         import os, sys, pathlib, trader as t
@@ -18646,6 +18666,33 @@ def test_an_end_that_cannot_be_proven_is_7_and_lists_what_may_remain(trading: Ho
     assert last.startswith("own orders may remain: ")
     assert all(key in last for key in rest), bot.text
     assert last.count("expires 2") >= len(rest)
+
+
+def test_reload_takes_a_new_key_file_of_the_same_id_only(tmp_path: Path) -> None:
+    tmp_path.chmod(0o700)
+
+    def config_of(letter: str, name: str) -> t.Config:
+        file = tmp_path / name
+        file.write_bytes(pem_of(RSA_KEY))
+        file.chmod(0o600)
+        key_id = f"{letter * 8}-1111-4111-8111-{letter * 12}"
+        texts = {"environment": "production", "key_id": key_id, "key_file": str(file)}
+        return t.build_config({**texts, "arm": letter * 4, "data_dir": str(tmp_path)})
+
+    swapped: list[t.KalshiSigner] = []
+    told: list[str] = []
+    house = SimpleNamespace(config=config_of("a", "a.pem"), decisions=SimpleNamespace())
+    house.decisions.exchange = lambda strategies: None
+    desk: Any = SimpleNamespace(
+        house=house,
+        reload=lambda config: told.append(config.key_id),
+        replace_signer=swapped.append,
+    )
+    t.reload_settings(desk, lambda: config_of("b", "b.pem"))
+    assert (swapped, told) == ([], []), "the account behind the journal would be another"
+    t.reload_settings(desk, lambda: config_of("a", "new.pem"))
+    assert [signer.key_id for signer in swapped] == [house.config.key_id]
+    assert told == [house.config.key_id]
 
 
 @pytest.mark.process

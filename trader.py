@@ -6232,6 +6232,8 @@ log_data = logging.getLogger("trader.data")
 DIR_MODE: Final = 0o700
 FILE_MODE: Final = 0o600
 RUN_TOKEN_BYTES: Final = 32  # 256 bits
+LOCK_TRIES: Final = 10
+LOCK_PAUSE_S: Final = 0.02
 RESERVE_BYTES: Final = 64 * 1024 * 1024
 DISK_FREE_MIN: Final = 1024**3  # bytes that must stay free for recorder and reserve
 DATA_FOLDERS: Final = ("logs", "tapes", "policies", "reports", "exports", "backups")
@@ -6364,13 +6366,25 @@ class DataDir:
         os.chmod(self.path, DIR_MODE)
 
     def take_lock(self, facts: Mapping[str, JsonValue]) -> None:
-        """Hold the folder for the life of this process; LockHeldError at once if another does.
+        """Hold the folder for the life of this process; LockHeldError if another does.
 
+        Tried LOCK_TRIES times: `holder`, in another process, locks the folder for an instant.
         Both the folder and the file `lock` are locked, so removing the file frees nothing. `facts`
         (pid, host, port, run_id, started_at_ms, file_sha256) are written into the file for people;
         what a dead process left there is replaced. The kernel frees both at the end of the process.
         """
         assert not self._lock_fds, "the lock is held already"
+        for tries_left in reversed(range(LOCK_TRIES)):
+            try:
+                self._lock_both()
+                break
+            except LockHeldError:
+                if not tries_left:
+                    raise
+                time.sleep(LOCK_PAUSE_S)  # before the loop: nobody waits for us
+        self.note_lock(facts)
+
+    def _lock_both(self) -> None:
         flags = os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW | os.O_CLOEXEC
         try:
             self._hold(os.open(self.path, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC))
@@ -6381,7 +6395,6 @@ class DataDir:
         except OSError as error:
             self.release_lock()
             raise ConfigError(f"cannot lock {self.path}: {error.strerror or error}") from error
-        self.note_lock(facts)
 
     def _hold(self, fd: int) -> None:
         self._lock_fds.append(fd)
@@ -22119,8 +22132,15 @@ def dump_state(coordinator: Coordinator) -> None:
 
 def reload_settings(coordinator: Coordinator, reload: Callable[[], Config]) -> None:
     """SIGHUP: live settings and the key file again; a mistake changes nothing and is told."""
+    running = coordinator.house.config
     try:
         config = reload()
+        if config.key_id != running.key_id and not running.is_embedded:
+            # Journal, order ids and --arm belong to the account of the id they began with.
+            raise ConfigError(
+                "KALSHI_API_KEY_ID: another id may be another account; restart to use it"
+                " (the key file of this id may be replaced at any time)"
+            )
         signer = None
         if config.key_file is not None and config.key_content is None:
             signer = load_signer(read_key_pem(config), config.key_id or "")
