@@ -7839,7 +7839,7 @@ class FakeExchange:
         held = link.markets[sid]
         if action == "get_snapshot":
             for ticker in tickers:
-                self.snapshot(link, sid, ticker)
+                self.snapshot(link, sid, ticker, command["id"])
             return
         if action == "add_markets":
             held.extend(tickers)
@@ -7851,7 +7851,9 @@ class FakeExchange:
             for ticker in tickers:
                 self.snapshot(link, sid, ticker)
 
-    def snapshot(self, link: FakeLink, sid: int, ticker: str) -> None:
+    def snapshot(
+        self, link: FakeLink, sid: int, ticker: str, command_id: int | None = None
+    ) -> None:
         msg: dict[str, Any] = {"market_ticker": ticker}
         for leg, side in self.books[ticker].items():
             if side:
@@ -7859,7 +7861,8 @@ class FakeExchange:
                 msg[f"{leg}_dollars_fp"] = [
                     [t.format_price(price), t.format_count(count)] for price, count in pairs
                 ]
-        self.send(link, {"type": "orderbook_snapshot", "sid": sid, "msg": msg})
+        asked = {} if command_id is None else {"id": command_id}
+        self.send(link, {"type": "orderbook_snapshot", "sid": sid, **asked, "msg": msg})
 
     def change(self, ticker: str, leg: str, price_cc: int, change_h: int) -> None:
         """Move the true book and tell the subscriber."""
@@ -8733,6 +8736,79 @@ async def test_a_growing_message_age_is_refused_then_reconnected_with_the_reason
     assert "messages arrive" in h.said(t.StreamLost)[0].why
     h.exchange.age_ms = 0
     await h.eventually(lambda: h.data.proven == 3)
+
+
+def print_16(h: House16, ticker: str) -> None:
+    """A public trade, fresh or as late as everything else."""
+    h.exchange.tell(
+        "trade", "trade", market_ticker=ticker, trade_id="t", yes_price_dollars="0.4200",
+        count_fp="1.00", taker_outcome_side="no", ts_ms=h.exchange.now_ms() - h.exchange.age_ms,
+    )  # fmt: skip
+
+
+@in_house
+async def test_a_late_book_is_proven_again_by_its_own_messages_only(h: House16) -> None:
+    await h.start()
+    h.exchange.ignores = {"get_snapshot"}
+    for ticker in ("KXA-1", TICKERS[1]):
+        h.exchange.age_ms = 4000
+        h.exchange.change(ticker, "yes", 4200, 1)
+        await asyncio.sleep(0.05)
+    assert h.data.proven == 0
+    h.exchange.age_ms = 0
+    print_16(h, "KXA-1")
+    print_16(h, TICKERS[2])
+    await asyncio.sleep(0.05)
+    assert h.data.proven == 0, "a trade proves no book"
+    h.exchange.change(TICKERS[2], "yes", 4200, 1)
+    await asyncio.sleep(0.05)
+    late = [one for one in TICKERS if h.data.proof(one) is not t.Proof.PROVEN]
+    assert sorted(late) == sorted(["KXA-1", TICKERS[1]]), "nothing fresh was heard of these"
+    await asyncio.sleep(5.0)
+    assert h.data.proven == 1
+    h.exchange.change("KXA-1", "yes", 4200, 1)
+    await asyncio.sleep(0.05)
+    assert h.data.proof("KXA-1") is t.Proof.PROVEN
+    assert h.data.proof(TICKERS[1]) is t.Proof.STALE
+    h.data.follow([h.reader.markets["KXA-1"]])
+    h.assert_equal()
+
+
+@in_house
+async def test_a_late_book_that_falls_silent_is_asked_for_and_a_quick_answer_proves_it(
+    h: House16,
+) -> None:
+    await h.start()
+    held: list[dict[str, Any]] = []
+    h.exchange.swallow = lambda frame: frame["type"] == "orderbook_snapshot" and not held.append(
+        frame
+    )
+    h.exchange.age_ms, begun_s = 4000, h.loop.time()
+    h.exchange.change("KXA-1", "yes", 4200, 1)
+    await h.eventually(lambda: bool(held))
+    assert (h.data.proven, held[0]["msg"]["market_ticker"]) == (0, "KXA-1")
+    assert h.loop.time() - begun_s >= 4.0, "silent for as long as it was late"
+    await asyncio.sleep(2.5)
+    h.exchange.swallow = lambda frame: False
+    h.exchange.link.put(TEXT, orjson.dumps(held[0]))
+    await asyncio.sleep(0.05)
+    assert h.data.proven == 0, "an answer that took so long proves nothing"
+    assert await h.eventually(lambda: h.data.proven == 3) < 3.0
+    h.assert_equal()
+
+
+@in_house
+async def test_late_trades_alone_are_over_with_a_fresh_one(h: House16) -> None:
+    await h.start()
+    h.exchange.ignores = {"get_snapshot"}
+    h.exchange.age_ms = 4000
+    print_16(h, "KXA-1")
+    await asyncio.sleep(0.05)
+    assert h.data.proven == 0
+    h.exchange.age_ms = 0
+    print_16(h, "KXA-1")
+    await asyncio.sleep(0.05)
+    assert h.data.proven == 3
 
 
 @in_house

@@ -9161,6 +9161,12 @@ class Subscriptions:
         self.send(encode_update(command_id, channel.sid, "get_snapshot", asked))
         return True
 
+    @property
+    def snapshot_id(self) -> int | None:
+        """Id of the get_snapshot that waits for its answer."""
+        channel = self.channels.get(BOOK_CHANNEL)
+        return None if channel is None else channel.snapshot_id
+
     def snapshot_came(self, ticker: str) -> None:
         """A snapshot arrived: the get_snapshot in flight may be answered now."""
         channel = self.channels.get(BOOK_CHANNEL)
@@ -10510,25 +10516,43 @@ class MessageLag:
     """How late messages arrive on one connection; `why` is set while they are too late to believe.
 
     Bursts up to 3 s late have been recorded on healthy connections and pass by themselves; an age
-    that keeps growing (4 to 21 s was seen) calls for another connection.
+    that keeps growing (4 to 21 s was seen) calls for another connection. `late` holds the markets
+    whose own last message was late: what comes of others says nothing about them.
     """
 
-    __slots__ = ("_least_ms", "age_ms", "offset_s", "why")
+    __slots__ = (
+        "_least_ms", "age_ms", "ask_from_s", "asked_at_s", "asked_id", "late", "offset_s", "why",
+    )  # fmt: skip
 
     def __init__(self) -> None:
         self.age_ms: int | None = None
+        self.late: set[str] = set()
+        self.asked_id: int | None = None  # of the snapshots that shall prove the late ones
+        self.asked_at_s = self.ask_from_s = -math.inf
         self.why = ""
         self.offset_s = 0.0  # of our clock when the lag began: a later correction may end it
         self._least_ms = math.inf
 
-    def note(self, age_ms: int, *, limit_ms: float, offset_s: float) -> None:
-        """Take in the age of one message."""
+    def note(self, age_ms: int, *, limit_ms: float, offset_s: float, book: str | None) -> None:
+        """Take in the age of one message; `book`: the market whose book it changes, None of none.
+
+        Only books clear a lag that books had, each its own.
+        """
         self.age_ms = age_ms
         self._least_ms = min(self._least_ms, age_ms)
         if age_ms <= limit_ms:
-            self.why = ""
-        elif not self.why:
+            if book is not None or not self.late:
+                self.clear(book)
+            return
+        if not self.why and book not in self.late:
             self.why, self.offset_s = f"messages arrive {age_ms / 1000:.1f} s old", offset_s
+        if book is not None:
+            self.late.add(book)
+
+    def clear(self, book: str | None) -> None:
+        """The connection is fresh, and so is this book."""
+        self.why = ""
+        self.late.discard(book or "")
 
     def has_grown(self, rate: float) -> bool:
         """Whether this connection became slower than it was, beyond any burst."""
@@ -10695,7 +10719,7 @@ class BookShelf:
         if self._lag.why:
             return
         for book in list(self.books.values()):
-            if book.proof is Proof.STALE and book.has_base:
+            if book.proof is Proof.STALE and book.has_base and book.ticker not in self._lag.late:
                 self._set_proof(book, Proof.PROVEN, "the feed lives again")
                 self._publish_bests(book)
 
@@ -10760,6 +10784,7 @@ class OrderbookIntegration(BookShelf):
         for ticker in self.books.keys() - wanted.keys():
             for table in (self.books, self._told, self._followed_at_s):
                 cast(dict[str, Any], table).pop(ticker, None)
+            self._lag.late.discard(ticker)
             self.facts.forget(ticker)
         for ticker, market in wanted.items():
             self.facts.adopt(market)
@@ -10790,7 +10815,7 @@ class OrderbookIntegration(BookShelf):
     def _set_time(self) -> None:
         """Renew the oldest exchange time that passes without a closer look."""
         self._time_until_s = self._clock.real_s() + TIME_STEP_S
-        if self._lag.why or self.spot.heard:
+        if self._lag.why or self._lag.late or self.spot.heard:
             self._oldest_ms = FAR_FUTURE_MS
         else:
             self._oldest_ms = self._clock.now_ms() - int(self.stale_limit_s * 1000)
@@ -10826,8 +10851,9 @@ class OrderbookIntegration(BookShelf):
         book.replace(*sides)
         book.seq = frame["seq"]
         book.changed_at_s = self.snapshot_at_s = self.stream.alive_at_s
-        if self._lag.why:
-            self._set_proof(book, Proof.STALE, self._lag.why)
+        if self._lag.why or ticker in self._lag.late:
+            self._set_proof(book, Proof.STALE, self._lag.why or "its messages arrive late")
+            self._hear_answer(ticker, frame.get("id"))
         else:
             self._set_proof(book, Proof.PROVEN, "snapshot")
             self._publish_bests(book)
@@ -10840,7 +10866,7 @@ class OrderbookIntegration(BookShelf):
         sent_at_ms = frame.get("sending_ts_ms")
         if type(sent_at_ms) is int:
             self.on_time(sent_at_ms)
-        self._judge_age(one.at_ms)
+        self._judge_age(one.at_ms, None)
         self._bus.publish(TradePrinted(at_ms=self._clock.now_ms(), ticker=ticker, print=one))
 
     # -- trouble -----------------------------------------------------------------------------------
@@ -10852,24 +10878,48 @@ class OrderbookIntegration(BookShelf):
             heard.add((msg["side"], LEVEL_PRICES[msg["price_dollars"]]))
         ts_ms = _read_optional_int(msg, "ts_ms")
         if ts_ms is not None:
-            self._judge_age(ts_ms)
+            self._judge_age(ts_ms, msg["market_ticker"])
 
-    def _judge_age(self, ts_ms: int) -> None:
+    def _judge_age(self, ts_ms: int, book: str | None) -> None:
         """Look at the age of a message by exchange time: late ones end the proof of every book."""
-        lag, was_late = self._lag, self._lag.why
+        lag, was_late, late = self._lag, self._lag.why, len(self._lag.late)
         lag.note(
             self._clock.now_ms() - ts_ms,
             limit_ms=self.stale_limit_s * 1000,
             offset_s=self._clock.offset_s,
+            book=book,
         )
+        if lag.age_ms is not None and lag.age_ms > self.stale_limit_s * 1000:
+            # What was asked proves nothing any more; nor does anything before it has been
+            # silent for as long as it was late.
+            lag.asked_id = None
+            lag.ask_from_s = self._clock.real_s() + lag.age_ms / 1000 / (self._clock.rate or 1.0)
         if lag.why and not was_late:
             self._set_time()
             self._all_stale(lag.why)
-        elif was_late and not lag.why:
+        elif (was_late and not lag.why) or len(lag.late) < late:
             self._set_time()
             self._judge_liveness()
         if lag.has_grown(self._clock.rate):
             self.stream.reconnect(f"messages arrive {(lag.age_ms or 0) / 1000:.1f} s old")
+
+    def _ask_late(self) -> None:
+        """Ask for the late books: a quick answer proves them when nothing else is heard of them."""
+        lag, now_s = self._lag, self._clock.real_s()
+        subs, books = self.stream.subscriptions, lag.late or set(sorted(self.books)[:1])
+        if not (lag.why or lag.late) or now_s < lag.ask_from_s:
+            return
+        if now_s - lag.asked_at_s > SPOT_REPEAT_S and subs.get_snapshot(books):
+            lag.asked_id, lag.asked_at_s = subs.snapshot_id, now_s
+
+    def _hear_answer(self, ticker: str, command_id: object) -> None:
+        """A snapshot came while messages are late; was it asked for a moment ago?"""
+        lag = self._lag
+        waited_s = (self._clock.real_s() - lag.asked_at_s) * self._clock.rate
+        if command_id is not None and command_id == lag.asked_id and waited_s < self.stale_limit_s:
+            lag.clear(ticker)
+            self._set_time()
+            self._judge_liveness()
 
     def _on_lost(self, event: StreamLost) -> None:
         self._lag = MessageLag()
@@ -10935,6 +10985,7 @@ class OrderbookIntegration(BookShelf):
             self._lag = MessageLag()  # it was our own clock that was wrong
         self._judge_liveness()
         self._ask_snapshots()
+        self._ask_late()
         self.facts.tick()
 
     async def run_checks(self) -> None:
