@@ -16844,6 +16844,7 @@ class Passes23:
 def troubles_23(house: House23) -> t.Troubles:
     """The real judge on the real guard; what it tells people goes nowhere."""
     parts = SimpleNamespace(
+        bus=house.bus,
         guard=house.guard,
         trading=Passes23(),
         say=SimpleNamespace(note=lambda *words: None, alert=lambda *words: None),
@@ -16883,6 +16884,42 @@ def test_after_a_reconnect_only_a_pass_that_began_after_it_opens_the_gate(house_
     assert house_23.permit() == "reconcile_due"
     troubles.on_reconciled(reconciled_23(10))
     assert house_23.permit() == "ok"
+
+
+async def test_after_a_suspend_of_the_machine_nothing_known_is_believed(house_23):
+    boot = SimpleNamespace(asleep_s=7.0)  # of earlier, before this process
+    clock = t.Clock(
+        monotonic=lambda: house_23.clock.hand_s,
+        boottime=lambda: house_23.clock.hand_s + boot.asleep_s,
+    )
+    samples, reconnects, synced = t.ClockSamples(clock), [], []
+    samples.add_ms(clock.now_ms(), clock.monotonic())
+    samples.add_date("Mon, 23 Nov 2026 17:00:00 GMT", clock.monotonic(), clock.monotonic())
+
+    async def sync_clock() -> float:
+        synced.append(samples.count)
+        raise t.WireError("the exchange sends no Date header")
+
+    troubles = troubles_23(house_23)
+    house = troubles._house
+    house.clock, house.supervisor = clock, house_23.supervisor
+    house.stream.reconnect = reconnects.append
+    house.rest = SimpleNamespace(clock_samples=samples, sync_clock=sync_clock)
+    before_ms = clock.now_ms()
+    boot.asleep_s += 0.5
+    troubles.judge_suspend()
+    assert (house_23.permit(), reconnects, samples.count) == ("ok", [], 1)
+    boot.asleep_s += 24.5
+    troubles.judge_suspend()
+    assert house_23.permit() == "reconcile_due"
+    assert reconnects == ["the machine was suspended for 25 s"]
+    assert clock.now_ms() - before_ms == pytest.approx(25_000, abs=1), "signatures hold again"
+    await asyncio.sleep(0)
+    assert synced == [0], "measured anew, and what was measured before is forgotten"
+    troubles.judge_suspend()
+    assert len(reconnects) == 1
+    assert house_23.deaths == []
+    await house_23.supervisor.stop(timeout_s=1.0)
 
 
 def test_a_reconcile_that_fails_twice_in_a_row_is_shown_until_one_is_clean(house_23):

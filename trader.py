@@ -5745,6 +5745,14 @@ log_kit = logging.getLogger("trader.kit")
 CPU_PATIENCE: Final = 2  # a strategy that waits instead of working is interrupted this much later
 
 
+SUSPEND_MIN_S: Final = 1.0  # less is no suspend of the machine
+
+
+def _boottime_s() -> float:
+    """Seconds since boot, those of a suspend included (macOS: its CLOCK_MONOTONIC counts them)."""
+    return time.clock_gettime(getattr(time, "CLOCK_BOOTTIME", time.CLOCK_MONOTONIC))
+
+
 class Clock:
     """The only source of time, chance and ids; one per process, made by §23.
 
@@ -5763,8 +5771,12 @@ class Clock:
         is_adjustable: bool = False,
         rng: random.Random | None = None,
         token_hex: Callable[[int], str] = secrets.token_hex,
+        boottime: Callable[[], float] | None = None,
     ) -> None:
         self._real_monotonic = monotonic
+        is_real = monotonic is time.monotonic and epoch_s is None
+        self._boottime = boottime or (_boottime_s if is_real else monotonic)
+        self._asleep_s = self._boottime() - monotonic()
         # Unscaled seconds, for what people and sockets wait for; read for every frame, hence bare.
         self.real_s: Callable[[], float] = monotonic
         self._start_s, self._base_s = monotonic(), 0.0
@@ -5798,6 +5810,19 @@ class Clock:
         base_s = self._machine_s() - self.monotonic()
         self.offset_s -= base_s - self._wall_base_s
         self._wall_base_s = base_s
+
+    def look_for_suspend(self) -> float:
+        """Seconds the machine was suspended since the last look; our wall time goes on by them.
+
+        The monotonic clock stands still meanwhile, so every age measured by it is too small.
+        """
+        asleep_s = self._boottime() - self._real_monotonic()
+        slept_s = asleep_s - self._asleep_s
+        if slept_s < SUSPEND_MIN_S:
+            return 0.0
+        self._asleep_s = asleep_s
+        self._wall_base_s += slept_s
+        return slept_s
 
     def now_ms(self) -> int:
         """Unix milliseconds, corrected toward the exchange: for expiry, signatures and records."""
@@ -8176,6 +8201,11 @@ class ClockSamples:
     def add_ms(self, ts_ms: int, heard_s: float) -> None:
         """Note a time stamp of the stream, heard at `heard_s` of `Clock.monotonic`."""
         self._floors.append(ts_ms / 1000 - heard_s)
+
+    def forget(self) -> None:
+        """The monotonic clock stood still: what was measured against it says nothing now."""
+        self._dates.clear()
+        self._floors.clear()
 
     @property
     def count(self) -> int:
@@ -20362,6 +20392,23 @@ class Troubles:
         if abs(offset_s) > 1.0:
             self._say.alert("warning", "clock_skew", f"our clock is off by {offset_s:+.1f} s")
 
+    def judge_suspend(self) -> None:
+        """After a suspend of the machine feed, clock and account are older than they look."""
+        slept_s = self._house.clock.look_for_suspend()
+        if not slept_s:
+            return
+        why = f"the machine was suspended for {slept_s:.0f} s"
+        self.owe_reconcile(why)  # nothing new leaves from this line on
+        self._house.stream.reconnect(why)
+        self._house.rest.clock_samples.forget()
+        self._house.supervisor.spawn(self._measure_clock(), name="measure_clock")
+        self._say.alert("warning", "suspended", why)
+
+    async def _measure_clock(self) -> None:
+        with contextlib.suppress(ExchangeError, WireError, TimeoutError):  # the poll goes on
+            await self._house.rest.sync_clock()
+            self.judge_clock()
+
     def say_connect_error(self, text: str) -> None:
         """Each new reason why the trading client does not come, once."""
         if text != self._last_connect_error:
@@ -20922,6 +20969,7 @@ class Coordinator:
             self.house.execution.flush_facts()
             self._states.check_acting()
             self._troubles.judge_reconcile()
+            self._troubles.judge_suspend()
             limit_s = self.house.config.duration_s
             if limit_s is not None and self.house.clock.real_s() - begun_s >= limit_s:
                 self.stop(f"--duration-s {limit_s:g} is over")
