@@ -16851,6 +16851,7 @@ def troubles_23(house: House23) -> t.Troubles:
         health=SimpleNamespace(add=lambda probe: None),
         stream=SimpleNamespace(is_ready=True),
         market_data=SimpleNamespace(books={}, markets={}),
+        bus=house.bus,
     )
     return t.Troubles(parts, SimpleNamespace())
 
