@@ -11424,6 +11424,8 @@ class Account:
         self.payouts: dict[str, Payout] = {}  # ticker → paid so far
         self.events: dict[str, str] = {}  # ticker → event, as orders of the past named it
         self.fills_known_to_ms: int | None = None
+        self.counting_since_ms: int | None = None  # moment of the baseline
+        self.adopted_to_ms = 0  # as-of of the figures adopted last: fills up to it are in them
         self._booked: Counter[str] = Counter()
 
     def apply(self, fact: Fact) -> None:
@@ -11434,12 +11436,12 @@ class Account:
             case "intent":
                 self._intend(fact.body)
             case "fill":
-                self._book(fill_of_row(fact.body))
+                self._book(fill_of_row(fact.body), fact.at_ms)
             case "settlement":
                 ticker = str(fact.body["ticker"])
                 self.pay(ticker, self.payouts.get(ticker), Payout.of_row(fact.body))
             case "adjust":
-                self.adopt(fact.body)
+                self.adopt(fact.body, fact.at_ms)
                 self.fills_known_to_ms = max(self.fills_known_to_ms or 0, fact.at_ms)
 
     def catch_up(self) -> None:
@@ -11480,14 +11482,19 @@ class Account:
                 )
             )
 
-    def _book(self, fill: Fill) -> None:
+    def _book(self, fill: Fill, heard_at_ms: int) -> None:
         self.ledger.note_past(fill)
         self.ledger.apply_fill(fill)
         self._booked[fill.client_order_id or ""] += fill.count_h
-        self.fills_known_to_ms = max(self.fills_known_to_ms or 0, fill.at_ms)
+        # Later reads begin here: a stamp from the future must hide no fill from them.
+        known_ms = min(fill.at_ms, heard_at_ms)
+        self.fills_known_to_ms = max(self.fills_known_to_ms or 0, known_ms)
 
-    def adopt(self, body: Mapping[str, Any]) -> None:
+    def adopt(self, body: Mapping[str, Any], at_ms: int) -> None:
         """Take over positions and cash from a journaled ADJUST (baseline or difference)."""
+        if self.counting_since_ms is None:
+            self.counting_since_ms = at_ms
+        self.adopted_to_ms = max(self.adopted_to_ms, int(body.get("as_of_ms", 0)))
         for row in body.get("positions", ()):
             self.ledger.adopt_position(Position(**row))
         if body.get("cash_ud") is not None:
@@ -11727,6 +11734,7 @@ class Booker(OrderKeeper):
     def __init__(self, **seams: Unpack[ExecutionSeams]) -> None:
         super().__init__(**seams)
         self.fills_booked = 0
+        self.deposits_ud = 0  # gains of cash that were adopted and nothing explains
         self.fills_known_to_ms: int | None = None
         self.fee_mismatches: Counter[str] = Counter()
         self._fee_streak: Counter[str] = Counter()
@@ -11755,9 +11763,21 @@ class Booker(OrderKeeper):
         )
         if self._journal.has("fill", f"{fill.trade_id}|{fill.order_id}"):
             return False  # older than the memory, or booked in an earlier run
+        if fill.at_ms <= self.account.adopted_to_ms:
+            self._note_adopted(fill, order)
+            return False
         self.write_fact("fill", f"{fill.trade_id}|{fill.order_id}", row_of(fill))
         self._book(fill, order)
         return True
+
+    def _note_adopted(self, fill: Fill, order: Order | None) -> None:
+        """A fill told only after figures were adopted that hold it: it moves nothing any more."""
+        log_execution.warning("fill is part of adopted figures trade_id=%s", fill.trade_id)
+        body: dict[str, JsonValue] = {"why": "late fill", "seen": [[fill.trade_id, fill.order_id]]}
+        self.write_fact("adjust", fill.trade_id, {**body, "positions": [], "cash_ud": None})
+        self.ledger.mark_seen(fill.trade_id, fill.order_id)
+        if order is not None:
+            self._book_on_order(order, fill)
 
     def _recall(self, client_order_id: str | None) -> Order | None:
         """An own order that memory has let go; the journal never does."""
@@ -11777,7 +11797,8 @@ class Booker(OrderKeeper):
         is_fresh = self.ledger.apply_fill(fill)
         assert is_fresh, f"fill {fill.trade_id} was applied twice"
         self.fills_booked += 1
-        self.fills_known_to_ms = max(self.fills_known_to_ms or 0, fill.at_ms)
+        known_ms = min(fill.at_ms, self._clock.now_ms())
+        self.fills_known_to_ms = max(self.fills_known_to_ms or 0, known_ms)
         self.exposure.put_position(self.ledger.positions[fill.ticker], self._event_of(fill.ticker))
         self._touch()
         if order is not None:
@@ -11788,9 +11809,10 @@ class Booker(OrderKeeper):
         )
 
     def _book_on_order(self, order: Order, fill: Fill) -> None:
-        if order.sent_at_ms == 0 and fill.at_ms <= (order.acked_at_ms or 0):
-            return  # never sent by us: the picture it was taken over from counts this fill
-        booked_h = order.booked_h + fill.count_h
+        # The picture that an order never sent by us was taken over from counts its early fills.
+        is_counted = order.sent_at_ms == 0 and fill.at_ms <= (order.acked_at_ms or 0)
+        booked_h = order.booked_h + (0 if is_counted else fill.count_h)
+        booked_h = max(booked_h, self.ledger.filled[fill.order_id])
         filled_h = max(order.filled_h, booked_h)
         if filled_h > max(order.count_h, order.filled_h + order.worst_h):
             self._overfilled(order, filled_h)
@@ -11917,7 +11939,7 @@ class Booker(OrderKeeper):
 
     def adopt_figures(self, body: Mapping[str, Any]) -> None:
         """Take over positions and cash from a journaled ADJUST (baseline or difference)."""
-        self.account.adopt(body)
+        self.account.adopt(body, self._clock.now_ms())
 
 
 # ======================================================================================
@@ -12351,9 +12373,20 @@ class OrderNews(Sender):
         return self._merge(order, report)
 
     def _foreign_moved(self, order: Order, report: OrderReport) -> Order:
-        if report.status is OrderStatus.UNKNOWN or not order.status.is_live:
+        is_alive = report.status is OrderStatus.RESTING
+        if report.status is OrderStatus.UNKNOWN or not (order.status.is_live or is_alive):
             return order  # a word we do not know, or an end we have heard of
-        return self._keep(_foreign(report, order.event_ticker), "foreign order moved")
+        moved = replace(
+            _foreign(report, order.event_ticker),
+            filled_h=max(order.filled_h, report.filled_h),
+            booked_h=order.booked_h,
+            acked_at_ms=order.acked_at_ms,
+        )
+        if not order.status.is_live:  # it rests after all: counted again, and nothing to alarm of
+            self.store.put(moved)
+            self.exposure.put_order(moved)
+            return moved
+        return self._keep(moved, "foreign order moved")
 
     def _merge(self, order: Order, report: OrderReport) -> Order:
         filled_h = max(order.filled_h, report.filled_h)
@@ -12400,10 +12433,22 @@ class OrderNews(Sender):
                 return None
             text = f"an order of somebody else rests in {report.ticker}"
             self._alert("warning", "foreign_activity", text, report.ticker)
-            return self._keep(_foreign(report, event_ticker), "foreign order found")
-        adopted = replace(_foreign(report, event_ticker), is_foreign=False, why="adopted")
+            return self._keep(self._taken_over(report, event_ticker), "foreign order found")
+        taken = self._taken_over(report, event_ticker)
+        adopted = replace(taken, is_foreign=False, why="adopted")
         log_execution.warning("order adopted id=%s", report.client_order_id)
         return self._keep(adopted, "adopted")
+
+    def _taken_over(self, report: OrderReport, event_ticker: str) -> Order:
+        """A stranger's order; its fills since counting began are at risk until they are booked.
+
+        What an older order had filled is part of the baseline, or nobody can tell.
+        """
+        order = _foreign(report, event_ticker)
+        since_ms, made_ms = self.account.counting_since_ms, report.created_at_ms
+        if since_ms is None or made_ms is None or made_ms <= since_ms:
+            return replace(order, booked_h=order.filled_h)
+        return replace(order, booked_h=self.ledger.filled[report.order_id])
 
     def _late(self, order: Order, report: OrderReport) -> Order:
         """News of an order that has ended here: more fills are facts, a new life is an alarm."""
@@ -12476,7 +12521,6 @@ def _foreign(report: OrderReport, event_ticker: str) -> Order:
         else report.count_h,
         status=report.status,
         filled_h=report.filled_h,
-        booked_h=report.filled_h,
         acked_at_ms=report.updated_at_ms,
         updated_at_ms=report.updated_at_ms or 0,
         expires_at_ms=report.expires_at_ms,
@@ -12854,15 +12898,17 @@ class Canceller(Resolver):
         targets = {order.client_order_id for order in self.own_live(ticker, key, strategy)}
         asked = len(targets)
         deadline_s, pause_s = self._clock.real_s() + limit_s, 0.2
+        undead: list[Order] = []
         while True:
             is_proven = False
             try:
                 async with asyncio.timeout(max(0.05, deadline_s - self._clock.real_s())):
-                    await self._cancel_round(ticker, key, strategy)
+                    undead = await self._cancel_round(ticker, key, strategy, undead)
                 is_proven = True
             except (ExchangeError, WireError, TimeoutError) as error:
                 log_sync.warning("cancel round failed error=%r", error)
-            left = tuple(o.client_order_id for o in self.own_live(ticker, key, strategy))
+            living = [*self.own_live(ticker, key, strategy), *undead]
+            left = tuple({order.client_order_id: None for order in living})
             gone = len(targets - set(left))
             report = CancelReport(sent=asked, confirmed=gone, remaining=left, is_proven=is_proven)
             if report.is_done or self._clock.real_s() >= deadline_s:
@@ -12871,10 +12917,11 @@ class Canceller(Resolver):
             pause_s = min(2 * pause_s, _CANCEL_PAUSE_MAX_S)
 
     async def _cancel_round(
-        self, ticker: str | None, key: str | None, strategy: str | None
-    ) -> None:
+        self, ticker: str | None, key: str | None, strategy: str | None, undead: Sequence[Order]
+    ) -> list[Order]:
+        """One batch of cancels and a look; answers what is listed though it has ended here."""
         living = self.own_live(ticker, key, strategy)
-        ready = [order for order in living if order.order_id is not None]
+        ready = [order for order in (*living, *undead) if order.order_id is not None]
         for order in living:
             if order.order_id is None:
                 self._execution.cancel(order)  # as soon as its id is known, even after this call
@@ -12882,9 +12929,17 @@ class Canceller(Resolver):
             part = ready[start : start + BATCH_CANCEL_MAX]
             for order, outcome in zip(part, await self._rest.cancel_batch(part), strict=True):
                 self._execution.after_batch_cancel(order, outcome)
-        for report in await self._rest.orders(status="resting"):
-            if self._execution.ids.is_ours(report.client_order_id):
-                self._execution.on_report(report)
+        listed = await self._rest.orders(status="resting")
+        ours = [row for row in listed if self._execution.ids.is_ours(row.client_order_id)]
+        return [
+            order
+            for order in map(self._execution.on_report, ours)
+            if order is not None
+            and not order.status.is_live
+            and ticker in (None, order.ticker)
+            and key in (None, order.client_order_id)
+            and strategy in (None, order.strategy)
+        ]
 
     async def trigger_group(self) -> None:
         """One call that cancels every order of this run and refuses new ones."""
@@ -12974,7 +13029,7 @@ class Reconciler(Canceller):
                 await self._read_payouts_again()
             suspects = (*differences, f"cash {cash_difference_ud}", str(changes))
             if changes == self._execution.changes and self._is_proven(as_of_ms, suspects):
-                self._adjust(held, balance, differences, cash_difference_ud)
+                self._adjust(held, balance, differences, cash_difference_ud, as_of_ms)
                 break
         is_clean = not differences and not cash_difference_ud
         result = Reconciled(
@@ -13053,7 +13108,9 @@ class Reconciler(Canceller):
         held: Sequence[PositionReport],
         balance: Balance,
         seen: Sequence[FillReport] = (),
+        *,
         differences: Sequence[str] = (),
+        as_of_ms: int = 0,
     ) -> None:
         fields = ("ticker", "position_h", "cost_ud", "realised_ud", "fees_ud")
         body: dict[str, Any] = {
@@ -13062,6 +13119,7 @@ class Reconciler(Canceller):
             "positions": [{name: getattr(row, name) for name in fields} for row in held],
             "seen": [[fill.trade_id, fill.order_id] for fill in seen],
             "differences": list(differences),
+            "as_of_ms": as_of_ms,
         }
         self._execution.write_fact("adjust", why, body)
         self._execution.adopt_figures(body)
@@ -13147,6 +13205,7 @@ class Reconciler(Canceller):
         balance: Balance,
         differences: tuple[str, ...],
         cash_difference_ud: int,
+        as_of_ms: int,
     ) -> None:
         """Adopt the exchange's figures, say so loudly; positions twice within an hour halt."""
         text = "; ".join((*differences, f"cash {show_dollars(cash_difference_ud)} dollars"))
@@ -13160,12 +13219,20 @@ class Reconciler(Canceller):
             if t not in ours
         ]
         why = f"difference {self.generation}"
-        self._write_adjust(why, [*held, *closed], balance, differences=differences)
         now_ms = self._clock.now_ms()
+        self._write_adjust(
+            why,
+            [*held, *closed],
+            balance,
+            differences=differences,
+            as_of_ms=min(as_of_ms, now_ms),
+        )
         self._bus.publish(
             AlertRaised(at_ms=now_ms, severity="error", kind="reconcile_difference", text=text)
         )
-        if differences:
+        if not differences:  # with one, an unheard trade may have brought the cash
+            self._execution.deposits_ud += max(0, cash_difference_ud)
+        else:
             self._adjusted_ms.append(now_ms)
             is_second = len(self._adjusted_ms) == 2
             if is_second and now_ms - self._adjusted_ms[0] <= _ADJUST_WINDOW_MS:
@@ -13270,13 +13337,13 @@ class TradingClientIntegration(Reconciler):
     async def leave(self, *, limit_s: float) -> CancelReport:
         """The end: own orders go (or stay, by setting); what may remain is told honestly.
 
-        Before the first finished pass nobody knows what rests, so the exchange is asked; but not
-        for a journal that was read and never saw an order.
+        The exchange is asked what rests, for an order may have ended only here; but not for a
+        journal that was read and never saw one.
         """
         remaining = tuple(order.client_order_id for order in self.own_live())
         is_new = self._execution.is_replayed and not self._execution.store.orders
-        is_proven = self.last is not None or is_new
-        if self._config.on_stop != "cancel" or (is_proven and not remaining):
+        if self._config.on_stop != "cancel" or is_new:
+            is_proven = self.last is not None or is_new
             return CancelReport(sent=0, confirmed=0, remaining=remaining, is_proven=is_proven)
         return await self.cancel_all(limit_s=limit_s if remaining else min(limit_s, LOOK_LIMIT_S))
 
@@ -13355,6 +13422,11 @@ def new_york_day(at_ms: int) -> str:
     return datetime.fromtimestamp(at_ms / 1000, NEW_YORK).date().isoformat()
 
 
+def _mark_key(ticker: str, held_h: int) -> str:
+    """Key of a mark: the other leg of the same market has another."""
+    return f"{ticker} {Side.YES if held_h > 0 else Side.NO}" if held_h else ticker
+
+
 class EquityKeeper:
     """Writes cash, equity, day start and peak into the picture; trips the loss breakers."""
 
@@ -13372,7 +13444,8 @@ class EquityKeeper:
         self._clock, self._bus, self._journal = clock, bus, journal
         self._execution, self._market_data = execution, market_data
         self._container, self._config = container, config
-        self._marks: dict[str, int] = {}
+        self._marks: dict[str, int] = {}  # market and leg → the last one
+        self._deposits_ud = 0  # of the adopted ones: counted so far
         self._day = ""
         self._row_at_s = -math.inf
 
@@ -13388,7 +13461,9 @@ class EquityKeeper:
         rows = self._journal.rows_of("equity", since_ms=rebased_ms, limit=PEAK_ROWS_READ)
         rows += [row for row in days if row.at_ms >= rebased_ms]
         peaks = [
-            int(str(row.body["equity_ud"])) for row in rows if row.body["equity_ud"] is not None
+            int(str(row.body.get("peak_ud", row.body["equity_ud"])))
+            for row in rows
+            if row.body["equity_ud"] is not None
         ]
         if peaks:
             self._container.update(peak_ud=max(peaks))
@@ -13413,8 +13488,8 @@ class EquityKeeper:
         is_open = market is not None and market.status == "active"
         if is_open and self._market_data.proof(ticker) is Proof.PROVEN:
             book = self._market_data.books[ticker]
-            self._marks[ticker] = mark_cc(held_h, book.bid_cc, book.ask_cc) or 0
-        return self._marks.get(ticker)
+            self._marks[_mark_key(ticker, held_h)] = mark_cc(held_h, book.bid_cc, book.ask_cc) or 0
+        return self._marks.get(_mark_key(ticker, held_h))
 
     def positions_value_ud(self) -> int | None:
         """All holdings at their marks; None while one of them has no mark."""
@@ -13441,8 +13516,20 @@ class EquityKeeper:
             open_orders=len(live),
             unknown_orders=len(self._execution.unproven()),
         )
+        self._count_deposits()
         if equity_ud is not None:
             self._judge(equity_ud)
+
+    def _count_deposits(self) -> None:
+        """Cash that came from outside is no profit: it must hide no loss from a limit."""
+        now, gain_ud = self._container.now, self._execution.deposits_ud - self._deposits_ud
+        if not gain_ud or now.day_start_ud is None or now.peak_ud is None:
+            return
+        self._deposits_ud += gain_ud
+        start_ud, peak_ud = now.day_start_ud + gain_ud, now.peak_ud + gain_ud
+        body: dict[str, JsonValue] = {"equity_ud": start_ud, "peak_ud": peak_ud}
+        self._execution.write_fact("day", self._day, body)
+        self._container.update(day_start_ud=start_ud, peak_ud=peak_ud)
 
     def _judge(self, equity_ud: int) -> None:
         now, now_ms = self._container.now, self._clock.now_ms()
@@ -13467,8 +13554,9 @@ class EquityKeeper:
         self._bus.publish(BreakerTripped(at_ms=self._clock.now_ms(), kind=kind, text=text))
 
     def _held_marks(self) -> dict[str, JsonValue]:
-        held = self._execution.ledger.positions
-        return {t: cc for t, cc in self._marks.items() if t in held and held[t].position_h}
+        held = self._execution.ledger.positions.items()
+        legs = {_mark_key(ticker, position.position_h) for ticker, position in held}
+        return {leg: cc for leg, cc in self._marks.items() if leg in legs}
 
     def equity_row(self) -> dict[str, JsonValue]:
         """One point of the equity curve, as the topic `equity` shows it."""
@@ -19497,7 +19585,7 @@ class Operator:
     def _audit(self, ask: ControlAsk, *, is_risky: bool = False) -> None:
         """Commit who asked for what, and what was so before, ahead of the effect.
 
-        A disk that fails refuses what is risky; what makes things safer goes on without its row.
+        A disk that fails refuses what is risky; what makes things safer goes on, its row waits.
         """
         now = self._container.now
         body: dict[str, JsonValue] = {
@@ -19517,6 +19605,7 @@ class Operator:
                 raise ControlRefused(
                     409, "journal_unwritable", f"cannot be recorded: {error}"
                 ) from error
+            self._execution.write_fact("control", ask.control_id, body)  # when the disk takes it
 
     def _done(self, ask: ControlAsk, text: str) -> None:
         self._bus.publish(
