@@ -14850,6 +14850,7 @@ async def test_messages_of_the_earlier_system_keep_keys_and_units(status_house):
 
 async def test_trading_state_is_told_when_it_changes_and_only_then(status_house):
     house = status_house
+    house.board.active_connections = 1  # a page looks: once a second
     for cash_ud in (980_000_000, 980_000_000, 979_990_000):
         house.container.update(cash_ud=cash_ud)
         house.now_s += 1.1
