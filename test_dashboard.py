@@ -414,9 +414,12 @@ document.addEventListener('securitypolicyviolation',
 """
 
 
-@pytest.fixture(scope="session")
+@pytest.fixture(scope="module")
 def browser() -> Iterator[Any]:
-    """A real Chromium, or a skip that says what is missing."""
+    """A real Chromium, or a skip that says what is missing.
+
+    Ends with this file: while Playwright runs, no other loop may run in its thread.
+    """
     try:
         from playwright.sync_api import sync_playwright
     except ImportError:
