@@ -1386,7 +1386,7 @@ def has_trader() -> bool:
     return (ROOT / "trader.py").exists() and (ROOT / "sim_exchange.py").exists()
 
 
-@pytest.fixture(scope="session", autouse=True)
+@pytest.fixture(scope="module", autouse=True)
 def early_trader(request: pytest.FixtureRequest,
                  tmp_path_factory: pytest.TempPathFactory) -> Iterator[Trader | None]:
     """Launch the shared trader first, so that it warms up while the stub is tested."""
