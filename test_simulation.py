@@ -1166,7 +1166,8 @@ class Oracle:
 
 TASKS_MAX = 90
 POLLS_MAX = 30                          # I31: of the exchange's state, within a calm minute
-ODD_S = 12.0                            # I32: a reason without a cause may last so long
+ODD_S = 35.0                            # I32: a refused key is tried each 30 s (promise 23)
+QUESTIONS_S = 35.0                      # I23: a question ends with its order's 30 s of signature
 SIZE_MAX = 20_000                       # of any one collection of the trader in an hour's run
 SEEN_WITHIN_S = {                       # I32: how soon /v3/status shows what is wrong
     "no socket": 10.0, "network down": 10.0, "pause": 17.0, "key refused": 10.0, "killed": 1.0,
@@ -1414,6 +1415,12 @@ class Watchman:
         if len(names) > TASKS_MAX or house.bus.queue_size > SIZE_MAX:
             self.oracle.blame("I23", f"{len(names)} tasks, {house.bus.queue_size} in the bus")
 
+    def _surplus(self) -> int:
+        """Tasks of single orders beyond what the live ones explain."""
+        house = self.world.trader
+        passing = sum(name.startswith(("order:", "resolve:")) for name in house.supervisor.names)
+        return passing - 2 * len(house.execution.store.live()) - 8
+
     def at_rest(self) -> None:
         """I23: nothing is left over when all is calm, and no collection has grown without end."""
         house = self.world.trader
@@ -1423,9 +1430,10 @@ class Watchman:
             self._tasks = self._tasks or len(names)
         if self._tasks and len(names) > self._tasks + 8:
             self.oracle.blame("I23", f"tasks left over: {names}")
-        passing = sum(name.startswith(brief[1:]) for name in house.supervisor.names)
-        if passing > 2 * len(list(house.execution.store.live())) + 8:
-            self.oracle.blame("I23", f"{passing} tasks for fewer live orders")
+        if self._surplus() > 0:
+            self.world.run(QUESTIONS_S)  # questions about orders that ended together end soon
+        if self._surplus() > 0:
+            self.oracle.blame("I23", f"{self._surplus()} tasks more than live orders explain")
         asking = sum(name.startswith("resolve:") for name in house.supervisor.names)
         if len(house.trading._resolving) > asking:
             self.oracle.blame("I23", f"questions nobody asks: {house.trading._resolving}")

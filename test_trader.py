@@ -11643,6 +11643,18 @@ async def differ_18(house: House18, *, positions=(), cash_ud: int | None = None)
 
 
 @virtual_18
+async def test_a_balance_may_lock_an_order_that_the_older_list_does_not_show_yet(folder_18):
+    house = House18(folder_18)
+    house.baseline()
+    order = house.order(await house.rest_order())
+    house.rest.listed = []
+    locked_ud = order.remaining_h * order.price_cc
+    assert locked_ud > 0
+    assert (await differ_18(house, cash_ud=RICH_18 - locked_ud)).is_clean
+    assert not (await differ_18(house, cash_ud=RICH_18 - locked_ud - 1)).is_clean
+
+
+@virtual_18
 async def test_a_difference_is_adopted_when_it_is_seen_twice_and_said_loudly(folder_18):
     house = House18(folder_18)
     house.baseline()

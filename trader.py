@@ -12961,13 +12961,13 @@ _ADJUST_WINDOW_MS: Final = 3_600_000
 _PASS_ROW_MS: Final = 60_000  # of clean passes one is written down so often
 
 
-def locked_ud(resting: Iterable[OrderReport], held_h: Mapping[str, int]) -> int:
+def locked_ud(resting: Iterable[OrderReport | Order], held_h: Mapping[str, int]) -> int:
     """What an exchange that reserves at placement locks: each order's cost where it opens."""
     total_ud = 0
-    for report in resting:
-        sign = 1 if report.side is Side.YES else -1
-        closes_h = max(0, -sign * held_h.get(report.ticker, 0))
-        total_ud += max(0, report.remaining_h - closes_h) * report.price_cc
+    for order in resting:
+        sign = 1 if order.side is Side.YES else -1
+        closes_h = max(0, -sign * held_h.get(order.ticker, 0))
+        total_ud += max(0, order.remaining_h - closes_h) * order.price_cc
     return total_ud
 
 
@@ -13194,8 +13194,14 @@ class Reconciler(Canceller):
                     f"{ticker}: ours {format_count(ours_h)}, exchange {format_count(theirs_h)}"
                 )
         cash_difference_ud = balance.cash_ud - (ledger.cash_ud or 0)
-        # Not settled by the exchange's texts: a balance may come less what resting orders lock.
-        is_locked = cash_difference_ud == -locked_ud(resting, theirs)
+        # Not settled by the exchange's texts: a balance may come less what resting orders lock. Its
+        # list of them may be older than the balance; what we know of them is newer, or as old.
+        known = [
+            order
+            for order in self._execution.store.orders.values()
+            if order.status is OrderStatus.RESTING
+        ]
+        is_locked = -cash_difference_ud in (locked_ud(resting, theirs), locked_ud(known, theirs))
         return tuple(rows), 0 if is_locked else cash_difference_ud
 
     def _adjust(
