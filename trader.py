@@ -15189,11 +15189,10 @@ class Inquiries:
         return next_pause_ms(self._schedule, self._services.clock.now_ms())
 
     async def run(self) -> None:
-        """Ask now and then, until cancelled."""
+        """Ask now and then, until cancelled; no page changes what the exchange is asked (I30)."""
         while True:
             await asyncio.sleep(ASK_S)
-            if self._board.active_connections:
-                await self.ask()
+            await self.ask()
 
     async def ask(self) -> None:
         """Ask what is due."""
