@@ -4695,6 +4695,19 @@ def test_most_uses_of_a_limit_leave_the_timer_alone(monkeypatch):
     assert (signal.ITIMER_REAL, 0.01) in armed, "another limit has the timer for itself"
 
 
+def test_a_timer_still_running_does_not_kill_the_process_at_its_end():
+    bot = run_python(
+        """
+        import time, trader
+        class Last:
+            def __del__(self, sleep=time.sleep): sleep(0.3)
+        last = Last()  # goes when the modules are taken down, after the signals
+        with trader.CpuLimit(0.1): pass
+        """
+    )
+    assert bot.wait(LIVENESS_S) == 0
+
+
 # ======================================================================================
 # §12 EVENT BUS
 # ======================================================================================

@@ -43,6 +43,7 @@ from __future__ import annotations
 
 import argparse
 import asyncio
+import atexit
 import base64
 import bisect
 import contextlib
@@ -5993,7 +5994,8 @@ class CpuLimit:
     A timer signal looks at the work really done, so that a busy machine does not blame the body.
     Main thread only; raises TooSlowError inside the body. May be kept and entered again: a timer
     that is running is left alone, and one that rings after the body ended does nothing, so most
-    uses cost no system call but the reading of the thread's time.
+    uses cost no system call but the reading of the thread's time. The interpreter gives its
+    signals back before it is gone, so the timer is stopped at exit: it would kill the process.
     """
 
     _listening: ClassVar[CpuLimit | None] = None  # whose handler the signal has now
@@ -6007,6 +6009,8 @@ class CpuLimit:
     def __enter__(self) -> None:
         if CpuLimit._listening is not self:
             signal.signal(signal.SIGALRM, self._look)
+            if CpuLimit._listening is None:
+                atexit.register(signal.setitimer, signal.ITIMER_REAL, 0)
             CpuLimit._listening = self
             CpuLimit._rings_at_s = -math.inf
         self._begun_cpu_s = time.thread_time()

@@ -211,7 +211,7 @@ export class Store {
   followBook(ticker) {
     if (ticker === this.bookTicker) return;
     this.bookTicker = ticker;
-    this.bookSocket?.close();
+    this.#dropBook();
     this.topics.books.restart();
     this.topics.books.clear();
     this.mark("books");
@@ -261,7 +261,7 @@ export class Store {
     const wait = 100 + Math.random() * ceiling;
     this.link.retryAt = performance.now() + wait;
     this.timer = setTimeout(() => this.#connect(), wait);
-    this.bookSocket?.close();
+    this.#dropBook();
     this.mark("link");
   }
 
@@ -374,6 +374,13 @@ export class Store {
       this.mark("books");
     };
     socket.onclose = () => this.#bookLost(socket, ticker);
+  }
+
+  /** Close the book's socket; one that is still connecting closes once it is open, quietly. */
+  #dropBook() {
+    const socket = this.bookSocket;
+    if (socket?.readyState === WebSocket.CONNECTING) socket.onopen = () => socket.close();
+    else socket?.close();
   }
 
   #bookLost(socket, ticker) {
