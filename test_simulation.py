@@ -1165,9 +1165,9 @@ class Oracle:
 
 
 TASKS_MAX = 90
-POLLS_MAX = 70                          # I31: of the exchange's state, within a calm minute
-ODD_S = 35.0                            # I32: a refused key is tried each 30 s (promise 23)
-QUESTIONS_S = 35.0                      # I23: a question ends with its order's 30 s of signature
+POLLS_MAX = 30                          # I31: of the exchange's state, within a calm minute
+ODD_S = 12.0                            # I32: in calm nothing stays odd for longer
+QUESTIONS_S = 10.0                      # I23: twenty questions at once share the reads' budget
 SIZE_MAX = 20_000                       # of any one collection of the trader in an hour's run
 SEEN_WITHIN_S = {                       # I32: how soon /v3/status shows what is wrong
     "no socket": 10.0, "network down": 10.0, "pause": 17.0, "key refused": 10.0, "killed": 1.0,

@@ -333,6 +333,7 @@ KEY_FILE_MAX: Final = 65_536  # bytes
 SIGNATURES_AHEAD: Final = 4  # kept ready for the create path
 BREAKER_FAILURES: Final = 5  # within BREAKER_WINDOW_S, then the host counts as unreachable
 CLOCK_SAMPLES: Final = 9  # of which the offset is the median
+CLOCK_FRESH_S: Final = 60.0  # so long a measured clock need not be measured to connect again
 CLOCK_BOUNDS: Final = 64  # older samples that still bound the offset
 LATENCIES_MAX: Final = 512  # samples kept per endpoint
 READ_TRIES: Final = 3  # of one read that may be repeated
@@ -8419,6 +8420,7 @@ class RestTransport:
         self._read_backoff = Backoff(clock)
         self.breaker = CircuitBreaker(clock)
         self.clock_samples = ClockSamples(clock)
+        self._synced_s = -math.inf  # monotonic: when `sync_clock` last measured
         self.needs_clock_sync = False
         self._refused_at_s: float | None = None
         self.auth_error: str | None = None
@@ -8831,11 +8833,17 @@ class RestReads(RestTransport):
         await self.endpoint_costs()
         return limits
 
-    async def sync_clock(self) -> float:
-        """Take CLOCK_SAMPLES fresh samples, correct the clock; its offset in seconds."""
-        for _ in range(CLOCK_SAMPLES):
-            await self.exchange_status()
-            await self._clock.sleep(CLOCK_SAMPLE_PAUSE_S)
+    async def sync_clock(self, fresh_s: float = 0.0) -> float:
+        """Take CLOCK_SAMPLES fresh samples, correct the clock; its offset in seconds.
+
+        None is taken when the last are not older than `fresh_s`, and nothing spoke against them.
+        """
+        is_known = self.clock_samples.count == CLOCK_SAMPLES and not self.needs_clock_sync
+        if not (is_known and self._clock.monotonic() - self._synced_s < fresh_s):
+            for _ in range(CLOCK_SAMPLES):
+                await self.exchange_status()
+                await self._clock.sleep(CLOCK_SAMPLE_PAUSE_S)
+            self._synced_s = self._clock.monotonic()
         offset_s = self.apply_clock()
         if offset_s is None:
             raise WireError("the exchange sends no Date header")
@@ -12986,6 +12994,7 @@ class Reconciler(Canceller):
         self.last: Reconciled | None = None
         self._row_at_ms = -_PASS_ROW_MS
         self._suspects: tuple[str, ...] = ()
+        self._suspected_ms = 0  # when they were first seen
         self._adjusted_ms: deque[int] = deque(maxlen=2)
         self._is_passing = False
         self._wake = asyncio.Event()
@@ -13077,11 +13086,14 @@ class Reconciler(Canceller):
         self._execution.write_fact("reconcile", str(result.generation), body)
 
     def _is_proven(self, as_of_ms: int, suspects: tuple[str, ...]) -> bool:
-        """A difference is believed when seen twice, by reads newer than our last own movement."""
-        if as_of_ms <= self._execution.changed_at_ms + ABSENCE_MARGIN_S * 1000:
+        """A difference is believed when seen twice, the second time by lists that must hold what
+        was behind the first sight of it and behind our last own movement.
+        """
+        if suspects != self._suspects:
+            self._suspects, self._suspected_ms = suspects, self._clock.now_ms()
             return False
-        is_same, self._suspects = self._suspects == suspects, suspects
-        return is_same
+        since_ms = max(self._suspected_ms, self._execution.changed_at_ms)
+        return as_of_ms > since_ms + ABSENCE_MARGIN_S * 1000
 
     async def _baseline(self, as_of_ms: int) -> None:
         """First pass ever for this journal: the account as it stands is where counting begins."""
@@ -13290,8 +13302,11 @@ class TradingClientIntegration(Reconciler):
         self.is_connected = False
 
     async def connect(self) -> None:
-        """A signed read works, clock and limits are known, this run's order group exists."""
-        await self._rest.sync_clock()
+        """A signed read works, clock and limits are known, this run's order group exists.
+
+        Tried again and again while something else is refused, it measures the clock once.
+        """
+        await self._rest.sync_clock(CLOCK_FRESH_S)
         await self._rest.learn_limits()
         if self._execution.group_id is None and self._config.is_armed:
             await self.renew_group()
