@@ -93,6 +93,7 @@ from collections.abc import (
     Callable,
     Coroutine,
     Generator,
+    Hashable,
     Iterable,
     Iterator,
     Mapping,
@@ -358,7 +359,7 @@ SPOT_MARKETS_MAX: Final = 10  # books compared with REST per round
 # Bounds of §18: execution.
 ENDED_ORDERS_MAX: Final = 2000  # ended orders kept in memory; older ones live in the journal
 FILLS_MAX: Final = 5000  # trade ids kept in memory to book no fill twice; older ones: journal
-RECONCILE_ROUNDS_MAX: Final = 3  # re-reads of one pass while local state keeps moving
+RECONCILE_ROUNDS_MAX: Final = 4  # reads of one pass: a difference counts 2 s after its first sight
 UNKNOWN_SCAN_S: Final = 1.0  # pause between two scans for an unknown order
 SIGNATURE_LIFE_S: Final = 30.0  # a request signed longer ago than this is refused by the exchange
 ABSENCE_MARGIN_S: Final = 2.0  # an absence counts only with an as-of time this far after the send
@@ -12691,6 +12692,47 @@ def _is_moved(order: Order, report: OrderReport) -> bool:
     return is_renewed or (order.price_cc, order.count_h) != (report.price_cc, theirs_h)
 
 
+class SharedReads:
+    """One read for all who ask the same at once: forty open questions must not cost forty lists.
+
+    Who asks while a read is under way shares the next one, so no answer is older than its question.
+    An error reaches everyone who shared the read.
+    """
+
+    def __init__(self) -> None:
+        self._next: dict[Hashable, asyncio.Future[Any]] = {}
+        self._locks: dict[Hashable, asyncio.Lock] = {}
+
+    async def read(self, ask: Callable[..., Awaitable[T]], **which: str) -> T:
+        """What `ask(**which)` answers when called after now, by us or by another who asks it."""
+        key = (ask, *which.values())
+        if (joined := self._next.get(key)) is not None:
+            shared: T = await asyncio.shield(joined)
+            return shared
+        mine = self._next[key] = asyncio.get_running_loop().create_future()
+        lock = self._locks.setdefault(key, asyncio.Lock())
+        try:
+            async with lock:
+                del self._next[key]
+                answer = await ask(**which)
+        except BaseException as error:
+            self._fail(key, mine, error)
+            raise
+        finally:
+            if key not in self._next:
+                self._locks.pop(key, None)
+        mine.set_result(answer)
+        return answer
+
+    def _fail(self, key: Hashable, mine: asyncio.Future[Any], error: BaseException) -> None:
+        """A reader that was cancelled has no answer for the others either: they ask again."""
+        if self._next.get(key) is mine:
+            del self._next[key]
+        is_told = isinstance(error, ExchangeError | WireError)
+        mine.set_exception(error if is_told else WireError("the shared read was given up"))
+        mine.exception()  # nobody may have shared it
+
+
 class SyncSeams(TypedDict):
     """What the trading client is built from (§23)."""
 
@@ -12713,6 +12755,7 @@ class Resolver:
         self._config = seams["config"]
         self.resolved: Counter[str] = Counter()
         self.scan_errors = 0
+        self._looks = SharedReads()
         self._resolving: set[str] = set()
         self._chasing: set[str] = set()
         self._missing: set[str] = set()  # resting here, not in the exchange's list
@@ -12761,7 +12804,7 @@ class Resolver:
 
     async def _scan(self, order: Order, absences: int) -> int:
         """Look once in all lists; returns the absences proven so far (0 when found)."""
-        as_of_ms = await self._rest.user_data_timestamp_ms()
+        as_of_ms = await self._looks.read(self._rest.user_data_timestamp_ms)
         found = await self._find(order)
         if self._execution.store.orders.get(order.client_order_id) is not order:
             return 0  # it moved while the lists were read: they answer a question of before
@@ -12804,8 +12847,8 @@ class Resolver:
         return min(signed_ms, order.expires_at_ms + ABSENCE_MARGIN_S * 1000)
 
     async def _find(self, order: Order) -> OrderReport | None:
-        for read in (self._rest.orders, self._rest.historical_orders):
-            for report in await read(ticker=order.ticker):
+        for ask in (self._rest.orders, self._rest.historical_orders):
+            for report in await self._looks.read(ask, ticker=order.ticker):
                 is_it = report.client_order_id == order.client_order_id
                 if is_it or (order.order_id is not None and report.order_id == order.order_id):
                     return report
