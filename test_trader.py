@@ -855,7 +855,7 @@ STAGES_03 = {
     "journal_unwritable",
     "market": "market_not_active near_close fee_unknown",
     "data": "book_never_seen book_resyncing book_stale book_crossed book_one_sided book_only_own",
-    "account": "reconcile_due order_unknown balance_stale no_cash",
+    "account": "reconcile_due order_unknown balance_stale",
     "strategy": "hold warming_up price_out_of_range spread_too_wide depth_too_thin no_signal "
     "edge_below_cost cooldown already_in inventory_full jump_pull toxic_flow out_of_distribution "
     "policy_missing strategy_error",
@@ -928,7 +928,6 @@ MARKET = {
     "last_price_dollars": "0.4300",
     "volume_24h_fp": "80.00",
     "price_ranges": [{"start": "0.0000", "end": "1.0000", "step": "0.0100"}],
-    "exchange_index": 2,
     "a_field_of_next_year": {"x": 1},
 }
 ORDER = {
@@ -1096,7 +1095,7 @@ def test_market_takes_its_grid_from_the_ranges_and_leaves_unknown_fields_alone()
     assert (market.bid_h, market.ask_h, market.volume_24h_h) == (1300, 1750, 8000)
     assert market.close_at_ms - market.open_at_ms == 86_400_500
     assert market.grid == t.CENT_GRID
-    assert (market.exchange_index, market.is_combo, market.series) == (2, False, "")
+    assert (market.is_combo, market.series) == (False, "")
 
 
 @pytest.mark.parametrize(
@@ -1192,12 +1191,12 @@ def test_order_times_from_rest_and_stream() -> None:
 def test_a_fill_reads_the_book_side_and_never_the_deprecated_pair() -> None:
     fill = t.decode_fill(FILL)
     assert (fill.side, fill.price_cc, fill.count_h) == (t.Side.NO, 5700, 250)
-    assert (fill.fee_ud, fill.is_taker, fill.post_position_h) == (17_500, True, None)
+    assert (fill.fee_ud, fill.is_taker) == (17_500, True)
     twisted = t.decode_fill({**FILL, "side": "yes", "action": "buy", "purchased_side": "yes"})
     assert twisted == fill
     frame = {**without_05(FILL, "ticker"), "market_ticker": "KXA-1", "ts_ms": 9}
-    stream = t.decode_fill({**frame, "post_position_fp": "-3.50", "client_order_id": "kt-1"})
-    assert (stream.ticker, stream.at_ms, stream.post_position_h) == ("KXA-1", 9, -350)
+    stream = t.decode_fill({**frame, "client_order_id": "kt-1"})
+    assert (stream.ticker, stream.at_ms) == ("KXA-1", 9)
 
 
 @pytest.mark.parametrize("key", ["trade_id", "order_id", "count_fp", "is_taker", "fee_cost"])
@@ -1227,10 +1226,8 @@ def test_position_of_rest_and_of_stream() -> None:
 
 
 def test_balance_is_exact_and_falls_back_to_cents() -> None:
-    exact = {"balance": 9801, "balance_dollars": "98.0186", "portfolio_value": 198, "updated_ts": 9}
-    assert t.decode_balance(exact) == t.Balance(
-        cash_ud=98_018_600, portfolio_value_ud=1_980_000, updated_at_ms=9000
-    )
+    exact = {"balance": 9801, "balance_dollars": "98.0186", "updated_ts": 9}
+    assert t.decode_balance(exact) == t.Balance(cash_ud=98_018_600, updated_at_ms=9000)
     assert t.decode_balance(without_05(exact, "balance_dollars")).cash_ud == 98_010_000
 
 
@@ -4098,7 +4095,7 @@ def load(spec: str, **changes: Any) -> t.Strategy:
         "is_production": False,
     }
     facts |= changes
-    return t.load_strategy(spec, facts.pop("params"), facts.pop("policy_path"), **facts)
+    return t.load_strategies([spec], facts.pop("params"), facts.pop("policy_path"), **facts)[0]
 
 
 USER_FILE = """
@@ -4500,7 +4497,6 @@ async def test_a_task_that_dies_is_reported_by_its_name_and_a_cancelled_one_is_n
     assert waiting.cancelled()
     assert supervisor.names == []
     assert len(deaths) == 1
-    assert supervisor.spawned == 2
 
 
 async def test_stop_spares_the_task_that_asks_for_it():
@@ -6431,53 +6427,6 @@ def test_refusal_keeps_code_and_words():
     assert "insufficient balance" in outcome.message
 
 
-def entry(n: int, **changes) -> dict:
-    return {**CREATED, "order_id": f"o-{n}", "client_order_id": f"c-{n}", "error": None, **changes}
-
-
-def failed(n: int | None, code: str) -> dict:
-    row = {"fill_count": None, "remaining_count": None, "error": {"code": code, "message": code}}
-    return row if n is None else {**row, "client_order_id": f"c-{n}"}
-
-
-def test_batch_entries_are_matched_by_client_id_and_never_by_place():
-    intents = [an_intent_15(client_order_id=f"c-{n}") for n in range(7)]
-    rows = [
-        failed(3, "insufficient_balance"),
-        entry(2),
-        failed(None, "invalid_price"),
-        entry(0),
-        failed(4, "order_already_exists"),
-        entry(5),
-        entry(5),
-        "rubbish",
-        entry(9),
-        {"client_order_id": "c-6", "order_id": "o-6"},
-    ]
-    outcomes = t.judge_create_batch(intents, answer(201, {"orders": rows}))
-    kinds = [outcome.kind for outcome in outcomes]
-    unknown = K.UNKNOWN
-    assert kinds == [K.ACCEPTED, unknown, K.ACCEPTED, K.REFUSED, K.DUPLICATE, unknown, unknown]
-    assert [outcomes[0].order_id, outcomes[2].order_id] == ["o-0", "o-2"]
-
-
-@pytest.mark.parametrize(
-    ("reply", "kind"),
-    [
-        (answer(201, {"orders": None}), K.UNKNOWN),
-        (answer(201, b"{"), K.UNKNOWN),
-        (answer(200, {"orders": []}), K.UNKNOWN),
-        (answer(201, {"orders": []}, "text/html"), K.UNKNOWN),
-        (answer(429, {"error": "too many requests"}), K.RATE_LIMITED),
-        (answer(400, nested("bad_request")), K.REFUSED),
-        (answer(503, HTML, "text/html"), K.UNKNOWN),
-    ],
-)
-def test_batch_as_a_whole_follows_the_same_table(reply, kind):
-    outcomes = t.judge_create_batch([an_intent_15(), an_intent_15()], reply)
-    assert [outcome.kind for outcome in outcomes] == [kind, kind]
-
-
 CHANGED = {"order_id": "o-1", "remaining_count": "6.00", "ts_ms": 9}
 CANCELLED = {"order_id": "o-1", "reduced_by": "10.00", "ts_ms": 9}
 OTHER_ROWS = {
@@ -6546,7 +6495,6 @@ def test_no_answer_makes_the_judges_raise_or_invent_a_success(seed):
         outcome = t.judge_create(an_intent_15(), reply)
         t.judge_cancel("o-1", reply)
         t.judge_change("o-1", True, reply)
-        t.judge_create_batch([an_intent_15()], reply)
         t.judge_cancel_batch(["o-1"], reply)
         if outcome.kind is K.ACCEPTED:
             assert reply.status == 201
@@ -6671,7 +6619,6 @@ async def test_other_commands_use_their_method_path_and_ticker(desk, rest):
         answer(200, CHANGED),
         answer(200, CHANGED),
         answer(200, {"orders": [CANCELLED]}),
-        answer(201, {"orders": [CREATED]}),
     ]
     order = an_order()
     assert (await rest.cancel(order)).kind is K.ACCEPTED
@@ -6679,14 +6626,12 @@ async def test_other_commands_use_their_method_path_and_ticker(desk, rest):
     assert (await rest.amend(amend)).kind is K.ACCEPTED
     assert (await rest.decrease(order, 600)).kind is K.ACCEPTED
     assert [each.kind for each in await rest.cancel_batch([order])] == [K.ACCEPTED]
-    assert [each.kind for each in await rest.create_batch([an_intent_15()], None)] == [K.ACCEPTED]
     orders = BASE + "/portfolio/events/orders"
     assert desk.paths == [
         f"DELETE {orders}/o-1?market_ticker=KXA-26-T1.5",
         f"POST {orders}/o-1/amend",
         f"POST {orders}/o-1/decrease",
         f"DELETE {orders}/batched",
-        f"POST {orders}/batched",
     ]
     assert orjson.loads(desk.log[1][2])["count"] == "11.00"
     assert orjson.loads(desk.log[2][2])["market_ticker"] == "KXA-26-T1.5"
@@ -9038,7 +8983,7 @@ async def test_a_level_that_flickers_while_rest_is_read_is_no_contradiction(h: H
     h.reader.orderbooks = flicker  # type: ignore[method-assign]
     await asyncio.sleep(120)
     assert h.data.spot.checks >= 9
-    assert (h.data.spot.suspicions, h.data.spot.mismatches) == (0, 0)
+    assert h.data.spot.mismatches == 0
 
 
 @in_house
@@ -9617,7 +9562,7 @@ class FakeRest18:
 
     async def balance(self) -> t.Balance:
         self._read("balance")
-        return t.Balance(cash_ud=self.cash_ud, portfolio_value_ud=0, updated_at_ms=0)
+        return t.Balance(cash_ud=self.cash_ud, updated_at_ms=0)
 
     async def settlements(self, ticker=None, min_ts_s=None) -> list[t.Settlement]:
         self._read("settlements")
@@ -9853,7 +9798,6 @@ def fill_18(trade: str, key: str, count_h: int, **changes) -> t.FillReport:
         "is_taker": False,
         "fee_ud": 0,
         "at_ms": 1_800_000_500_000,
-        "post_position_h": None,
     }
     return t.FillReport(**{**facts, **changes})
 
@@ -11822,7 +11766,7 @@ async def test_a_difference_that_changes_or_vanishes_is_not_believed(folder_18):
     amounts = iter((1, 2, 3, 4, 0, 3, 4, 5, 6, 0))
 
     async def balance() -> t.Balance:
-        return t.Balance(cash_ud=RICH_18 + next(amounts), portfolio_value_ud=0, updated_at_ms=0)
+        return t.Balance(cash_ud=RICH_18 + next(amounts), updated_at_ms=0)
 
     house.rest.balance = balance
     for is_clean in (False, True, False, True):
@@ -13852,10 +13796,9 @@ def test_every_component_is_asked_and_all_answers_are_published(house_20):
     monitor.add(t.Probe(name="good", ask=lambda: None, is_critical=True))
     monitor.add(t.Probe(name="bad", ask=lambda: "on fire"))
     monitor.check()
-    assert bus.events[-1].components == (
-        ("good", True, True, None),
-        ("bad", False, False, "on fire"),
-    )
+    assert bus.events == [t.HealthReported(at_ms=monitor.findings["bad"].checked_at_ms)]
+    told = [(f.name, f.is_healthy, f.is_critical, f.why) for f in monitor.findings.values()]
+    assert told == [("good", True, True, None), ("bad", False, False, "on fire")]
     assert [finding.name for finding in monitor.sick] == ["bad"]
     assert not monitor.is_critical
     assert monitor.checks == 1
@@ -19835,7 +19778,7 @@ def audit_fill(number: int, side: t.Side = t.Side.YES, at_ms: int = 2_000_000) -
     """One contract at 40 cents, fee 1 cent."""
     return t.FillReport(
         trade_id=f"t{number}", order_id="o", client_order_id=None, ticker="KXA-1-T1", side=side,
-        price_cc=4000, count_h=100, is_taker=True, fee_ud=10_000, at_ms=at_ms, post_position_h=None,
+        price_cc=4000, count_h=100, is_taker=True, fee_ud=10_000, at_ms=at_ms,
     )  # fmt: skip
 
 
@@ -19855,7 +19798,7 @@ def audit_picture(cash_ud: int, *, fills: int, resting: int = 0, value_cc: int |
                      value_cc=value_cc, at_ms=3_000_000)
     ] if value_cc is not None else []  # fmt: skip
     return t.AccountPicture(
-        balance=t.Balance(cash_ud=cash_ud, portfolio_value_ud=0, updated_at_ms=0),
+        balance=t.Balance(cash_ud=cash_ud, updated_at_ms=0),
         positions=(),
         fills=tuple(audit_fill(n) for n in range(fills)),
         settlements=tuple(paid),
@@ -19913,7 +19856,7 @@ class MovingRest:
     async def balance(self) -> t.Balance:
         self.looks += 1
         cash_ud = -min(self.moves, self.looks)
-        return t.Balance(cash_ud=cash_ud, portfolio_value_ud=0, updated_at_ms=0)
+        return t.Balance(cash_ud=cash_ud, updated_at_ms=0)
 
     async def fills(self, min_ts_s: int | None = None) -> list[t.FillReport]:
         return [audit_fill(n) for n in range(min(self.moves, self.looks))]

@@ -1166,7 +1166,6 @@ class Market:
     volume_24h_h: int = 0
     category: str = ""
     is_combo: bool = False
-    exchange_index: int = 0
 
 
 class OrderStatus(StrEnum):
@@ -1310,7 +1309,6 @@ class Balance:
     """Cash that the exchange says is there, and when it said so."""
 
     cash_ud: int
-    portfolio_value_ud: int
     updated_at_ms: int
 
 
@@ -1339,7 +1337,6 @@ class Reason(StrEnum):
     RECONCILE_DUE = "reconcile_due"
     ORDER_UNKNOWN = "order_unknown"
     BALANCE_STALE = "balance_stale"
-    NO_CASH = "no_cash"
     HOLD = "hold"
     WARMING_UP = "warming_up"
     PRICE_OUT_OF_RANGE = "price_out_of_range"
@@ -1732,9 +1729,7 @@ class ControlMoved(Event):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class HealthReported(Event):
-    """What the health monitor found, component by component."""
-
-    components: tuple[tuple[str, bool, bool, str | None], ...]  # name, healthy, critical, why
+    """Every component has been asked again; the answers are the monitor's `findings`."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -1992,7 +1987,6 @@ def decode_market(obj: Json) -> Market:
         volume_24h_h=_read_optional_count(obj, "volume_24h_fp") or 0,
         category=_read_text(obj, "category", ""),
         is_combo=bool(obj.get("mve_collection_ticker")),
-        exchange_index=_read_optional_int(obj, "exchange_index") or 0,
     )
 
 
@@ -2203,7 +2197,7 @@ class OrderReport:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class FillReport:
-    """One execution of ours. `side` is the leg acquired; `post_position_h` only on the stream."""
+    """One execution of ours. `side` is the leg acquired."""
 
     trade_id: str
     order_id: str
@@ -2215,7 +2209,6 @@ class FillReport:
     is_taker: bool
     fee_ud: int
     at_ms: int
-    post_position_h: int | None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -2308,7 +2301,6 @@ def decode_fill(obj: Json) -> FillReport:
         is_taker=is_taker,
         fee_ud=parse_dollars(_read_text(obj, "fee_cost")),
         at_ms=at_ms,
-        post_position_h=_read_optional_count(obj, "post_position_fp"),
     )
 
 
@@ -2330,11 +2322,7 @@ def decode_balance(obj: Json) -> Balance:
     """Cash exact to the micro-dollar (the cent field is cut off and only a second choice)."""
     exact = obj.get("balance_dollars")
     cash_ud = _read_int(obj, "balance") * UD_PER_CENT if exact is None else parse_dollars(exact)
-    return Balance(
-        cash_ud=cash_ud,
-        portfolio_value_ud=(_read_optional_int(obj, "portfolio_value") or 0) * UD_PER_CENT,
-        updated_at_ms=_read_time_ms(obj, "updated_ts") or 0,
-    )
+    return Balance(cash_ud=cash_ud, updated_at_ms=_read_time_ms(obj, "updated_ts") or 0)
 
 
 def decode_settlement(obj: Json) -> Settlement:
@@ -5855,13 +5843,11 @@ class Supervisor:
     def __init__(self, on_death: Callable[[str, BaseException], None]) -> None:
         self._tasks: set[asyncio.Task[Any]] = set()
         self._on_death = on_death
-        self.spawned = 0
 
     def spawn(self, coro: Coroutine[Any, Any, T], *, name: str) -> asyncio.Task[T]:
         """Start `coro` as a named task; an error that ends it goes to `on_death`."""
         task = asyncio.get_running_loop().create_task(coro, name=name)
         self._tasks.add(task)
-        self.spawned += 1
         task.add_done_callback(self._ended)
         return task
 
@@ -7935,37 +7921,6 @@ def judge_create(intent: Intent, answer: Answer) -> OrderOutcome:
         return _doubt(answer, str(error))
 
 
-def judge_create_batch(intents: Sequence[Intent], answer: Answer) -> list[OrderOutcome]:
-    """Outcomes of a batch create, one per intent, matched by client id and never by place."""
-    if not 200 <= answer.status < 300:
-        return [_judge_error(answer, is_create=True)] * len(intents)
-    try:
-        if answer.status != 201:
-            raise WireError(f"status {answer.status} for a batch create")
-        rows = _success_object(answer).get("orders")
-        entries = [row for row in rows if isinstance(row, dict)] if isinstance(rows, list) else []
-    except WireError as error:
-        return [_doubt(answer, str(error))] * len(intents)
-    return [_judge_entry(intent, entries, answer) for intent in intents]
-
-
-def _judge_entry(intent: Intent, entries: Sequence[Json], answer: Answer) -> OrderOutcome:
-    mine = [row for row in entries if row.get("client_order_id") == intent.client_order_id]
-    if len(mine) != 1:
-        return _doubt(answer, f"{len(mine)} entries for {intent.client_order_id}")
-    error = mine[0].get("error")
-    if isinstance(error, dict) and mine[0].get("order_id") is None:
-        code, message = str(error.get("code") or ""), str(error.get("message") or "")
-        kind = OutcomeKind.DUPLICATE if code == "order_already_exists" else OutcomeKind.REFUSED
-        if not code:
-            return _doubt(answer, "an entry with an error without a code")
-        return OrderOutcome(kind=kind, status=answer.status, code=code[:64], message=message[:300])
-    try:
-        return _created(intent, decode_create_ack(mine[0]), answer.status)
-    except WireError as wire_error:
-        return _doubt(answer, str(wire_error))
-
-
 def judge_change(order_id: str, is_decrease: bool, answer: Answer) -> OrderOutcome:
     """Outcome of an amend or a decrease; an answer about another order is UNKNOWN."""
     if not 200 <= answer.status < 300:
@@ -8098,9 +8053,6 @@ ENDPOINTS: Final[Mapping[str, Endpoint]] = MappingProxyType(
             Endpoint(name="costs", method="GET", template="/account/endpoint_costs", signs="no"),
             Endpoint(name="api_keys", method="GET", template="/api_keys"),
             Endpoint(name="create", method="POST", template="/portfolio/events/orders"),
-            Endpoint(
-                name="create_batch", method="POST", template="/portfolio/events/orders/batched"
-            ),
             Endpoint(
                 name="cancel",
                 method="DELETE",
@@ -8927,7 +8879,7 @@ class KalshiRest(RestReads):
             elif self._line.write(connection, headers, body):
                 return self._outcome(connection, judge)
         prepare = partial(self._prepare, "create", body=body, body_max=ORDER_BODY_MAX)
-        return self._command(prepare, judge, opens=(intent.ticker,))
+        return self._command(prepare, judge, opens=intent.ticker)
 
     async def _outcome(
         self, connection: aiohttp.connector.Connection, judge: Callable[[Answer], OrderOutcome]
@@ -8952,7 +8904,7 @@ class KalshiRest(RestReads):
             body_max=ORDER_BODY_MAX,
         )
         judge = partial(judge_change, intent.order_id, False)
-        return self._command(prepare, judge, opens=(intent.ticker,))
+        return self._command(prepare, judge, opens=intent.ticker)
 
     def decrease(self, order: Order, by_h: int) -> Coroutine[Any, Any, OrderOutcome]:
         """Shrink a resting order by `by_h`, once; it keeps its queue place."""
@@ -8993,17 +8945,6 @@ class KalshiRest(RestReads):
         prepare = partial(self._prepare, "cancel_batch", body=body)
         return await self._batch(prepare, partial(judge_cancel_batch, ids), len(ids))
 
-    async def create_batch(
-        self, intents: Sequence[Intent], group_id: str | None
-    ) -> list[OrderOutcome]:
-        """Send several new orders in one request, once; outcomes in the order given."""
-        bodies = [encode_create(intent, group_id=group_id) for intent in intents]
-        body = b'{"orders":[' + b",".join(bodies) + b"]}"
-        prepare = partial(self._prepare, "create_batch", body=body)
-        judge = partial(judge_create_batch, intents)
-        opens = tuple(intent.ticker for intent in intents)
-        return await self._batch(prepare, judge, len(intents), opens=opens)
-
     def _stopped(self, *, opens: bool) -> str | None:
         """Why a command must not leave now; None when it may. Cancels pass an open breaker."""
         if self._session.closed:
@@ -9019,7 +8960,7 @@ class KalshiRest(RestReads):
         prepare: Callable[[], _Request],
         judge: Callable[[Answer], OrderOutcome],
         *,
-        opens: tuple[str, ...] = (),
+        opens: str | None = None,
     ) -> OrderOutcome:
         return (await self._batch(prepare, lambda answer: [judge(answer)], 1, opens=opens))[0]
 
@@ -9029,18 +8970,18 @@ class KalshiRest(RestReads):
         judge: Callable[[Answer], list[OrderOutcome]],
         size: int,
         *,
-        opens: tuple[str, ...] = (),
+        opens: str | None = None,
     ) -> list[OrderOutcome]:
         """Send a command once and name its outcome; raises nothing but cancellation.
 
-        `opens` names the markets in which it takes risk; empty: it only closes.
+        `opens` names the market in which it takes risk; None: it only closes.
         """
-        code = self._stopped(opens=bool(opens))
+        code = self._stopped(opens=opens is not None)
         if code is not None:
             return [OrderOutcome(kind=OutcomeKind.NEVER_SENT, code=code)] * size
         try:
             request, written = prepare(), None
-            if opens:
+            if opens is not None:
                 written = await self._write_if_allowed(request, opens)
             return judge(await self._transport(request, written))
         except WireError as error:  # only _prepare raises it: a part that may not enter a URL
@@ -9051,7 +8992,7 @@ class KalshiRest(RestReads):
         return [outcome] * size
 
     async def _write_if_allowed(
-        self, request: _Request, opens: tuple[str, ...]
+        self, request: _Request, ticker: str
     ) -> aiohttp.connector.Connection:
         """Open a connection, ask latch and gates again, write at once (rule A11).
 
@@ -9064,8 +9005,7 @@ class KalshiRest(RestReads):
             raise self._no_answer(
                 request.endpoint.name, "not_connected", error, was_sent=False
             ) from error
-        is_allowed = self.may_open() and all(self.permits(ticker) for ticker in opens)
-        if not is_allowed:
+        if not (self.may_open() and self.permits(ticker)):
             connection.release()
             raise ExchangeError(0, "no_longer_allowed", "a gate closed meanwhile", was_sent=False)
         if not self._line.write(connection, request.headers, request.body or b"", request.path):
@@ -10622,7 +10562,7 @@ class SpotCheck:
     ) -> None:
         self._rest, self._clock, self._books, self._changed = rest, clock, books, changed
         self.heard: Suspects = {}
-        self.checks = self.suspicions = self.mismatches = 0
+        self.checks = self.mismatches = 0
 
     async def check(self, proven: list[str]) -> list[str]:
         """Look at some of these markets; answers those that REST contradicted twice."""
@@ -10656,9 +10596,7 @@ class SpotCheck:
         finally:
             self.heard = {}
             self._changed()
-        suspects = {ticker: levels for ticker, levels in found.items() if levels}
-        self.suspicions += len(suspects)
-        return suspects
+        return {ticker: levels for ticker, levels in found.items() if levels}
 
 
 class BookShelf:
@@ -14394,8 +14332,7 @@ class HealthMonitor:
                 since_at_ms=before.since_at_ms if before is not None and is_same else now_ms,
                 checked_at_ms=now_ms,
             )
-        rows = tuple((f.name, f.is_healthy, f.is_critical, f.why) for f in self.findings.values())
-        self._bus.publish(HealthReported(at_ms=now_ms, components=rows))
+        self._bus.publish(HealthReported(at_ms=now_ms))
 
     def _ask(self, probe: Probe) -> str | None:
         try:
@@ -21258,26 +21195,6 @@ def load_strategies(
             )
         made.append(make_strategy(cls, mine, policy))
     return tuple(made)
-
-
-def load_strategy(
-    spec: str,
-    params: Mapping[str, JsonValue],
-    policy_path: Path | None,
-    *,
-    allow_experimental: bool,
-    is_production: bool,
-    exchange_sha256: str | None = None,
-) -> Strategy:
-    """`load_strategies` for exactly one."""
-    return load_strategies(
-        [spec],
-        params,
-        policy_path,
-        allow_experimental=allow_experimental,
-        is_production=is_production,
-        exchange_sha256=exchange_sha256,
-    )[0]
 
 
 def _strategy_class(spec: str) -> type[Strategy]:
