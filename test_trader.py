@@ -164,6 +164,33 @@ def test_every_kind_of_row_that_is_read_or_named_is_written_somewhere():
     assert read <= written
 
 
+def rooms_named(text: str) -> list[str]:
+    """Numbers a banner names, `§15c to §15e` written out; one without letter stands for all."""
+    known, named = [number for _, number, _ in STARTS], []
+    for first, last in re.findall(r"§(\d\d[a-z]?)(?: to §(\d\d[a-z]?))?", text):
+        assert first in {*known, *(n[:2] for n in known)}, f"there is no §{first}"
+        between = [n for n in known if first <= n <= last and len(n) >= len(first)]
+        named += between or [first]
+    return named
+
+
+def test_a_banner_says_used_by_and_base_of_only_where_it_is_so():
+    names, uses = top_level_names(), set[tuple[str, str]]()
+    for node in nodes_of(ast.Name):
+        if node.id in names:
+            uses.add((names[node.id], sub_room_of(node.lineno)))
+    checked = 0
+    for block in re.findall(r"^# §\d\d.*\n(?:# .*\n)*", SOURCE, re.MULTILINE):
+        own = block.split()[1].removeprefix("§")
+        position = "".join(re.findall(r"^# Position: (.*)$", block, re.MULTILINE))
+        rooms_named(position)
+        claims = re.findall(r"(?:used by|base of|called by) ([^.;]*)", position.lower())
+        for number in rooms_named(" ".join(claims)):
+            checked += 1
+            assert any(a == own and b.startswith(number) for a, b in uses), f"§{own}: §{number}"
+    assert checked > 20
+
+
 def test_no_room_uses_a_name_of_a_later_room():
     names = top_level_names()
     wrong = {

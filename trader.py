@@ -142,7 +142,7 @@ JsonScalar = str | int | float | bool
 # ======================================================================================
 # §01 UNITS AND ERRORS
 # Purpose:   Whole-number prices, counts and money; one parser, one formatter, one error family.
-# Position:  Uses nothing. Used by every room.
+# Position:  Used by every room.
 # Principle: Price in centi-cents × count in hundredths = money in micro-dollars, exactly.
 # ======================================================================================
 
@@ -285,7 +285,7 @@ def show_dollars(money_ud: int) -> str:
 # §02 CONFIG
 # §02a BOUNDS
 # Purpose:   Whatever could grow, repeat or wait, and where it ends; by the room that reads it.
-# Position:  Uses nothing. Read by the room named above each group, and by those below it.
+# Position:  Read by the room named above each group, and by those below it.
 # Principle: A loop, queue, cache, retry or history without a name here is a mistake (STYLE §7).
 # ======================================================================================
 
@@ -429,7 +429,7 @@ FLATTEN_ROUNDS: Final = 3  # in a row without anything getting smaller, then the
 # ======================================================================================
 # §02b SETTINGS
 # Purpose:   Every knob of the operator: one registry of names, kinds, defaults and ranges.
-# Position:  Uses §01. §24 hands in the texts and their sources; §02c turns them into the Config.
+# Position:  §24 hands in the texts and their sources; §02c turns them into the Config.
 # Principle: A setting that is wrong, unknown or impossible ends the start in one clear sentence.
 # ======================================================================================
 
@@ -761,7 +761,7 @@ OLD_VARIABLES: Final = frozenset(
 # ======================================================================================
 # §02c CONFIG
 # Purpose:   The one frozen object every room reads, and how it is built from texts.
-# Position:  Uses §01, §02b. Built by §24, read by every room below.
+# Position:  Built by §24, read by every room below.
 # Principle: A value out of range names the setting, the value and the range.
 # ======================================================================================
 
@@ -1046,7 +1046,7 @@ def build_config(texts: Mapping[str, str | None]) -> Config:
 # ======================================================================================
 # §03 DOMAIN
 # Purpose:   The nouns of the market: sides, grids, markets, orders, fills, positions, wishes.
-# Position:  Uses §01. Used by every later room.
+# Position:  Used by every later room.
 # Principle: What crosses a room is frozen; closed sets are enums; a price names its leg.
 # ======================================================================================
 
@@ -1555,7 +1555,7 @@ class Print:
 # ======================================================================================
 # §04 EVENTS
 # Purpose:   Facts that cross the bus, in the past tense.
-# Position:  Uses §03. Published by services, heard by services, status and the coordinator.
+# Position:  Published by services, heard by services, status and the coordinator.
 # Principle: A fact is frozen and stamped by its publisher; a command is never an event.
 # ======================================================================================
 
@@ -1780,7 +1780,7 @@ class AssertionBroke(Event):
 # ======================================================================================
 # §05a WIRE: JSON
 # Purpose:   Bytes into JSON objects, and their members into whole numbers, times and texts.
-# Position:  Uses §01, §03. Used by §05b to §05d, §15, §16, §17.
+# Position:  Used by §05b to §05d, §15, §16, §17.
 # Principle: Tolerant of what is new, strict about what is needed; nothing unparsed gets past here.
 # ======================================================================================
 
@@ -1940,7 +1940,7 @@ def _read_time_ms(obj: Json, *keys: str) -> int | None:
 # ======================================================================================
 # §05b WIRE: MARKETS
 # Purpose:   JSON of the public side (markets, books, trades, events, lifecycle) into values.
-# Position:  Uses §01, §03, §05a. Used by §15, §16, §17, which hand in parsed objects.
+# Position:  Used by §15 and §17, which hand in parsed objects.
 # Principle: A price ladder comes from its ranges, an empty side is None, a word stays a word.
 # ======================================================================================
 
@@ -2154,7 +2154,7 @@ def decode_series(obj: Json) -> SeriesReport:
 # ======================================================================================
 # §05c WIRE: ACCOUNT
 # Purpose:   JSON of orders, fills, positions, cash and payouts into reports.
-# Position:  Uses §01, §03, §05a. Used by §15, §16, §18.
+# Position:  Used by §15 and §18.
 # Principle: An order is the leg it buys and the price of that leg; the deprecated twins mislead.
 # ======================================================================================
 
@@ -2345,7 +2345,7 @@ def decode_settlement(obj: Json) -> Settlement:
 # ======================================================================================
 # §05d WIRE: ANSWERS AND COMMANDS
 # Purpose:   Answers, errors and limits into values; orders and stream commands into bytes.
-# Position:  Uses §01, §03, §05a, §05c. Used by §15, §16.
+# Position:  Used by §15, §16.
 # Principle: A success without what we need is no success; what we send is spelt out here only.
 # ======================================================================================
 
@@ -2619,7 +2619,7 @@ def encode_update(command_id: int, sid: int, action: str, tickers: Sequence[str]
 # ======================================================================================
 # §06 ORDER BOOK
 # Purpose:   Rebuild one market's book from a snapshot and changes; keep both best prices at hand.
-# Position:  Uses §01, §03. Owned and fed by §17; read by §19, §21.
+# Position:  Owned and fed by §17; read by §19, §21.
 # Principle: A book with a gap is no book: it answers None until a snapshot, never old data.
 # ======================================================================================
 
@@ -2759,7 +2759,7 @@ class OrderBook:
 # ======================================================================================
 # §07 LEDGER
 # Purpose:   Positions, cash, fees and profit, rebuilt from fills and settlements alone.
-# Position:  Uses §01, §03. Owned by §18; read by §08 and §21.
+# Position:  Owned by §18; read by §21.
 # Principle: Whole micro-dollars, each fill once; what is not explained by fills is never invented.
 # ======================================================================================
 
@@ -3024,7 +3024,7 @@ def mark_cc(position_h: int, bid_cc: int | None, ask_cc: int | None) -> int | No
 # ======================================================================================
 # §08 RISK
 # Purpose:   May this intent become an order? The last gate before the wire.
-# Position:  Uses §02, §03, §07. Asked by §18 for every create and amend; nothing goes round it.
+# Position:  Asked by §18 for every create and amend; nothing goes round it.
 # Principle: Every live, unknown and in-flight order counts as filled, in its worst way.
 # ======================================================================================
 
@@ -3410,7 +3410,7 @@ def check_intent(intent: Intent, view: RiskView, book: ExposureBook, limits: Ris
 # ======================================================================================
 # §09a MEASUREMENTS
 # Purpose:   What a market did lately: prints, volume, sigma, jump, sweeps, whales.
-# Position:  Uses §01, §03. §17 and §19 feed one MarketTape per market; §09b reads it.
+# Position:  §19 feeds one MarketTape per market; §09b reads it.
 # Principle: One definition of each measure, kept as facts come in, cheap to read at any moment.
 # ======================================================================================
 
@@ -3710,7 +3710,7 @@ class MarketTape:
 # ======================================================================================
 # §09b VIEW
 # Purpose:   The frozen picture one decision is made from.
-# Position:  Uses §01, §03, §09a. §19 builds views; strategies and `explain` read them.
+# Position:  §19 builds views; strategies and `explain` read them.
 # Principle: The same view gives the same answer, live, in replay and from the journal.
 # ======================================================================================
 
@@ -4040,7 +4040,7 @@ def imbalance_of(yes: Sequence[Level], no: Sequence[Level]) -> float:
 # ======================================================================================
 # §09c COST
 # Purpose:   What a book weighs, where a price may lie, what a fill earns: the one edge function.
-# Position:  Uses §01, §03, §09b. Used by the strategies of §09e to §09i.
+# Position:  Used by the strategies of §09e to §09i.
 # Principle: Every strategy counts fees, margin and stop time in the same way.
 # ======================================================================================
 
@@ -4140,7 +4140,7 @@ def may_open(view: MarketView) -> bool:
 # ======================================================================================
 # §09d STRATEGY CONTRACT
 # Purpose:   The protocol, parameters with ranges, the check of an answer, views as JSON.
-# Position:  Uses §01, §03, §09a-c. §19 checks every answer here; §24 builds parameters here.
+# Position:  §19 checks every answer here; §24 builds parameters here.
 # Principle: A strategy's answer is an outsider's: checked as a whole, never repaired.
 # ======================================================================================
 
@@ -4410,7 +4410,7 @@ def load_view(data: Mapping[str, Any], fees: FeeView) -> MarketView:
 # ======================================================================================
 # §09e HOLD, RANDOM, IMBALANCE
 # Purpose:   The null hypothesis, the control, a lean on the book; words all strategies share.
-# Position:  Uses §01, §03, §09a-d. Chosen by §24 through STRATEGIES of §09i.
+# Position:  Chosen by §24 through STRATEGIES of §09i.
 # Principle: Wish small, post only, open nothing near the close, and always say why not.
 # ======================================================================================
 
@@ -4645,7 +4645,7 @@ class Imbalance:
 # ======================================================================================
 # §09f MARKET MAKER
 # Purpose:   Two bounded quotes around a reservation price, in whole centi-cents.
-# Position:  Uses §01, §03, §09a-e. The rl policy of §09i borrows its quotes.
+# Position:  The rl policy of §09i borrows its quotes.
 # Principle: A worse quote at once, a better one with patience, never past the fair price.
 # ======================================================================================
 
@@ -4876,7 +4876,7 @@ def _quote_features(
 # ======================================================================================
 # §09g MEAN REVERSION, REVERSE LINE MOVEMENT
 # Purpose:   Two ideas people ask for, as their rules say, with what to expect of them.
-# Position:  Uses §01, §03, §09a-e. Shipped off; chosen by name.
+# Position:  Shipped off; chosen by name.
 # Principle: A rule told for YES holds for NO in a mirror; one entry, counted, then hands off.
 # ======================================================================================
 
@@ -5107,7 +5107,7 @@ class ReverseLineMovement:
 # ======================================================================================
 # §09h WHALE, LONGSHOT
 # Purpose:   A study of large prints that trades nothing, and the sale of small hopes.
-# Position:  Uses §01, §03, §09a-e. Shipped off; chosen by name.
+# Position:  Shipped off; chosen by name.
 # Principle: Believe a table or a study only where it has an entry, and say so where it has none.
 # ======================================================================================
 
@@ -5284,7 +5284,7 @@ class Longshot:
 # ======================================================================================
 # §09i RL POLICY AND LOADING
 # Purpose:   Run a small trained policy; know every strategy by name; take in a user's class.
-# Position:  Uses §01, §03, §09a-h. §24 reads files and calls `make_strategy`.
+# Position:  §24 reads files and calls `make_strategy`.
 # Principle: A policy is data, read with suspicion; a strategy is made, or refused in a sentence.
 # ======================================================================================
 
@@ -5584,7 +5584,7 @@ def slots_of(strategy: Strategy) -> frozenset[str] | None:
 # ======================================================================================
 # §10 STATE MACHINE
 # Purpose:   The table of legal states, and the one object that walks it.
-# Position:  Uses §01. Fired by §23 alone; told to everyone as StateChanged.
+# Position:  Fired by §23 alone; told to everyone as StateChanged.
 # Principle: What is not in the table is refused and counted; every state but two has a time limit.
 # ======================================================================================
 
@@ -5727,7 +5727,7 @@ class StateMachine:
 # ======================================================================================
 # §11 ASYNC KIT
 # Purpose:   Time, owned tasks, backoff, rate buckets and quiet logs.
-# Position:  Uses §01, §02. Used by every room below; §23 makes the one Clock and Supervisor.
+# Position:  Used by every room below; §23 makes the one Clock and Supervisor.
 # Principle: Time, chance and new ids enter here and nowhere else; tasks are born here only.
 # ======================================================================================
 
@@ -6028,7 +6028,7 @@ class CpuLimit:
 # ======================================================================================
 # §12 EVENT BUS
 # Purpose:   Tell facts to whoever asked for their kind, isolated from each other.
-# Position:  Uses §04, §11. Services publish; services, status, API and §23 subscribe.
+# Position:  Services publish; services, status, API and §23 subscribe.
 # Principle: The order path is a plain call; people get a bounded queue; neighbours are isolated.
 # ======================================================================================
 
@@ -6157,7 +6157,7 @@ class EventBus:
 # ======================================================================================
 # §13 STATE CONTAINER
 # Purpose:   The one picture of now, immutable and versioned, with the last few kept.
-# Position:  Uses §03, §04, §10, §11. Written by the services named below, read by §19 to §22.
+# Position:  Written by the services named below, read by §18 to §23.
 # Principle: Each field has one writer; each change is a new picture and one more version.
 # ======================================================================================
 
@@ -6240,7 +6240,7 @@ class StateContainer:
 # ======================================================================================
 # §14a DATA DIRECTORY
 # Purpose:   The environment's folder: lock, run token, kill file, small state, reserve, paths.
-# Position:  Uses §01, §03, §11. Made by §23 and §24 before anything else; §22 compares the token.
+# Position:  Made by §23 and §24 before anything else; §22 compares the token.
 # Principle: One 0700 folder of ours, no link followed; what must survive a power cut is synced.
 # ======================================================================================
 
@@ -6579,7 +6579,7 @@ class DataDir:
 # ======================================================================================
 # §14b JOURNAL SCHEMA
 # Purpose:   Tables, views and the hash chain of the journal; its files on the disk.
-# Position:  Uses §01, §14a. Used by §14c and §14d; §24 moves a journal aside through it.
+# Position:  Used by §14c and §14d; §24 moves a journal aside through it.
 # Principle: Facts and rows that explain live apart; every kind is named here and nowhere else.
 # ======================================================================================
 
@@ -6695,7 +6695,7 @@ def move_journal_aside(path: Path, folder: Path, label: str) -> Path | None:
 # ======================================================================================
 # §14c JOURNAL FILE
 # Purpose:   One open journal: made, verified, set aside when damaged, synced, healed.
-# Position:  Uses §01, §11, §14a, §14b. The base of §14d.
+# Position:  The base of §14d.
 # Principle: Nothing on the disk is trusted before it was checked; nothing waits for the disk.
 # ======================================================================================
 
@@ -7065,7 +7065,7 @@ class JournalFile:
 # ======================================================================================
 # §14d JOURNAL
 # Purpose:   Write down what happened before it counts: hash-chained facts, and rows that explain.
-# Position:  Uses §01, §03, §11, §14c. Written by §18 and §23, read at start and by people.
+# Position:  Written by §18 and §23, read at start and by people.
 # Principle: An append is in the kernel's hands before the next line runs; a worker syncs it soon.
 #
 #   fact() ── INSERT ──► WAL (kernel) ── fdatasync by the worker, <= 100 ms ──► disk
@@ -7327,7 +7327,7 @@ def write_last_words(journal: Journal, data_dir: DataDir, flush: Callable[[], bo
 # ======================================================================================
 # §14e RECORDER
 # Purpose:   Keep the public frames of followed markets as tapes that can be played again.
-# Position:  Uses §03, §11, §14a. Fed by §16 frame by frame; writes in a worker thread.
+# Position:  Fed by §16 frame by frame; writes in a worker thread.
 # Principle: A slow disk costs frames of the tape, counted, and never a moment of the bot.
 #
 #   record() ─► bounded list ─ run(), each 0.25 s ─► worker: parse, sort by market, deflate, write
@@ -7626,7 +7626,7 @@ class Recorder:
 # ======================================================================================
 # §15a SIGNER
 # Purpose:   Read the private key, say plainly what is wrong with it, sign requests, some ahead.
-# Position:  Uses §01, §05, §11. Used by §15b and §16; §24 reads the key file through it.
+# Position:  Used by §15d and §16; §24 reads the key file through it.
 # Principle: A key never shows itself; a signature is used once and is at most a second old.
 # ======================================================================================
 
@@ -7801,7 +7801,7 @@ class SignatureStock:
 # ======================================================================================
 # §15b ANSWERS
 # Purpose:   What an answer to an order command means: the table of RELIABILITY §1.1, row by row.
-# Position:  Uses §01, §03, §05. Used by §15f.
+# Position:  Used by §15c to §15f and §18.
 # Principle: Only a proven success or a proven refusal is named so; everything else is UNKNOWN.
 # ======================================================================================
 
@@ -7999,7 +7999,7 @@ def judge_cancel_batch(order_ids: Sequence[str], answer: Answer) -> list[OrderOu
 # ======================================================================================
 # §15c LINKS
 # Purpose:   What a request needs on its way: endpoints, breaker, clock, session, order line.
-# Position:  Uses §01, §02, §11, §15b. Used by §15d; §23 and §24 make the session through it.
+# Position:  Used by §15d; §23 and §24 make the session through it.
 # Principle: A request leaves once; TLS is verified; no proxy, cookie or redirect takes part.
 # ======================================================================================
 
@@ -8328,7 +8328,7 @@ class _OrderLine:
 # ======================================================================================
 # §15d TRANSPORT
 # Purpose:   Send one signed request and hear the whole answer; note what every answer teaches.
-# Position:  Uses §01, §05, §11, §15a to §15c. Used by §15e and §15f.
+# Position:  The base of §15e.
 # Principle: No retry lives here; no answer is an error with `was_sent`, never a guess.
 #
 #   _prepare ─ sign ─► _transport ─► session or order line ─► Answer ─► _note: breaker, key, budget
@@ -8575,7 +8575,7 @@ class RestTransport:
 # ======================================================================================
 # §15e READS
 # Purpose:   Everything that can be asked of the exchange, typed, paged and within the read budget.
-# Position:  Uses §05, §11, §15d. Used by §17, §18, §20 through §15f.
+# Position:  The base of §15f; used by §17.
 # Principle: A read is repeated only for reasons that pass; a list is whole or an error.
 # ======================================================================================
 
@@ -8827,7 +8827,7 @@ def _shape(path: str) -> str:
 # ======================================================================================
 # §15f REST CLIENT
 # Purpose:   Order commands: budget, last look at the latch, one send, a named outcome.
-# Position:  Uses §01, §03, §05, §11, §15b to §15e. Used by §17 and §18; made by §23.
+# Position:  Used by §18; made by §23.
 # Principle: A command is sent once and its outcome is named; doubt is an outcome, never an error.
 #
 #   create() ─ encode, sign, latch ─► warm line: bytes leave in the call ─► task hears ─► judge
@@ -9047,7 +9047,7 @@ class KalshiRest(RestReads):
 # ======================================================================================
 # §16a SUBSCRIPTIONS
 # Purpose:   What is wanted of the stream against what the exchange has acknowledged.
-# Position:  Uses §01, §03, §05, §11. Owned by KalshiStream (§16c), which carries the bytes.
+# Position:  Owned by KalshiStream (§16c), which carries the bytes.
 # Principle: One command in flight per channel; every command is answered, or something is done.
 # ======================================================================================
 
@@ -9366,7 +9366,7 @@ def hear_nothing(*_: object) -> None:
 # ======================================================================================
 # §16b SOCKET
 # Purpose:   Open, close and wait: the few awaits of the stream, each with its limit.
-# Position:  Uses §05, §11. Used by §16c.
+# Position:  Used by §16c.
 # Principle: Nothing here decides anything; a peer that does not answer costs a known time.
 # ======================================================================================
 
@@ -9524,7 +9524,7 @@ async def _wait_for(event: asyncio.Event, limit_s: float) -> None:
 # ======================================================================================
 # §16c WS CLIENT
 # Purpose:   Keep one signed socket alive and in sequence; hand each frame on in the same call.
-# Position:  Uses §01–§05, §11, §12, §14e, §16a, §16b. §17 and §18 register handlers; §23 runs it.
+# Position:  §17 and §18 register handlers; §23 runs it.
 # Principle: One reader, no waiting in the receive call, silence is a fault; it never gives up.
 # ======================================================================================
 
@@ -9849,7 +9849,7 @@ class KalshiStream:
 # ======================================================================================
 # §17a SELECTION GATES
 # Purpose:   The gates a market must pass to be followed, each with its distance, and the score.
-# Position:  Uses §01–§03, §05. Used by §17b.
+# Position:  Used by §17b.
 # Principle: A gate is a function of one market and the settings; the table is their order.
 # ======================================================================================
 
@@ -10017,7 +10017,7 @@ def score_market(market: Market) -> float:
 # ======================================================================================
 # §17b MARKET SELECTION
 # Purpose:   Choose which markets to follow, and count why each other one was passed over.
-# Position:  Uses §01–§03, §05, §15, §17a. Called by §23 at start and at every refresh.
+# Position:  Called by §23 at start and at every refresh.
 # Principle: Gates decide, the score only ranks; the counts add up to what was seen.
 # ======================================================================================
 
@@ -10319,7 +10319,7 @@ def _with_book(market: Market, book: BookSides | None) -> Market:
 # ======================================================================================
 # §17c MARKET FACTS
 # Purpose:   Status, close, grid and result of followed markets: by the clock, by events, by REST.
-# Position:  Uses §01–§05, §11, §12, §17b. Owned by OrderbookIntegration (§17e).
+# Position:  Owned by OrderbookIntegration (§17e).
 # Principle: Opening and closing have no event, so the clock rules; news never goes backwards.
 # ======================================================================================
 
@@ -10477,7 +10477,7 @@ def _is_older_news(new: Market, old: Market, now_ms: int) -> bool:
 # ======================================================================================
 # §17d BOOK PROOF
 # Purpose:   How far each book may be believed: lag of messages, life of the feed, word of REST.
-# Position:  Uses §01–§06, §11, §12, §16. The base of §17e.
+# Position:  The base of §17e.
 # Principle: A book is believed only while its sequence is whole and the feed is known to live.
 # ======================================================================================
 
@@ -10709,7 +10709,7 @@ class BookShelf:
 # ======================================================================================
 # §17e MARKET DATA
 # Purpose:   Stream frames → books → BookChanged, in the receive call; gaps → snapshots.
-# Position:  Uses §01–§06, §11, §12, §16, §17c, §17d. §19, §21 listen; §23 hands in markets.
+# Position:  §19, §21 listen; §23 hands in markets.
 # Principle: One frame, one pass; what was lost is asked for again, never guessed.
 # ======================================================================================
 
@@ -11051,7 +11051,7 @@ def feed_counters(data: OrderbookIntegration) -> dict[str, JsonValue]:
 # §18 EXECUTION
 # §18a CONVERGENCE
 # Purpose:   From what a strategy wants and what is there to the fewest commands.
-# Position:  Uses §02, §03. Pure; §18h sends what it says.
+# Position:  Pure; §18h sends what it says.
 # Principle: One command at most per slot; a slot whose outcome is not proven is left alone.
 # ======================================================================================
 
@@ -11149,7 +11149,7 @@ def plan(
 # ======================================================================================
 # §18b ORDERS
 # Purpose:   Ids, rows and the memory of orders; the one account that facts move.
-# Position:  Uses §02 to §07, §14, §18a. Used by §18c to §18l; its account by §24h to §24n too.
+# Position:  Used by §18c to §18h; its account by §24h to §24j too.
 # Principle: An order is forgotten only when it has ended; money moves by facts, in one place.
 # ======================================================================================
 
@@ -11500,7 +11500,7 @@ class FactWriter:
 # ======================================================================================
 # §18c KEEPER
 # Purpose:   Bind each new picture of an order: checked, journaled, counted in risk, told.
-# Position:  Uses §02 to §08, §12 to §14, §18b. The base of §18d to §18h.
+# Position:  The base of §18d, and so of all up to §18h.
 # Principle: No picture is bound that the table of moves forbids; what is unproven stays at risk.
 #
 #   ExecutionService §18h ► OrderNews g ► Sender f ► Answers e ► Booker d ► OrderKeeper c
@@ -11673,7 +11673,7 @@ class OrderKeeper:
 # ======================================================================================
 # §18d BOOKER
 # Purpose:   Book fills, fees and settlements exactly once, live and from the journal.
-# Position:  Uses §03, §07, §12, §14, §18b, §18c. Fed by §16; read by §18k.
+# Position:  The base of §18e. Fed by §16; §18k reads what it booked.
 # Principle: A fill is a fact: written down first, applied once, and never invented.
 # ======================================================================================
 
@@ -11895,7 +11895,7 @@ class Booker(OrderKeeper):
 # ======================================================================================
 # §18e ANSWERS
 # Purpose:   What an answer to a command makes of its order.
-# Position:  Uses §03, §04, §15b, §18b to §18d. Called by §18f and §18j.
+# Position:  The base of §18f; §18j hands it the entries of a batch.
 # Principle: Only a proof ends an order or frees its risk; doubt goes to the resolver.
 # ======================================================================================
 
@@ -12078,7 +12078,7 @@ def _why(outcome: OrderOutcome) -> str:
 # ======================================================================================
 # §18f SENDER
 # Purpose:   Gate, limits, budget, journal, bytes: in one go, and one command per order at a time.
-# Position:  Uses §02 to §08, §11, §14, §15f, §18b to §18e.
+# Position:  The base of §18g; §18h hands it intents, §18j and §18k ask it to cancel.
 # Principle: Written down before it is sent, sent once; no wait between check and bytes.
 # ======================================================================================
 
@@ -12297,7 +12297,7 @@ class Sender(Answers):
 # ======================================================================================
 # §18g NEWS
 # Purpose:   Merge what the exchange tells of orders: ours, adopted, foreign, late.
-# Position:  Uses §03, §05, §18b to §18f. Fed by §16 and by the reads of §18i to §18k.
+# Position:  The base of §18h. Fed by §16 and by the reads of §18i to §18k.
 # Principle: News only adds: an end stays an end, and a new life after one is an alarm.
 # ======================================================================================
 
@@ -12481,7 +12481,7 @@ def _foreign(report: OrderReport, event_ticker: str) -> Order:
 # ======================================================================================
 # §18h EXECUTION SERVICE
 # Purpose:   Send what is missing between what strategies want and what is there.
-# Position:  Uses §18a to §18g. Built by §23; asked by §19.
+# Position:  Built by §23; asked by §19.
 # Principle: A strategy says what it wants; nothing it says can skip a gate or double an order.
 # ======================================================================================
 
@@ -12611,7 +12611,7 @@ class ExecutionService(OrderNews):
 # ======================================================================================
 # §18i RESOLVER
 # Purpose:   Find out what became of an order or a command without an answer.
-# Position:  Uses §11, §15e, §18b to §18h. The base of §18j to §18l.
+# Position:  The base of §18j to §18l.
 # Principle: Absent is what a list newer than the request's last moment lacks; an error is neither.
 # ======================================================================================
 
@@ -12839,7 +12839,7 @@ class Resolver:
 # ======================================================================================
 # §18j CANCELLER
 # Purpose:   Cancel own orders and prove them gone.
-# Position:  Uses §11, §15f, §18h, §18i. The base of §18k.
+# Position:  The base of §18k.
 # Principle: Gone is what the exchange's list no longer shows, never what was only asked for.
 # ======================================================================================
 
@@ -12942,7 +12942,7 @@ class Canceller(Resolver):
 # ======================================================================================
 # §18k RECONCILER
 # Purpose:   Compare orders, fills, positions and cash with the exchange, and adopt its truth.
-# Position:  Uses §11 to §15, §18h to §18j. The base of §18l.
+# Position:  The base of §18l.
 # Principle: The exchange's truth wins; a difference is believed when seen twice, and told.
 # ======================================================================================
 
@@ -13265,7 +13265,7 @@ class Reconciler(Canceller):
 # ======================================================================================
 # §18l TRADING CLIENT
 # Purpose:   Connect the account, keep reconciling, leave it proven; read the fees of markets.
-# Position:  Uses §11, §15, §18i to §18k. Started by §23; the only caller of account reads.
+# Position:  Started by §23; the only caller of account reads.
 # Principle: Always on: it goes on after every failure, and says honestly what it does not know.
 # ======================================================================================
 
@@ -13415,7 +13415,7 @@ class FeeReader:
 # ======================================================================================
 # §18m EQUITY
 # Purpose:   What the account is worth at prices it could hit, today and at its best.
-# Position:  Uses §06, §13, §14, §17, §18h. Driven by §23 once a second.
+# Position:  Driven by §23 once a second.
 # Principle: A mark that is not known is unknown, never zero; a closed market keeps its last one.
 # ======================================================================================
 
@@ -13587,7 +13587,7 @@ class EquityKeeper:
 # §19 DECISION
 # §19a JUDGING
 # Purpose:   The trading cycle: when to look at a market, what each strategy wants, and why.
-# Position:  Uses §03, §04, §09, §11 to §14, §17, §18. Built by §23.
+# Position:  Built by §23.
 # Principle: Every evaluation ends in exactly one counted reason; a bad strategy hurts only itself.
 # ======================================================================================
 
@@ -14147,7 +14147,7 @@ def _params_hash(strategy: Strategy) -> str:
 # ======================================================================================
 # §19b CYCLE
 # Purpose:   When a market is looked at: at a change, after its pause, or because time passed.
-# Position:  Uses §02, §04, §11, §12, §17, §19a. Built by §23; hears the bus.
+# Position:  Built by §23; hears the bus.
 # Principle: A change is looked at in the call that told it; nothing is forgotten, nothing doubled.
 # ======================================================================================
 
@@ -14251,7 +14251,7 @@ class TradingFlowOrchestrator:
 # ======================================================================================
 # §20 HEALTH
 # Purpose:   Ask every component how it is, measure the loop, and say so. Nothing else.
-# Position:  Uses §04, §11, §12. Built by §23, which alone acts on what is reported.
+# Position:  Built by §23, which alone acts on what is reported.
 # Principle: Health reports, it does not control; there is one definition of healthy.
 # ======================================================================================
 
@@ -14364,7 +14364,7 @@ class HealthMonitor:
 # §21 STATUS
 # §21a MEASURES
 # Purpose:   What must be reckoned before it is shown: markouts, queues, profit's split, controls.
-# Position:  Uses §01, §03, §04, §07. Owned by the rows and the chronicle; fed by them. Pure.
+# Position:  Owned by the rows and the chronicle; fed by them. Pure.
 # Principle: A value at a moment is what held at that moment, however late it is worked out.
 # ======================================================================================
 
@@ -14681,7 +14681,7 @@ class Curves:
 # ======================================================================================
 # §21b EVIDENCE
 # Purpose:   Is a strategy any good? Results by event, resampled; criteria; a verdict.
-# Position:  Uses §03, §07, §09e, §18m, §21a. The page feeds it live, the report from the journal.
+# Position:  The page feeds it live, the report from the journal.
 # Principle: Events are the unit, not fills; what cannot be known is said so, and GO is hard to get.
 # ======================================================================================
 
@@ -15013,7 +15013,7 @@ class Evidence:
 # ======================================================================================
 # §21c SERVICES
 # Purpose:   What is shown and where: the services, the board, the settings in words.
-# Position:  Uses §02 to §20. Filled in by §23; read by the rest of §21.
+# Position:  Filled in by §23; read by the rest of §21.
 # Principle: The rooms of §21 read; they never reach into a service to change it.
 # ======================================================================================
 
@@ -15223,7 +15223,7 @@ class Inquiries:
 # ======================================================================================
 # §21d ROWS
 # Purpose:   Single rows people see: markets, books, orders, positions.
-# Position:  Uses §02 to §20, §21a to §21c, read only. §21k decides when; §22 carries them.
+# Position:  §21k decides when; §22 carries them.
 # Principle: Each number has one source; what is not known is None, never 0.
 # ======================================================================================
 
@@ -15518,7 +15518,7 @@ class RowMaker:
 # ======================================================================================
 # §21e LIMITS
 # Purpose:   Every limit beside what is used of it.
-# Position:  Uses §02 to §20, §21a, §21c, read only.
+# Position:  Asked by §21f for the topic `risk`.
 # Principle: One definition of each limit: what the gate of §08 refuses by is what people see.
 # ======================================================================================
 
@@ -15607,7 +15607,7 @@ class LimitTable:
 # ======================================================================================
 # §21f TABLES
 # Purpose:   The small tables people see: funnel, strategies, latency, overview, health.
-# Position:  Uses §02 to §20, §21a to §21e, read only.
+# Position:  Asked by §21k for most topics, by §21i for one document.
 # Principle: One definition of healthy; page, status and metrics read these.
 # ======================================================================================
 
@@ -15939,7 +15939,7 @@ class TableMaker:
 # ======================================================================================
 # §21g ALERTS
 # Purpose:   What a person should know: shown once, counted when repeated, sent to one webhook.
-# Position:  Uses §02, §04, §11, §12. Owned by the StatusReporter; §23 hands in how to post.
+# Position:  Owned by the StatusReporter; §23 hands in how to post.
 # Principle: A dead webhook delays nothing and hides nothing.
 # ======================================================================================
 
@@ -16067,7 +16067,7 @@ class Alerts:
 # ======================================================================================
 # §21h CHRONICLE
 # Purpose:   Keep what people look back at: activity, transitions, fills, decisions, controls.
-# Position:  Uses §02 to §20, §21a to §21f. Owned by the StatusReporter of §21k.
+# Position:  Owned by the StatusReporter of §21k.
 # Principle: Facts are heard at leisure, from a queue; nothing here delays an order.
 # ======================================================================================
 
@@ -16397,7 +16397,7 @@ class Chronicle:
 # ======================================================================================
 # §21i DOCUMENTS
 # Purpose:   The longer pictures: /v3/status, trader_status, trading_state.
-# Position:  Uses §02 to §20, §21a to §21h, read only. Asked by §21k.
+# Position:  Asked by §21k.
 # Principle: They repeat what the rows say, from the same numbers; keys of the earlier system stay.
 # ======================================================================================
 
@@ -16748,7 +16748,7 @@ def _budget_part(services: Services) -> StatusRow:
 # ======================================================================================
 # §21j METRICS
 # Purpose:   Prometheus text of OPERATIONS §10, from the numbers the page shows.
-# Position:  Uses §02 to §20, §21a to §21i, read only. Asked by §21k; §24b counts log lines here.
+# Position:  Asked by §21k; §24b counts log lines here.
 # Principle: Base units; what is unknown is left out, never written as 0.
 # ======================================================================================
 
@@ -17015,7 +17015,7 @@ def _write_house(page: MetricsPage, parts: Parts) -> None:
 # ======================================================================================
 # §21k REPORTER
 # Purpose:   Show rows at a human pace, and answer what §22 asks.
-# Position:  Uses §02 to §20, §21a to §21j. Built by §23; satisfies the StatusSource of §22.
+# Position:  Built by §23; satisfies the StatusSource of §22.
 # Principle: On the order path it only notes what moved; rows are built when they are sent.
 # ======================================================================================
 
@@ -17328,7 +17328,7 @@ class StatusReporter:
 # §22 API
 # §22a TOPICS
 # Purpose:   Rows in, numbered changes out: what a page must hear to know what we know.
-# Position:  Uses §02, §11. Owned by the manager of §22c. Pure but for the log of a bad row.
+# Position:  Owned by the manager of §22c. Pure but for the log of a bad row.
 # Principle: A change has a number; a number without a change is never sent.
 # ======================================================================================
 
@@ -17555,7 +17555,7 @@ def topic_data(change: Change, *, is_full: bool) -> dict[str, object]:
 # ======================================================================================
 # §22b COURIER
 # Purpose:   Get frames to browser sockets: who is behind is skipped, who stays behind is closed.
-# Position:  Uses §11, §22a. Owned by the manager of §22c.
+# Position:  Owned by the manager of §22c.
 # Principle: Nothing here waits for a client; the same bytes go to everyone.
 # ======================================================================================
 
@@ -17771,7 +17771,7 @@ def _inbound_kind(text: str | bytes | None) -> str | None:
 # ======================================================================================
 # §22c SOCKETS
 # Purpose:   Browser sockets: who listens to what, and at which pace.
-# Position:  Uses §04, §11, §12, §22a, §22b. Made by §23; §21 feeds it rows; §22f admits clients.
+# Position:  Made by §23; §21 feeds it rows; §22f admits clients.
 # Principle: A client is told what it asked for in its URL; nothing but ping travels inward.
 # ======================================================================================
 
@@ -18133,7 +18133,7 @@ class WebSocketManager:
 # ======================================================================================
 # §22d CONTROLS
 # Purpose:   Who may control, in which form, how often: host, token, codes, keys.
-# Position:  Uses §04, §11, §22a. The acts themselves are §23's.
+# Position:  The acts themselves are §23's.
 # Principle: Safe is easy, risky is hard; one key is one action.
 # ======================================================================================
 
@@ -18441,7 +18441,7 @@ class ControlDesk:
 # ======================================================================================
 # §22e CONNECTIONS
 # Purpose:   The edge of the house: hosts, token, places, headers, files, the one webhook.
-# Position:  Uses §11, §22a. Used by §22f; §23 hands the webhook to the alerts.
+# Position:  Used by §22f; §23 hands the webhook to the alerts.
 # Principle: Every place is counted and every wait has an end.
 # ======================================================================================
 
@@ -18744,7 +18744,7 @@ class Webhook:
 # ======================================================================================
 # §22f SERVER
 # Purpose:   Exact routes, guards before them, the same headers on every answer.
-# Position:  Uses §21, §22a to §22e. Built by `build_api`, started by §23.
+# Position:  Built by `build_api`, started by §23.
 # Principle: What a client does reaches the trader only through a guarded POST.
 # ======================================================================================
 
@@ -19102,7 +19102,7 @@ def build_api(
 # §23 COORDINATOR
 # §23a GUARD
 # Purpose:   The gate, the halt latch and the degraded reasons: what may be done right now.
-# Position:  Uses §03, §04, §10 to §14, §17, §18. One owner: Coordinator.
+# Position:  One owner: Coordinator.
 # Principle: Stopping is instant and survives everything; going on needs reasons.
 # ======================================================================================
 
@@ -19433,7 +19433,7 @@ class Guard:
 # ======================================================================================
 # §23b OPERATOR
 # Purpose:   What a person may order: kill, pause, resume, re-arm, cancel, reduce, flatten.
-# Position:  Uses §18, §19, §22, §23a. Satisfies the Controls of §22; used by §23c for its own acts.
+# Position:  Satisfies the Controls of §22; used by §23c for its own acts.
 # Principle: Safe is easy, risky is hard; the audit row comes before the effect, the proof after it.
 # ======================================================================================
 
@@ -19913,7 +19913,7 @@ class Operator:
 # ======================================================================================
 # §23c HOUSE
 # Purpose:   Build every service once and hand each what it needs.
-# Position:  Uses every room above. Built by §23h; §23d to §23g work on what it holds.
+# Position:  Built by §23h; §23d to §23g work on what it holds.
 # Principle: Only this room knows everyone; it builds and decides nothing.
 # ======================================================================================
 
@@ -20230,7 +20230,7 @@ class House:
 # ======================================================================================
 # §23d STATES
 # Purpose:   Move the state machine, tell each step, keep the long tasks alive.
-# Position:  Uses §10, §11, §23c. Used by §23e to §23h.
+# Position:  Used by §23e to §23h.
 # Principle: Every failure leads to ERROR by one door, and each step is journaled before it is told.
 # ======================================================================================
 
@@ -20367,7 +20367,7 @@ class States:
 # ======================================================================================
 # §23e TROUBLES
 # Purpose:   What is wrong now: each degraded reason is set and cleared here, with its cure.
-# Position:  Uses §12, §20, §23a, §23c, §23d. The bus tells it (§23h); §23f asks it on the way up.
+# Position:  The bus tells it (§23h); §23f asks it on the way up.
 # Principle: A trouble has a start and a cure; when the cause is gone the reason clears by itself.
 # ======================================================================================
 
@@ -20627,7 +20627,7 @@ class Troubles:
 # ======================================================================================
 # §23f CLIMB
 # Purpose:   The road from STARTUP to READY, and back to it from ERROR.
-# Position:  Uses §17, §18, §23c to §23e. Its one task, `live`, is started by §23h.
+# Position:  Its one task, `live`, is started by §23h.
 # Principle: Every failure leads back to READY by the same road, each step within its limit.
 # ======================================================================================
 
@@ -20843,7 +20843,7 @@ class Climb:
 # ======================================================================================
 # §23g TAPE LABELS
 # Purpose:   Keep event.json beside each recorded tape: what the market is, and how it ended.
-# Position:  Uses §14e, §15e, §17. Its one task is started by §23h where a recorder runs.
+# Position:  Its one task is started by §23h where a recorder runs.
 # Principle: A tape without its definition cannot be played; it is asked for until it is there.
 # ======================================================================================
 
@@ -20887,7 +20887,7 @@ class TapeLabels:
 # ======================================================================================
 # §23h COORDINATOR
 # Purpose:   Start the house, wire it, watch it, end it.
-# Position:  Uses §23a to §23g. Started by §24; nobody calls it from below.
+# Position:  Started by §24; nobody calls it from below.
 # Principle: At the end own orders are proven gone, or the exit code says that they may not be.
 # ======================================================================================
 
@@ -21152,7 +21152,7 @@ def _leftover(order: Order) -> str:
 # ======================================================================================
 # §24a STRATEGY FILES
 # Purpose:   Turn --strategy, --param and --policy into strategies.
-# Position:  Uses §01, §09. The command line (§24) calls `load_strategies` before any connection.
+# Position:  The command line (§24) calls `load_strategies` before any connection.
 # Principle: The only lines that read strategy and policy files; each mistake is one clear sentence.
 # ======================================================================================
 
@@ -21300,7 +21300,7 @@ def _line_of(error: BaseException, path: Path) -> str:
 # ======================================================================================
 # §24b LOGS
 # Purpose:   One line per fact: for people on a terminal, as JSON in the file; no secret in either.
-# Position:  Uses §01, §02, §11. Set up by §24f before anything is logged.
+# Position:  Set up by §24f before anything is logged.
 # Principle: A secret is removed wherever it turns up; a repeated line is counted, not repeated.
 # ======================================================================================
 
@@ -21463,7 +21463,7 @@ def set_up_logs(config: Config, folder: Path) -> None:
 # ======================================================================================
 # §24c REPLAY
 # Purpose:   Recorded tapes through the whole trader at full speed, and what came of it.
-# Position:  Uses §23 and, lazily, sim_exchange. Called by §24n and §24o.
+# Position:  Called by §24n and §24o.
 # Principle: The same code path as live, from socket to journal; only the clock and the wire differ.
 # ======================================================================================
 
@@ -21769,7 +21769,7 @@ def _run_on(
 # ======================================================================================
 # §24d ARGUMENTS
 # Purpose:   Flags, environment and env files in; settings with their sources out.
-# Position:  Uses §01, §02, §24b. Read by the rooms below it.
+# Position:  Read by the rooms below it.
 # Principle: The operator's mistake is one clear sentence; nothing is guessed or silently ignored.
 # ======================================================================================
 
@@ -22104,7 +22104,7 @@ def file_digest(path: Path) -> str:
 # ======================================================================================
 # §24e LIFE SIGNS
 # Purpose:   Tell systemd that we are ready, in which state, and that we still decide.
-# Position:  Uses §04, §23. Made by §24f where systemd asks for it.
+# Position:  Made by §24f where systemd asks for it.
 # Principle: The watchdog is fed by the decision loop itself, never by a timer of its own.
 # ======================================================================================
 
@@ -22149,7 +22149,7 @@ class SystemdNotifier:
 # ======================================================================================
 # §24f PROCESS
 # Purpose:   The running bot: its exchange, its loop, its signals, its first words.
-# Position:  Uses §14, §15, §23, §24a to §24d. Imports sim_exchange for the embedded exchange.
+# Position:  Imports sim_exchange for the embedded exchange.
 # Principle: Lock first, then logs, then the loop; every signal has one meaning.
 # ======================================================================================
 
@@ -22478,7 +22478,7 @@ async def visit(config: Config, signer: KalshiSigner | None = None) -> AsyncIter
 # ======================================================================================
 # §24g ASKING
 # Purpose:   The commands that speak to a running bot, and print what it says.
-# Position:  Uses §14a, §24d to §24f. Called by §24h and §24o.
+# Position:  Called by §24h and §24o.
 # Principle: One way to ask, one way to print; who gets no answer is told why by the exit code.
 # ======================================================================================
 
@@ -22725,7 +22725,7 @@ async def _scan(config: Config) -> Selection:
 # ======================================================================================
 # §24h RECORDS
 # Purpose:   What the journal holds, as rows for people: orders, fills, decisions, days; export.
-# Position:  Uses §14d, §18b, §21b, §24d to §24g. Needs no running bot and disturbs none.
+# Position:  Needs no running bot and disturbs none.
 # Principle: Read only; the money is moved by the steps that move it live, so both tell the same.
 # ======================================================================================
 
@@ -23053,7 +23053,7 @@ def write_out(text: str, args: argparse.Namespace) -> None:
 # ======================================================================================
 # §24i CONTROLS
 # Purpose:   Pause, resume, re-arm, kill, cancel, flatten from the command line.
-# Position:  Uses §14a, §15, §18b, §24d to §24h. Without a bot it acts on latch and exchange itself.
+# Position:  Without a bot it acts on latch and exchange itself.
 # Principle: Stopping never asks and needs nobody; going on asks for the environment by name.
 # ======================================================================================
 
@@ -23206,7 +23206,7 @@ async def _cancel_alone(config: Config, args: argparse.Namespace) -> int:
 # ======================================================================================
 # §24j AUDIT
 # Purpose:   Rebuild cash and positions from the exchange's REST alone; compare with the journal.
-# Position:  Called by §24p. A process of its own, with a key of its own, beside a bot that trades.
+# Position:  Called by §24o. A process of its own, with a key of its own, beside a bot that trades.
 # Principle: Both sides are cut at the same fill; a difference that stays is a difference.
 #
 #   journal: seq ≤ mark ──┐                      ┌── facts after mark that REST does not list yet
@@ -23436,7 +23436,7 @@ def _audit_lines(rows: Sequence[AnyRow], scopes: list[str] | None, is_own_key: b
 # ======================================================================================
 # §24k HOME CHECKS
 # Purpose:   Check what a run needs of this machine, from Python to the key; each fault, its fix.
-# Position:  Uses §02, §09, §14 to §17, §24a to §24j. Sends no order.
+# Position:  Sends no order.
 # Principle: Each check stands alone; what could not be checked is not called well.
 # ======================================================================================
 
@@ -23662,7 +23662,7 @@ class HomeChecks:
 # ======================================================================================
 # §24l DOCTOR
 # Purpose:   The checks that need the exchange, the table of all checks, and the command.
-# Position:  Uses §05, §15 to §17, §24d to §24k. Sends no order.
+# Position:  Sends no order.
 # Principle: The exchange is opened once; a check that watches does so while the others are made.
 # ======================================================================================
 
@@ -23960,7 +23960,7 @@ def command_doctor(doctor: Doctor, args: argparse.Namespace) -> int:
 # ======================================================================================
 # §24m REPORT
 # Purpose:   The journal as evidence: results by event, the report in words, the bundle.
-# Position:  Uses §14d, §21b, §24d to §24i. Beside a running bot or without one.
+# Position:  Beside a running bot or without one.
 # Principle: Every number has its n; what the journal does not keep is said to be missing.
 # ======================================================================================
 
@@ -24174,7 +24174,7 @@ def _without_ids(text: str, secrets_: Iterable[str]) -> str:
 # ======================================================================================
 # §24n TRAINING
 # Purpose:   Train the policy of strategy `rl` by the cross-entropy method, and test it unseen.
-# Position:  Uses §09i, §24c, §21b, §24d. Writes the file that --policy reads.
+# Position:  Writes the file that --policy reads.
 # Principle: Same seed, same file; it is judged on episodes it has never seen, beside its rivals.
 # ======================================================================================
 
@@ -24513,7 +24513,7 @@ def command_train(config: Config, args: argparse.Namespace) -> int:
 # ======================================================================================
 # §24o MAIN
 # Purpose:   Which command it is, and the exit code of whatever comes of it.
-# Position:  Uses every room. The end of the file.
+# Position:  The end of the file.
 # Principle: Nothing ends silently: a sentence and a code, or a traceback for a mistake of ours.
 # ======================================================================================
 
