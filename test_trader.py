@@ -2737,7 +2737,7 @@ def make_view(
     market: dict[str, Any] | None = None,
     tape: dict[str, Any] | None = None,
     holding: dict[str, Any] | None = None,
-    fees: t.FeeView = Fees(),
+    fees: t.FeeSchedule = Fees(),
     memory: t.Memory = t.EMPTY,
     left_s: float = 36_000.0,
     draw: float = 0.25,
@@ -3025,7 +3025,7 @@ def test_a_fair_price_of_half_a_centi_cent_goes_toward_fifty_cents_on_both_legs(
     ],
 )
 def test_edge_is_fair_minus_price_minus_fee_of_that_side(
-    side: t.Side, price_cc: int, take: bool, fees: t.FeeView, expected_cc: int
+    side: t.Side, price_cc: int, take: bool, fees: t.FeeSchedule, expected_cc: int
 ) -> None:
     view = make_view(fees=fees)
     want = t.Want(slot="x", side=side, price_cc=price_cc, count_h=100, take=take)
@@ -3185,7 +3185,7 @@ def test_parameters_come_as_text_or_numbers_and_keep_their_types() -> None:
         (t.Hold.Params, "size_h", "100", "it has none"),
         (t.Longshot.Params, "win_ratio", "500", "price_cc:ratio"),
         (t.Longshot.Params, "win_ratio", "500:2", "ratio 0 … 1"),
-        (PlainParams, "quick", "perhaps", "true or false"),
+        (PlainParams, "quick", "perhaps", "neither true nor false"),
     ],
 )
 def test_wrong_parameters_end_in_one_clear_sentence(
@@ -14900,7 +14900,6 @@ async def test_what_happens_becomes_a_line(status_house):
             activity_type="sync",
             message="m",
             severity="success",
-            state="ready",
             metadata={"duration_ms": 212},
         )
     )
@@ -15381,6 +15380,7 @@ class ApiHouse:
         }
         self.api = t.build_api(
             clock=self.clock,
+            bus=self.bus,
             supervisor=self.supervisor,
             hub=self.hub,
             source=self.source,
@@ -17626,6 +17626,37 @@ def test_each_shut_gate_refuses_with_its_reason_and_with_words(house_23, what):
     )
     assert verdict.value
     assert verdict.limit
+
+
+@pytest.mark.parametrize("seed", range(5))
+def test_one_look_at_all_gates_answers_as_the_gates_one_by_one(house_23, seed, monkeypatch):
+    rng, answers = random.Random(seed), set()
+    halt = t.Halt(why="w", by="api", since_at_ms=1)
+
+    def mostly(good: Any, *others: Any) -> Any:
+        return good if rng.random() < 0.8 else rng.choice(others)
+
+    for _ in range(300):
+        house_23.container.update(
+            state=mostly(t.TraderState.READY, *t.TraderState),
+            gate=mostly(G23.OPEN, *G23),
+            halt=mostly(None, halt),
+            reconciled_at_ms=mostly(1, None),
+        )
+        house_23.guard.is_stopping = mostly(False, True)
+        market = market_23(
+            house_23,
+            left_s=mostly(3600.0, 30.0, 29.9, -5.0),
+            status=mostly("active", "inactive", "closed"),
+        )
+        market = mostly(market, None)
+        ask = {"proof": mostly(t.Proof.PROVEN, *t.Proof), "is_fee_known": mostly(True, False)}
+        quick = house_23.guard.permit(market, **ask)
+        with monkeypatch.context() as patch:
+            patch.setattr(house_23.guard, "_is_open", lambda *_: False)
+            assert house_23.guard.permit(market, **ask) == quick
+        answers.add(quick.is_ok)
+    assert answers == {True, False}
 
 
 @pytest.mark.parametrize(

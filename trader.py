@@ -218,6 +218,14 @@ def exact_div(value: int, by: int) -> int:
     return quotient
 
 
+def int_in(row: Mapping[str, object], name: str) -> int:
+    """The whole number that a row of ours holds under this name; JournalError for another kind."""
+    value = row[name]
+    if not isinstance(value, int):
+        raise JournalError(f"{name}: {value!r:.60} is not a whole number")
+    return value
+
+
 def parse_fixed(text: str, places: int) -> int:
     """Read a decimal string exactly, as an int in units of 10**-places.
 
@@ -370,6 +378,9 @@ REJECT_WINDOW: Final = 20  # newest creates whose refusals are counted
 FACTS_WAITING_MAX: Final = 10_000  # facts that wait for a full disk
 OLD_GROUPS_MAX: Final = 20  # order groups of ended runs removed at one start
 BATCH_CANCEL_MAX: Final = 20  # orders in one batch cancel
+CANCEL_ALL_LIMIT_S: Final = 10.0  # of a cancel-all; then what remains is told
+FEE_MISMATCHES_MAX: Final = 3  # in a row in one market, then its fee formula counts as unknown
+GROUP_WINDOW_S: Final = 15.0  # the exchange's fill limiter looks back over so long
 PEAK_ROWS_READ: Final = 20_000  # rows of the equity curve looked through for the peak
 PEAK_DAYS_READ: Final = 1_000  # daily rows looked through for the peak
 
@@ -908,11 +919,12 @@ def _whole(text: str) -> int:
     return int(text)
 
 
-def _boolean(setting: Setting, text: str) -> bool:
+def parse_bool(where: str, text: str) -> bool:
+    """A yes or a no as people write it; ConfigError naming `where` for anything else."""
     words = {"true": True, "1": True, "yes": True, "on": True}
     words |= {"false": False, "0": False, "no": False, "off": False}
     if text.lower() not in words:
-        raise ConfigError(f"{setting.name}: {text!r} is neither true nor false; correct it")
+        raise ConfigError(f"{where}: {text!r:.60} is neither true nor false; correct it")
     return words[text.lower()]
 
 
@@ -953,7 +965,7 @@ def parse_setting(setting: Setting, text: str | None) -> Any:
         case Kind.FLOAT:
             return _bounded(setting, text, _finite)
         case Kind.BOOL:
-            return _boolean(setting, text)
+            return parse_bool(setting.name, text)
         case Kind.DOLLARS:
             return _bounded(setting, text, lambda t: parse_fixed(t, 4) * H_PER_CONTRACT)
         case Kind.CONTRACTS:
@@ -1070,6 +1082,10 @@ class Side(StrEnum):
     def to_yes_cc(self, price_cc: int) -> int:
         """Price of this leg, seen on the YES scale; its own inverse."""
         return price_cc if self is Side.YES else CC_PER_DOLLAR - price_cc
+
+    def leg2_cc(self, mid2_cc: int) -> int:
+        """A doubled mid of the YES scale, seen from this leg; still doubled."""
+        return mid2_cc if self is Side.YES else 2 * CC_PER_DOLLAR - mid2_cc
 
     def signed(self, count_h: int) -> int:
         """Count as a position change: plus for YES, minus for NO."""
@@ -1749,7 +1765,6 @@ class ActivityNoted(Event):
     activity_type: str
     message: str
     severity: str
-    state: str
     metadata: Mapping[str, JsonValue]
 
 
@@ -3722,20 +3737,6 @@ STOP_REDUCE_S: Final = 45.0  # so long before the stop time only reducing
 EVEN_CC: Final = CC_PER_DOLLAR // 2
 
 
-class FeeView(Protocol):
-    """What a fill would cost; `FeeSchedule` of §07 is one."""
-
-    def taker_ud(self, price_cc: int, count_h: int) -> int:
-        """Fee in micro-dollars for taking `count_h` at `price_cc`, rounding included."""
-
-    def maker_ud(self, price_cc: int, count_h: int) -> int:
-        """Fee in micro-dollars for resting and being filled once, rounding included."""
-
-    @property
-    def assumed(self) -> bool:
-        """Whether the series could not be read and the dearer schedule is used."""
-
-
 @dataclass(frozen=True, slots=True, kw_only=True)
 class OwnOrder:
     """One own live order of the asking strategy. `count_h` is what may still fill."""
@@ -3854,7 +3855,7 @@ class MarketView(_Measured):
     equity_ud: int
     event_risk_ud: int
     day_risk_ud: int
-    fees: FeeView
+    fees: FeeSchedule
     memory: Memory
 
     def best_bid_cc(self, side: Side) -> int:
@@ -3905,7 +3906,7 @@ def open_view(
     *,
     bid_cc: int,
     ask_cc: int,
-    fees: FeeView,
+    fees: FeeSchedule,
     memory: Memory,
     now_ms: int,
     age_ms: int,
@@ -3947,7 +3948,7 @@ def build_view(
     no: tuple[Level, ...],
     tape: TapeReading,
     holding: Holding,
-    fees: FeeView,
+    fees: FeeSchedule,
     memory: Memory,
     now_ms: int,
     age_ms: int,
@@ -4099,7 +4100,7 @@ class Edge:
         return self.fair_cc - self.price_cc - self.fee_cc - self.margin_cc
 
 
-def fee_cc(fees: FeeView, price_cc: int, count_h: int, *, take: bool) -> int:
+def fee_cc(fees: FeeSchedule, price_cc: int, count_h: int, *, take: bool) -> int:
     """Fee per contract in centi-cents, rounded up."""
     fee_ud = fees.taker_ud(price_cc, count_h) if take else fees.maker_ud(price_cc, count_h)
     return ceil_div(fee_ud, count_h)  # micro-dollars per hundredth are centi-cents per contract
@@ -4218,7 +4219,7 @@ def _param_value(where: str, one: dataclasses.Field[Any], given: JsonValue) -> A
     if isinstance(default, tuple):
         return _table_value(where, given)
     if isinstance(default, bool) or one.type in ("bool", bool):
-        return _bool_value(where, given)
+        return parse_bool(where, str(given))
     is_whole = isinstance(default, int) or one.type in ("int", int)
     number = _number(where, given, is_whole=is_whole)
     low, high = one.metadata.get("min"), one.metadata.get("max")
@@ -4242,14 +4243,6 @@ def _number(where: str, given: JsonValue, *, is_whole: bool) -> int | float:
     if not number.is_integer():
         raise ConfigError(f"{where}: {given!r:.60} must be a whole number")
     return int(number)
-
-
-def _bool_value(where: str, given: JsonValue) -> bool:
-    words = {"true": True, "false": False, "1": True, "0": False}
-    value = words.get(str(given).lower())
-    if value is None:
-        raise ConfigError(f"{where}: {given!r:.60} must be true or false")
-    return value
 
 
 def _table_value(where: str, given: JsonValue) -> tuple[tuple[int, float], ...]:
@@ -4389,7 +4382,7 @@ def dump_view(view: MarketView) -> dict[str, JsonValue]:
     return data
 
 
-def load_view(data: Mapping[str, Any], fees: FeeView) -> MarketView:
+def load_view(data: Mapping[str, Any], fees: FeeSchedule) -> MarketView:
     """The view `dump_view` wrote, with the fees that held then. Raises WireError when damaged."""
     try:
         given = dict(data)
@@ -4972,13 +4965,14 @@ class MeanReversion:
         p, price_cc = self.p, view.best_bid_cc(side)
         count_h = steady_count_h(live_order(view, str(side), side), price_cc, p.size_h)
         want = Want(slot=str(side), side=side, price_cc=price_cc, count_h=count_h)
-        mid2_cc = view.mid2_cc if side is Side.YES else 2 * CC_PER_DOLLAR - view.mid2_cc
+        mid2_cc = side.leg2_cc(view.mid2_cc)
         target_cc = min(CC_PER_DOLLAR - 1, mid2_cc // 2 + p.target_cc)
         exit_cc = price_at_most(view.grid, side, target_cc) or price_cc
         fair_cc = side.to_yes_cc(target_cc)
         margin_cc = fee_cc(view.fees, exit_cc, count_h, take=False)
-        value = show_cc(edge_cc(view, want, fair_cc=fair_cc, margin_cc=margin_cc), "edge")
-        if edge_cc(view, want, fair_cc=fair_cc, margin_cc=margin_cc) < 0:
+        gained_cc = edge_cc(view, want, fair_cc=fair_cc, margin_cc=margin_cc)
+        value = show_cc(gained_cc, "edge")
+        if gained_cc < 0:
             return no_wants(
                 Reason.EDGE_BELOW_COST, value, ">= 0 cc", fair_cc=fair_cc, memory=memory
             )
@@ -5087,7 +5081,7 @@ class ReverseLineMovement:
         if price_cc >= view.best_ask_cc(side):
             price_cc = best_cc
         left_h = p.size_h - abs(view.position_h)
-        mid2_cc = view.mid2_cc if side is Side.YES else 2 * CC_PER_DOLLAR - view.mid2_cc
+        mid2_cc = side.leg2_cc(view.mid2_cc)
         fair_cc = side.to_yes_cc(min(CC_PER_DOLLAR, mid2_cc // 2 + p.claim_cc))
         probe = Want(slot=str(side), side=side, price_cc=price_cc, count_h=p.size_h)
         gained_cc = edge_cc(view, probe, fair_cc=fair_cc)
@@ -5193,7 +5187,7 @@ def _study_features(done: list[dict[str, JsonValue]]) -> tuple[tuple[str, float]
         for mark_ms in STUDY_MARKS_MS:
             mid2_cc = study.get(f"mid2_{mark_ms // 1000}s_cc")
             if isinstance(mid2_cc, int) and isinstance(follow_cc, int) and isinstance(fade_cc, int):
-                own2_cc = mid2_cc if study["side"] == "yes" else 2 * CC_PER_DOLLAR - mid2_cc
+                own2_cc = Side(str(study["side"])).leg2_cc(mid2_cc)
                 seconds = mark_ms // 1000
                 features.append((f"follow_{seconds}s_cc", own2_cc / 2 - follow_cc))
                 features.append((f"fade_{seconds}s_cc", CC_PER_DOLLAR - own2_cc / 2 - fade_cc))
@@ -6154,6 +6148,48 @@ class EventBus:
         return sum(map(len, self._direct.values())) + len(self._all_queues)
 
 
+class Crier:
+    """Calls out what a person or §23 must hear, stamped with the time."""
+
+    def __init__(self, clock: Clock, bus: EventBus) -> None:
+        self._clock, self._bus = clock, bus
+
+    def alert(self, severity: str, kind: str, text: str, ticker: str = "") -> None:
+        """A line for the page and the webhook; kinds are those of OPERATIONS §9."""
+        at_ms = self._clock.now_ms()
+        self._bus.publish(
+            AlertRaised(at_ms=at_ms, severity=severity, kind=kind, text=text, ticker=ticker)
+        )
+
+    def note(
+        self,
+        kind: str,
+        message: str,
+        severity: str = "info",
+        metadata: Mapping[str, JsonValue] = EMPTY,
+    ) -> None:
+        """A line of the activity."""
+        self._bus.publish(
+            ActivityNoted(
+                at_ms=self._clock.now_ms(),
+                activity_type=kind,
+                message=message,
+                severity=severity,
+                metadata=metadata,
+            )
+        )
+
+    def trip(self, kind: str, text: str) -> None:
+        """A limit that stops trading was broken."""
+        self._bus.publish(BreakerTripped(at_ms=self._clock.now_ms(), kind=kind, text=text))
+
+    def broke(self, where: str, error: BaseException) -> None:
+        """An error that is a broken assertion is the coordinator's matter; any other is not."""
+        if isinstance(error, AssertionError):
+            at_ms = self._clock.now_ms()
+            self._bus.publish(AssertionBroke(at_ms=at_ms, where=where, what=str(error)))
+
+
 # ======================================================================================
 # §13 STATE CONTAINER
 # Purpose:   The one picture of now, immutable and versioned, with the last few kept.
@@ -7089,15 +7125,17 @@ class Fact:
     body: dict[str, JsonValue]
 
 
-def _journal_plain(value: object) -> object:
-    """What orjson does not know: read-only mappings, sets and paths."""
+def plain_json(value: object) -> object:
+    """What orjson does not know, as something it knows: a `default` for its `dumps`."""
     if isinstance(value, Mapping):
         return dict(value)
-    if isinstance(value, (set, frozenset)):
-        return sorted(value)
-    if isinstance(value, Path):
+    if isinstance(value, set | frozenset):
+        return sorted(value, key=str)
+    if isinstance(value, deque):
+        return list(value)
+    if isinstance(value, Path | Secret):
         return str(value)
-    raise TypeError(f"no JSON for {type(value).__name__}")
+    raise TypeError(f"{type(value).__name__} has no JSON form")
 
 
 class Journal(JournalFile):
@@ -7137,7 +7175,7 @@ class Journal(JournalFile):
         """
         seq, at_ms = self._seq + 1, self._clock.now_ms()
         started_s = 0.0 if seq % APPEND_SAMPLE_EVERY else self._clock.real_s()
-        text = orjson.dumps(body, default=_journal_plain).decode()
+        text = orjson.dumps(body, default=plain_json).decode()
         chain = _chain_link(self._chain, seq, at_ms, kind, key, text)
         try:
             if self._db is None:
@@ -7166,7 +7204,7 @@ class Journal(JournalFile):
         if len(self._batch) >= EXPLAIN_BATCH_MAX:
             self.explain_dropped += 1
             return
-        self._batch.append((kind, at_ms, key, orjson.dumps(body, default=_journal_plain).decode()))
+        self._batch.append((kind, at_ms, key, orjson.dumps(body, default=plain_json).decode()))
 
     async def run(self) -> None:
         """Write batches, heal, prune: at people's pace, until cancelled. Supervised by §23."""
@@ -9393,15 +9431,8 @@ Link = aiohttp.ClientWebSocketResponse[bool]
 FrameHandler = Callable[[Json], None]
 
 
-class HandshakeSigner(Protocol):
-    """What the stream needs of a key: the three headers of a signed request."""
-
-    def headers(self, method: str, path: str, ts_ms: int) -> dict[str, str]:
-        """Key id, timestamp and signature."""
-
-
 async def _open_link(
-    session: aiohttp.ClientSession, url: str, signer: HandshakeSigner, now_ms: int
+    session: aiohttp.ClientSession, url: str, signer: KalshiSigner, now_ms: int
 ) -> Link:
     """Signed handshake; the caller holds the timeout."""
     return await session.ws_connect(
@@ -9543,7 +9574,7 @@ class KalshiStream:
         *,
         session: aiohttp.ClientSession,
         ws_url: str,
-        signer: HandshakeSigner,
+        signer: KalshiSigner,
         clock: Clock,
         supervisor: Supervisor,
         bus: EventBus,
@@ -9551,7 +9582,7 @@ class KalshiStream:
     ) -> None:
         self._session, self._url, self._signer = session, ws_url, signer
         self._clock, self._supervisor, self._bus = clock, supervisor, bus
-        self._real_s = clock.real_s
+        self._say, self._real_s = Crier(clock, bus), clock.real_s
         self._stale_s = config.book_stale_s
         self._backoff, self._throttle = Backoff(clock), Throttle(clock, interval_s=60.0)
         self._outbox: deque[bytes] = deque()
@@ -9601,7 +9632,7 @@ class KalshiStream:
                 tell(report)
             except Exception as error:
                 log_stream.exception("listener failed kind=%s", kind)
-                self._listener_broke(kind, error)
+                self._say.broke(f"stream {kind}", error)
 
         self.handle(kind, handler)
 
@@ -9609,7 +9640,7 @@ class KalshiStream:
         """Subscribe `channel` for exactly these markets (None: no filter), now and ever after."""
         self.subscriptions.want(channel, tickers)
 
-    def replace_signer(self, signer: HandshakeSigner) -> None:
+    def replace_signer(self, signer: KalshiSigner) -> None:
         """A new key (SIGHUP): sign in again with it at once."""
         self._signer = signer
         self.reconnect("the key was replaced")
@@ -9830,20 +9861,12 @@ class KalshiStream:
 
     # -- trouble ------------------------------------------------------------------------
 
-    def _listener_broke(self, kind: str, error: Exception) -> None:
-        """The reader outlives any listener; an assertion that broke is the coordinator's matter."""
-        if isinstance(error, AssertionError):
-            where = f"stream {kind}"
-            broke = AssertionBroke(at_ms=self._clock.now_ms(), where=where, what=str(error))
-            self._bus.publish(broke)
-
     def _alert(self, severity: str, kind: str, text: str) -> None:
         held = self._throttle.admit(kind)
         if held is None:
             return
         log_stream.warning("%s text=%s repeats=%d", kind, text, held)
-        alert = AlertRaised(at_ms=self._clock.now_ms(), severity=severity, kind=kind, text=text)
-        self._bus.publish(alert)
+        self._say.alert(severity, kind, text)
 
 
 # ======================================================================================
@@ -9858,30 +9881,6 @@ log_market = logging.getLogger("trader.market")
 SCAN_LIMIT_S: Final = 10.0
 SCAN_MARGIN_S: Final = 86_400  # markets that close later than allowed are seen, to be counted
 _ENDED_STATUSES: Final = frozenset({"closed", "determined", "disputed", "amended", "finalized"})
-
-MarketsPage = tuple[list[Market], str, int]
-
-
-class MarketReader(Protocol):
-    """What this room reads from the exchange; §15 does the asking."""
-
-    async def markets_page(self, cursor: str, **filters: str | int) -> MarketsPage:
-        """Markets, next cursor ("" at the end), rows refused."""
-
-    async def market(self, ticker: str) -> Market:
-        """One market; ExchangeError with status 404 when unknown."""
-
-    async def orderbooks(self, tickers: Sequence[str]) -> dict[str, BookSides]:
-        """Up to 100 books at once."""
-
-    async def event(self, event_ticker: str) -> EventReport:
-        """The event of a market."""
-
-    async def series(self, ticker: str) -> SeriesReport:
-        """The series of an event."""
-
-    async def series_of_category(self, category: str) -> set[str]:
-        """Tickers of all series of one category."""
 
 
 class Miss(NamedTuple):
@@ -10089,7 +10088,7 @@ class MarketSelection:
         self.last: Selection | None = None
 
     async def select(
-        self, rest: MarketReader, config: Config, now_ms: int, keep: set[str]
+        self, rest: RestReads, config: Config, now_ms: int, keep: set[str]
     ) -> Selection:
         """One scan. `keep` are markets with a position or an order: never dropped.
 
@@ -10110,7 +10109,7 @@ class MarketSelection:
         return selection
 
     async def _named(
-        self, rest: MarketReader, config: Config, now_ms: int, keep: set[str]
+        self, rest: RestReads, config: Config, now_ms: int, keep: set[str]
     ) -> Selection:
         found: list[Market] = []
         unknown: list[str] = []
@@ -10130,7 +10129,7 @@ class MarketSelection:
         )
 
     async def _discover(
-        self, rest: MarketReader, config: Config, now_ms: int, keep: set[str]
+        self, rest: RestReads, config: Config, now_ms: int, keep: set[str]
     ) -> Selection:
         async with asyncio.timeout(SCAN_LIMIT_S):
             allowed = await self._allowed_series(rest, config)
@@ -10155,7 +10154,7 @@ class MarketSelection:
             is_partial=is_partial,
         )
 
-    async def _allowed_series(self, rest: MarketReader, config: Config) -> frozenset[str] | None:
+    async def _allowed_series(self, rest: RestReads, config: Config) -> frozenset[str] | None:
         if not config.categories or "all" in config.categories or "*" in config.categories:
             return None
         allowed: set[str] = set()
@@ -10164,7 +10163,7 @@ class MarketSelection:
         return frozenset(allowed)
 
     async def _walk(
-        self, rest: MarketReader, config: Config, now_ms: int
+        self, rest: RestReads, config: Config, now_ms: int
     ) -> tuple[dict[str, Market], int, bool]:
         """All pages: markets by ticker, rows refused, whether a bound cut the walk short."""
         filters: dict[str, str | int] = {"limit": SCAN_PAGE_ROWS, "mve_filter": "exclude"}
@@ -10200,7 +10199,7 @@ class MarketSelection:
         return ranked
 
     async def _gated(
-        self, rest: MarketReader, seen: dict[str, Market], keep: set[str], funnel: _Funnel
+        self, rest: RestReads, seen: dict[str, Market], keep: set[str], funnel: _Funnel
     ) -> list[Market]:
         """Survivors of the gates, judged again on real books for the best 3 x limit, best first."""
         alive: list[Market] = []
@@ -10227,7 +10226,7 @@ class MarketSelection:
         return survivors
 
     @staticmethod
-    async def _with_books(rest: MarketReader, markets: list[Market]) -> list[Market]:
+    async def _with_books(rest: RestReads, markets: list[Market]) -> list[Market]:
         real: list[Market] = []
         for start in range(0, len(markets), BOOKS_PER_READ):
             chunk = markets[start : start + BOOKS_PER_READ]
@@ -10269,7 +10268,7 @@ class MarketSelection:
                 old.insert(old.index(worst), new.pop(0))
         return old + new
 
-    async def _with_event(self, rest: MarketReader, market: Market) -> Market:
+    async def _with_event(self, rest: RestReads, market: Market) -> Market:
         """Series, title and category; a market whose event cannot be read keeps an empty series."""
         known = self._events.get(market.event_ticker)
         if known is None:
@@ -10288,7 +10287,7 @@ class MarketSelection:
         return replace(market, series=series_ticker, title=market.title or title, category=category)
 
 
-async def _market_or_none(rest: MarketReader, ticker: str) -> Market | None:
+async def _market_or_none(rest: RestReads, ticker: str) -> Market | None:
     """One market by name; None when the exchange does not have it."""
     try:
         check_path_part(ticker)
@@ -10353,7 +10352,7 @@ class MarketFacts:
     …), `fees` (an event's fee override moved), or the names of the facts a REST reading changed.
     """
 
-    def __init__(self, *, rest: MarketReader, clock: Clock, bus: EventBus) -> None:
+    def __init__(self, *, rest: RestReads, clock: Clock, bus: EventBus) -> None:
         self._rest, self._clock, self._bus = rest, clock, bus
         self.markets: dict[str, Market] = {}
         self._to_read: set[str] = set()
@@ -10555,7 +10554,7 @@ class SpotCheck:
     def __init__(
         self,
         *,
-        rest: MarketReader,
+        rest: RestReads,
         clock: Clock,
         books: dict[str, OrderBook],
         changed: Callable[[], None],
@@ -10606,6 +10605,7 @@ class BookShelf:
         self, *, stream: KalshiStream, clock: Clock, bus: EventBus, config: Config
     ) -> None:
         self.stream, self._clock, self._bus, self._config = stream, clock, bus, config
+        self._say = Crier(clock, bus)
         self.books: dict[str, OrderBook] = {}
         self._told: dict[str, Proof] = {}  # what listeners last heard of each book
         self._lag = MessageLag()
@@ -10724,7 +10724,7 @@ class OrderbookIntegration(BookShelf):
         self,
         *,
         stream: KalshiStream,
-        rest: MarketReader,
+        rest: RestReads,
         clock: Clock,
         bus: EventBus,
         config: Config,
@@ -10998,10 +10998,7 @@ class OrderbookIntegration(BookShelf):
 
     def _alert(self, kind: str, text: str, ticker: str) -> None:
         log_market.warning("%s text=%s", kind, text)
-        now_ms = self._clock.now_ms()
-        self._bus.publish(
-            AlertRaised(at_ms=now_ms, severity="error", kind=kind, text=text, ticker=ticker)
-        )
+        self._say.alert("error", kind, text, ticker)
 
 
 def feed_counters(data: OrderbookIntegration) -> dict[str, JsonValue]:
@@ -11170,6 +11167,10 @@ class ClientIds:
         self._next += 1
         return f"{self.root}{self.run}-{self._next}"
 
+    def is_of_this_run(self, client_order_id: str) -> bool:
+        """Whether this very run made an order with this id."""
+        return client_order_id.startswith(f"{self.root}{self.run}-")
+
     def is_ours(self, client_order_id: str | None) -> bool:
         """Whether an order with this id was made by this bot, in this or an earlier run."""
         return client_order_id is not None and client_order_id.startswith(self.root)
@@ -11196,7 +11197,6 @@ class Convergence:
     commands: tuple[Mapping[str, JsonValue], ...] = ()
 
 
-_ORDER_KEYS: Final = tuple(f.name for f in dataclasses.fields(Order))
 _KEYS_OF: Final = {
     kind: tuple(f.name for f in dataclasses.fields(kind)) for kind in (Order, Fill, Intent)
 }
@@ -11211,7 +11211,7 @@ def row_of(value: Order | Fill | Intent) -> dict[str, JsonValue]:
 
 def order_of_row(row: Mapping[str, Any]) -> Order:
     """The order a journal row describes."""
-    values = {name: row[name] for name in _ORDER_KEYS if name in row}
+    values = {name: row[name] for name in _KEYS_OF[Order] if name in row}
     values["side"], values["status"] = Side(values["side"]), OrderStatus(values["status"])
     values["pending"] = CommandKind(values["pending"]) if values.get("pending") else None
     return Order(**values)
@@ -11220,6 +11220,33 @@ def order_of_row(row: Mapping[str, Any]) -> Order:
 def fill_of_row(row: Mapping[str, Any]) -> Fill:
     """The fill a journal row describes."""
     return Fill(**{**row, "side": Side(row["side"])})
+
+
+def intent_of_row(row: Mapping[str, Any]) -> Intent:
+    """The intent a journal row describes."""
+    values = {name: row[name] for name in _KEYS_OF[Intent] if name in row}
+    values["kind"], values["side"] = CommandKind(values["kind"]), Side(values["side"])
+    return Intent(**values)
+
+
+def order_of_intent(intent: Intent) -> Order:
+    """The new order that a create asks for: sent, nothing known of it yet."""
+    return Order(
+        client_order_id=intent.client_order_id,
+        ticker=intent.ticker,
+        event_ticker=intent.event_ticker,
+        side=intent.side,
+        price_cc=intent.price_cc,
+        count_h=intent.count_h,
+        status=OrderStatus.SENT,
+        strategy=intent.strategy,
+        slot=intent.slot,
+        decision_id=intent.decision_id,
+        is_take=intent.is_take,
+        sent_at_ms=intent.at_ms,
+        moved_at_ms=intent.at_ms,
+        expires_at_ms=intent.expires_at_ms,
+    )
 
 
 class OrderStore:
@@ -11288,14 +11315,14 @@ def _at_rest(order: Order) -> Order:
     return replace(order, pending=None, worst_h=0, worst_cc=0)
 
 
-def _amending(order: Order, price_cc: int, count_h: int, at_ms: int) -> Order:
+def _amending(order: Order, intent: Intent) -> Order:
     """With an amend under way: both forms may fill, so the worst of both counts."""
     return replace(
         order,
         pending=CommandKind.AMEND,
-        pending_since_ms=at_ms,
-        worst_h=max(order.remaining_h, count_h),
-        worst_cc=max(order.price_cc, price_cc),
+        pending_since_ms=intent.at_ms,
+        worst_h=max(order.remaining_h, intent.count_h),
+        worst_cc=max(order.price_cc, intent.price_cc),
     )
 
 
@@ -11384,7 +11411,7 @@ class Account:
             case "order":
                 self._put(order_of_row(fact.body))
             case "intent":
-                self._intend(fact.body)
+                self._intend(intent_of_row(fact.body))
             case "fill":
                 self._book(fill_of_row(fact.body), fact.at_ms)
             case "settlement":
@@ -11407,30 +11434,13 @@ class Account:
         self.store.put(order)
         self.events[order.ticker] = order.event_ticker
 
-    def _intend(self, row: Mapping[str, Any]) -> None:
+    def _intend(self, intent: Intent) -> None:
         """An intent without a later order row died between the journal and the wire: unknown."""
-        known = self.store.orders.get(row["client_order_id"])
-        if row["kind"] == CommandKind.AMEND and known is not None:
-            self._put(_amending(known, row["price_cc"], row["count_h"], row["at_ms"]))
-        if row["kind"] == CommandKind.CREATE and known is None:
-            self._put(
-                Order(
-                    client_order_id=row["client_order_id"],
-                    ticker=row["ticker"],
-                    event_ticker=row["event_ticker"],
-                    side=Side(row["side"]),
-                    price_cc=row["price_cc"],
-                    count_h=row["count_h"],
-                    status=OrderStatus.SENT,
-                    strategy=row["strategy"],
-                    slot=row["slot"],
-                    decision_id=row["decision_id"],
-                    is_take=row["is_take"],
-                    sent_at_ms=row["at_ms"],
-                    moved_at_ms=row["at_ms"],
-                    expires_at_ms=row["expires_at_ms"],
-                )
-            )
+        known = self.store.orders.get(intent.client_order_id)
+        if intent.kind is CommandKind.AMEND and known is not None:
+            self._put(_amending(known, intent))
+        if intent.kind is CommandKind.CREATE and known is None:
+            self._put(order_of_intent(intent))
 
     def _book(self, fill: Fill, heard_at_ms: int) -> None:
         self.ledger.note_past(fill)
@@ -11509,7 +11519,7 @@ class FactWriter:
 #     the other object; it asks the first, which knows it by two hooks alone:
 #       on_unknown, on_gap_in_fills     set by Resolver.__init__ (§18i)
 #       on_group_closed                 set by §23
-#   Sender._tell_order (§18f) overrides the keeper's: it cancels a doomed order once its id is known
+#   on_id_known                       set by Sender.__init__ (§18f): a cancel that waited leaves
 # ======================================================================================
 
 
@@ -11535,6 +11545,7 @@ class OrderKeeper:
     def __init__(self, **seams: Unpack[ExecutionSeams]) -> None:
         self._clock, self._supervisor = seams["clock"], seams["supervisor"]
         self._bus, self._journal = seams["bus"], seams["journal"]
+        self._say = Crier(self._clock, self._bus)
         self._rest, self._quote = seams["rest"], seams["quote"]
         self._permit, self._container = seams["permit"], seams["container"]
         self.fees_of = seams["fees"]  # in force for a market, assumed where it could not be read
@@ -11547,6 +11558,7 @@ class OrderKeeper:
         self.changed_at_ms = 0
         self.on_unknown: Callable[[Order], None] = lambda order: None
         self.on_gap_in_fills: Callable[[Order], None] = lambda order: None
+        self.on_id_known: Callable[[Order], None] = lambda order: None
 
     def _take(self, account: Account) -> None:
         self.account, self.exposure = account, ExposureBook()
@@ -11583,6 +11595,8 @@ class OrderKeeper:
             self.tell_unknown()
         if order.filled_h > order.booked_h and not order.is_foreign:
             self.on_gap_in_fills(order)
+        if before is not None and before.order_id is None and order.order_id is not None:
+            self.on_id_known(order)
 
     def make_unknown(self, order: Order, why: str) -> None:
         """No proof either way: reserve it, block its side, start the resolver."""
@@ -11601,8 +11615,10 @@ class OrderKeeper:
 
     def is_unproven(self, order: Order) -> bool:
         """Whether nobody knows what became of the create: unknown, or sent by a run that died."""
-        is_past = not order.client_order_id.startswith(f"{self.ids.root}{self.ids.run}-")
-        return order.status is OrderStatus.UNKNOWN or (order.status is OrderStatus.SENT and is_past)
+        return order.status is OrderStatus.UNKNOWN or (
+            order.status is OrderStatus.SENT
+            and not self.ids.is_of_this_run(order.client_order_id)
+        )
 
     def unproven(self) -> list[Order]:
         """Own orders of unknown outcome."""
@@ -11616,7 +11632,7 @@ class OrderKeeper:
             UnknownOrdersChanged(at_ms=self._clock.now_ms(), count=len(unknown), markets=tickers)
         )
         if len(unknown) > self.config.max_unknown:
-            self._trip("max_unknown", "too many orders of unknown outcome at once")
+            self._say.trip("max_unknown", "too many orders of unknown outcome at once")
 
     def _touch(self) -> None:
         self.changes += 1
@@ -11629,16 +11645,6 @@ class OrderKeeper:
     def flush_facts(self) -> bool:
         """Journal what a failing disk refused earlier; True when nothing waits any more."""
         return self._facts.flush()
-
-    def _alert(self, severity: str, kind: str, text: str, ticker: str) -> None:
-        self._bus.publish(
-            AlertRaised(
-                at_ms=self._clock.now_ms(), severity=severity, kind=kind, text=text, ticker=ticker
-            )
-        )
-
-    def _trip(self, kind: str, text: str) -> None:
-        self._bus.publish(BreakerTripped(at_ms=self._clock.now_ms(), kind=kind, text=text))
 
     def _event_of(self, ticker: str) -> str:
         market = self._quote(ticker).market
@@ -11786,7 +11792,7 @@ class Booker(OrderKeeper):
         """More filled than was asked for: a fill is a fact all the same, and somebody must look."""
         sizes = f"{format_count(filled_h)} of {format_count(order.count_h)}"
         text = f"{order.client_order_id} filled {sizes}"
-        self._alert("error", "invariant_failed", text, order.ticker)
+        self._say.alert("error", "invariant_failed", text, order.ticker)
 
     def _compare_fee(self, fill: Fill, expected_ud: int | None) -> None:
         if expected_ud is None or expected_ud == fill.fee_ud or fill.is_foreign:
@@ -11795,11 +11801,11 @@ class Booker(OrderKeeper):
         self.fee_mismatches[fill.ticker] += 1
         self._fee_streak[fill.ticker] += 1
         fees = f"charged {show_dollars(fill.fee_ud)}, expected {show_dollars(expected_ud)} dollars"
-        self._alert("warning", "fee_mismatch", f"{fill.ticker}: {fees}", fill.ticker)
+        self._say.alert("warning", "fee_mismatch", f"{fill.ticker}: {fees}", fill.ticker)
 
     def is_fee_trusted(self, ticker: str) -> bool:
         """False after three fees in a row that our model did not expect."""
-        return self._fee_streak.get(ticker, 0) < 3
+        return self._fee_streak.get(ticker, 0) < FEE_MISMATCHES_MAX
 
     def on_settled(
         self, ticker: str, result: str, settlement_cc: int, *, told: tuple[int, int] | None = None
@@ -11832,7 +11838,7 @@ class Booker(OrderKeeper):
         self._touch()
         if before is not None:
             text = f"{ticker}: payout corrected by {show_dollars(moved_ud)} dollars"
-            self._alert("warning", "settled", text, ticker)
+            self._say.alert("warning", "settled", text, ticker)
         self._bus.publish(
             MarketSettled(
                 at_ms=self._clock.now_ms(),
@@ -12056,7 +12062,7 @@ class Answers(Booker):
     def _watch_path(self, outcome: OrderOutcome) -> None:
         if outcome.status == 410:
             text = "the exchange answers 410: this order path is switched off"
-            self._trip("order_path_gone", text)
+            self._say.trip("order_path_gone", text)
 
     def _watch_answers(self, outcome: OrderOutcome) -> None:
         """Breakers over the last creates: refusals, and answers that cannot be read."""
@@ -12066,9 +12072,10 @@ class Answers(Booker):
         self._unreadable = self._unreadable + 1 if is_unreadable else 0
         share = sum(self._answers) / REJECT_WINDOW
         if self._unreadable >= UNREADABLE_MAX:
-            self._trip("unreadable_answers", "two answers in a row named no order")
+            self._say.trip("unreadable_answers", "two answers in a row named no order")
         elif is_refused and share > self.config.max_reject_ratio:
-            self._trip("reject_ratio", f"{share:.0%} of the last {REJECT_WINDOW} creates refused")
+            text = f"{share:.0%} of the last {REJECT_WINDOW} creates refused"
+            self._say.trip("reject_ratio", text)
 
 
 def _why(outcome: OrderOutcome) -> str:
@@ -12095,6 +12102,7 @@ class Sender(Answers):
         self._minute_ud = 0  # sum of these notionals
         self._recent: dict[tuple[str, Side, int], int] = {}
         self._doomed: set[str] = set()  # live orders to be cancelled once their id is known
+        self.on_id_known = self._cancel_if_doomed
 
     def _submit(self, intent: Intent, order: Order | None, quote: Quote) -> Verdict:
         """Gate, limits, budget, journal, bytes: in one go, no await between them."""
@@ -12185,25 +12193,8 @@ class Sender(Answers):
     def _reserve(self, intent: Intent, order: Order | None) -> Order:
         """The order as it must count from now on: new and sent, or the worse of both sizes."""
         if order is None:
-            fresh = Order(
-                client_order_id=intent.client_order_id,
-                ticker=intent.ticker,
-                event_ticker=intent.event_ticker,
-                side=intent.side,
-                price_cc=intent.price_cc,
-                count_h=intent.count_h,
-                status=OrderStatus.SENT,
-                strategy=intent.strategy,
-                slot=intent.slot,
-                decision_id=intent.decision_id,
-                is_take=intent.is_take,
-                sent_at_ms=intent.at_ms,
-                moved_at_ms=intent.at_ms,
-                expires_at_ms=intent.expires_at_ms,
-            )
-            return self._bind(fresh, None, "sent")
-        changed = _amending(order, intent.price_cc, intent.count_h, intent.at_ms)
-        return self._bind(changed, order, "amend sent")
+            return self._bind(order_of_intent(intent), None, "sent")
+        return self._bind(_amending(order, intent), order, "amend sent")
 
     def cancel(self, order: Order) -> Verdict:
         """Ask for the end of one order; always allowed, in every state and under every halt.
@@ -12219,9 +12210,8 @@ class Sender(Answers):
         self._send(CommandKind.CANCEL, pending, self._rest.cancel(order))
         return ALLOWED
 
-    def _tell_order(self, order: Order, before: Order | None, why: str) -> None:
-        super()._tell_order(order, before, why)
-        if order.client_order_id in self._doomed and order.order_id is not None:
+    def _cancel_if_doomed(self, order: Order) -> None:
+        if order.client_order_id in self._doomed:
             self._doomed.discard(order.client_order_id)
             if is_settled(order):
                 self.cancel(order)
@@ -12327,7 +12317,7 @@ class OrderNews(Sender):
         if report.status is OrderStatus.UNKNOWN or not (order.status.is_live or is_alive):
             return order  # a word we do not know, or an end we have heard of
         moved = replace(
-            _foreign(report, order.event_ticker),
+            order_of_report(report, order.event_ticker, is_foreign=True),
             filled_h=max(order.filled_h, report.filled_h),
             booked_h=order.booked_h,
             acked_at_ms=order.acked_at_ms,
@@ -12377,24 +12367,24 @@ class OrderNews(Sender):
 
     def _adopt(self, report: OrderReport) -> Order | None:
         """An order we do not know: ours from a lost journal, or somebody else's on this account."""
-        event_ticker = self._event_of(report.ticker)
-        if not self.ids.is_ours(report.client_order_id):
-            if report.status is not OrderStatus.RESTING:
-                return None
+        is_foreign = not self.ids.is_ours(report.client_order_id)
+        if is_foreign and report.status is not OrderStatus.RESTING:
+            return None
+        order = self._taken_over(report, is_foreign=is_foreign)
+        if is_foreign:
             text = f"an order of somebody else rests in {report.ticker}"
-            self._alert("warning", "foreign_activity", text, report.ticker)
-            return self._keep(self._taken_over(report, event_ticker), "foreign order found")
-        taken = self._taken_over(report, event_ticker)
-        adopted = replace(taken, is_foreign=False, why="adopted")
+            self._say.alert("warning", "foreign_activity", text, report.ticker)
+            return self._keep(order, "foreign order found")
         log_execution.warning("order adopted id=%s", report.client_order_id)
-        return self._keep(adopted, "adopted")
+        return self._keep(replace(order, why="adopted"), "adopted")
 
-    def _taken_over(self, report: OrderReport, event_ticker: str) -> Order:
-        """A stranger's order; its fills since counting began are at risk until they are booked.
+    def _taken_over(self, report: OrderReport, *, is_foreign: bool) -> Order:
+        """An order we did not know; its fills since counting began are at risk until booked.
 
         What an older order had filled is part of the baseline, or nobody can tell.
         """
-        order = _foreign(report, event_ticker)
+        event_ticker = self._event_of(report.ticker)
+        order = order_of_report(report, event_ticker, is_foreign=is_foreign)
         since_ms, made_ms = self.account.counting_since_ms, report.created_at_ms
         if since_ms is None or made_ms is None or made_ms <= since_ms:
             return replace(order, booked_h=order.filled_h)
@@ -12440,12 +12430,12 @@ class OrderNews(Sender):
         return self.store.orders[order.client_order_id]
 
     def _alarm_late(self, order: Order, what: str, kind: str = "late_accept") -> None:
-        self._alert("error", kind, f"{order.client_order_id} {what}", order.ticker)
+        self._say.alert("error", kind, f"{order.client_order_id} {what}", order.ticker)
         self.write_fact("late_accept", order.client_order_id, row_of(order))
 
     def _collision(self, order: Order) -> None:
         text = f"{order.client_order_id} names another order at the exchange"
-        self._alert("error", "invariant_failed", text, order.ticker)
+        self._say.alert("error", "invariant_failed", text, order.ticker)
         if order.status in (OrderStatus.SENT, OrderStatus.UNKNOWN):
             self._keep(replace(order, status=OrderStatus.REJECTED, why="id collision"), "collision")
 
@@ -12458,7 +12448,8 @@ def _is_same_order(order: Order, report: OrderReport) -> bool:
     return not is_fresh or (report.price_cc == order.price_cc and report.count_h == order.count_h)
 
 
-def _foreign(report: OrderReport, event_ticker: str) -> Order:
+def order_of_report(report: OrderReport, event_ticker: str, *, is_foreign: bool) -> Order:
+    """The order the exchange tells of, where nothing of it was known here."""
     return Order(
         client_order_id=report.client_order_id or report.order_id,
         order_id=report.order_id,
@@ -12474,7 +12465,7 @@ def _foreign(report: OrderReport, event_ticker: str) -> Order:
         acked_at_ms=report.updated_at_ms,
         updated_at_ms=report.updated_at_ms or 0,
         expires_at_ms=report.expires_at_ms,
-        is_foreign=True,
+        is_foreign=is_foreign,
     )
 
 
@@ -12689,6 +12680,7 @@ class Resolver:
     def __init__(self, **seams: Unpack[SyncSeams]) -> None:
         self._clock, self._supervisor = seams["clock"], seams["supervisor"]
         self._bus, self._rest = seams["bus"], seams["rest"]
+        self._say = Crier(self._clock, self._bus)
         self._execution, self._container = seams["execution"], seams["container"]
         self._config = seams["config"]
         self.resolved: Counter[str] = Counter()
@@ -12884,7 +12876,7 @@ class Canceller(Resolver):
         ticker: str | None = None,
         key: str | None = None,
         strategy: str | None = None,
-        limit_s: float = STOP_LIMIT_S,
+        limit_s: float = CANCEL_ALL_LIMIT_S,
     ) -> CancelReport:
         """Cancel own orders and prove them gone by the exchange's list, within `limit_s` real s."""
         targets = {order.client_order_id for order in self.own_live(ticker, key, strategy)}
@@ -13229,18 +13221,14 @@ class Reconciler(Canceller):
             differences=differences,
             as_of_ms=min(as_of_ms, now_ms),
         )
-        self._bus.publish(
-            AlertRaised(at_ms=now_ms, severity="error", kind="reconcile_difference", text=text)
-        )
+        self._say.alert("error", "reconcile_difference", text)
         if not differences:  # with one, an unheard trade may have brought the cash
             self._execution.deposits_ud += max(0, cash_difference_ud)
         else:
             self._adjusted_ms.append(now_ms)
             is_second = len(self._adjusted_ms) == 2
             if is_second and now_ms - self._adjusted_ms[0] <= _ADJUST_WINDOW_MS:
-                self._bus.publish(
-                    BreakerTripped(at_ms=now_ms, kind="position_difference", text=text)
-                )
+                self._say.trip("position_difference", text)
 
     def _resume_open_questions(self) -> None:
         for order in list(self._execution.store.orders.values()):
@@ -13254,10 +13242,8 @@ class Reconciler(Canceller):
     def _cancel_strangers(self) -> None:
         """Own orders of earlier runs, and adopted ones, belong to no strategy here: cancel them."""
         for order in self._execution.store.live():
-            is_of_this_run = order.client_order_id.startswith(
-                f"{self._execution.ids.root}{self._execution.ids.run}-"
-            )
-            is_strange = not is_of_this_run or not order.strategy
+            is_own = self._execution.ids.is_of_this_run(order.client_order_id)
+            is_strange = not is_own or not order.strategy
             if is_strange and (is_settled(order) or is_change_open(order)):
                 self._execution.cancel(order)
 
@@ -13446,7 +13432,7 @@ class EquityKeeper:
         container: StateContainer,
         config: Config,
     ) -> None:
-        self._clock, self._bus, self._journal = clock, bus, journal
+        self._clock, self._say, self._journal = clock, Crier(clock, bus), journal
         self._execution, self._market_data = execution, market_data
         self._container, self._config = container, config
         self._marks: dict[str, int] = {}  # market and leg → the last one
@@ -13460,13 +13446,13 @@ class EquityKeeper:
         known = self._journal.newest("day", day)
         if known is not None:
             self._day = day
-            self._container.update(day_start_ud=int(str(known.body["equity_ud"])))
+            self._container.update(day_start_ud=int_in(known.body, "equity_ud"))
         days = self._journal.rows_of("day", limit=PEAK_DAYS_READ)
         rebased_ms = max((row.at_ms for row in days if row.body.get("rebased")), default=0)
         rows = self._journal.rows_of("equity", since_ms=rebased_ms, limit=PEAK_ROWS_READ)
         rows += [row for row in days if row.at_ms >= rebased_ms]
         peaks = [
-            int(str(row.body.get("peak_ud", row.body["equity_ud"])))
+            int_in(row.body, "peak_ud" if "peak_ud" in row.body else "equity_ud")
             for row in rows
             if row.body["equity_ud"] is not None
         ]
@@ -13479,7 +13465,7 @@ class EquityKeeper:
         for row in self._journal.rows_of("equity", limit=1):
             marks = row.body.get("marks_cc")
             if isinstance(marks, dict):
-                self._marks = {ticker: int(str(cc)) for ticker, cc in marks.items()}
+                self._marks = {ticker: int_in(marks, ticker) for ticker in marks}
 
     def mark_cc(self, ticker: str) -> int | None:
         """Value of one held contract: settlement, the bid that can be hit, or the last such bid.
@@ -13546,17 +13532,17 @@ class EquityKeeper:
         self._container.update(peak_ud=max(now.peak_ud or equity_ud, equity_ud))
         now = self._container.now
         if now.day_pnl_ud is not None and -now.day_pnl_ud > self._config.daily_loss_ud:
-            self._trip("daily_loss", -now.day_pnl_ud, self._config.daily_loss_ud)
+            self._over("daily_loss", -now.day_pnl_ud, self._config.daily_loss_ud)
         elif now.drawdown_ud is not None and now.drawdown_ud > self._config.max_drawdown_ud:
-            self._trip("drawdown", now.drawdown_ud, self._config.max_drawdown_ud)
+            self._over("drawdown", now.drawdown_ud, self._config.max_drawdown_ud)
         if self._clock.monotonic() - self._row_at_s >= EQUITY_ROW_S:
             self._row_at_s = self._clock.monotonic()
             row = {**self.equity_row(), "marks_cc": self._held_marks()}
             self._journal.explain("equity", now_ms, str(now_ms), row)
 
-    def _trip(self, kind: str, value_ud: int, limit_ud: int) -> None:
+    def _over(self, kind: str, value_ud: int, limit_ud: int) -> None:
         text = f"{show_dollars(value_ud)} dollars, limit {show_dollars(limit_ud)} dollars"
-        self._bus.publish(BreakerTripped(at_ms=self._clock.now_ms(), kind=kind, text=text))
+        self._say.trip(kind, text)
 
     def _held_marks(self) -> dict[str, JsonValue]:
         held = self._execution.ledger.positions.items()
@@ -13676,7 +13662,7 @@ class TradingDecisionService:
         has_time_limit: bool,
     ) -> None:
         self._clock, self._bus, self._journal = clock, bus, journal
-        self._market_data, self._execution = market_data, execution
+        self._say, self._market_data, self._execution = Crier(clock, bus), market_data, execution
         self._container, self._permit = container, permit
         self._run_seed, self._has_time_limit = run_seed, has_time_limit
         self._limit = CpuLimit(DECISION_LIMIT_S)
@@ -13747,12 +13733,13 @@ class TradingDecisionService:
             self.decision_count = int(row.key.rpartition("-")[2])
         held: Counter[tuple[str, str]] = Counter()
         for fact in self._journal.facts("fill"):
-            key = (str(fact.body["strategy"]), str(fact.body["ticker"]))
-            held[key] += Side(str(fact.body["side"])).signed(int(str(fact.body["count_h"])))
+            fill = fill_of_row(fact.body)
+            key = (fill.strategy, fill.ticker)
+            held[key] += fill.side.signed(fill.count_h)
             if held[key] == 0:
                 self._opened_ms.pop(key, None)
             else:
-                self._opened_ms.setdefault(key, int(str(fact.body["at_ms"])))
+                self._opened_ms.setdefault(key, fill.at_ms)
         for name, ticker in list(self._opened_ms):
             if self._execution.ledger.position_h(ticker, name) == 0:  # settled since
                 del self._opened_ms[name, ticker]
@@ -13937,16 +13924,9 @@ class TradingDecisionService:
         if bench.faults_in_a_row < STRATEGY_FAULTS_MAX or not bench.is_on:
             return
         bench.is_on = False
-        self._bus.publish(
-            AlertRaised(
-                at_ms=self._clock.now_ms(),
-                severity="error",
-                kind="strategy_error",
-                ticker=ticker,
-                text=f"{bench.strategy.name} is switched off after {STRATEGY_FAULTS_MAX} faults "
-                f"in a row, the last: {fault}",
-            )
-        )
+        faults = f"{STRATEGY_FAULTS_MAX} faults in a row, the last: {fault}"
+        text = f"{bench.strategy.name} is switched off after {faults}"
+        self._say.alert("error", "strategy_error", text, ticker)
 
     def _converge(self, seat: Seat, decision: Decision, *, is_forced: bool) -> Convergence:
         came = self._execution.converge(
@@ -14164,7 +14144,7 @@ class TradingFlowOrchestrator:
         market_data: OrderbookIntegration,
         config: Config,
     ) -> None:
-        self._clock, self._bus = clock, bus
+        self._clock, self._say = clock, Crier(clock, bus)
         self._decisions, self._market_data, self.config = decisions, market_data, config
         self._looked_s: dict[str, float] = {}
         self._dirty: dict[str, bool] = {}  # ticker → whether the minimum rest is lifted
@@ -14241,11 +14221,7 @@ class TradingFlowOrchestrator:
             self._look(ticker)
         except AssertionError as error:  # §8.5 of STYLE: an impossible state, told to §23
             log_decision.exception("evaluation broke ticker=%s", ticker)
-            self._bus.publish(
-                AssertionBroke(
-                    at_ms=self._clock.now_ms(), where=f"evaluate {ticker}", what=str(error)
-                )
-            )
+            self._say.broke(f"evaluate {ticker}", error)
 
 
 # ======================================================================================
@@ -14474,7 +14450,7 @@ class PnlSplit:
             self._rounding_ud -= fill.fee_ud - model_ud
         if mid2_cc is None or fill.is_foreign:
             return
-        leg2_cc = mid2_cc if fill.side is Side.YES else 2 * CC_PER_DOLLAR - mid2_cc
+        leg2_cc = fill.side.leg2_cc(mid2_cc)
         gained_ud = (leg2_cc - 2 * fill.price_cc) * fill.count_h // 2
         if fill.is_taker:
             self._exits_ud += gained_ud
@@ -14485,8 +14461,7 @@ class PnlSplit:
         """The payout differs from what the holding was worth at the last mid."""
         if mid2_cc is None:
             return
-        is_yes = event.position_h >= 0
-        leg2_cc = mid2_cc if is_yes else 2 * CC_PER_DOLLAR - mid2_cc
+        leg2_cc = (Side.YES if event.position_h >= 0 else Side.NO).leg2_cc(mid2_cc)
         self._settlement_ud += event.cash_ud - abs(event.position_h) * leg2_cc // 2
 
     def row(self, money: Mapping[str, Any]) -> StatusRow | None:
@@ -14666,8 +14641,7 @@ class Curves:
             return
         side, price_cc = fill.side, fill.price_cc
         if mid2_cc is not None and self._coin.random() < 0.5:
-            leg2_cc = mid2_cc if side is Side.YES else 2 * CC_PER_DOLLAR - mid2_cc
-            side, price_cc = side.other, CC_PER_DOLLAR - leg2_cc + price_cc
+            side, price_cc = side.other, CC_PER_DOLLAR - side.leg2_cc(mid2_cc) + price_cc
         control = self._pretenders[1]
         control.buy(fill.ticker, side, price_cc, fill.count_h)
         control.cash_ud -= fill.fee_ud
@@ -15998,7 +15972,7 @@ class Alerts:
         now_s, key = self._clock.real_s(), (event.kind, event.ticker)
         known = self._shown.get(key)
         if known is not None and now_s < known.until_s:
-            repeats = int(str(known.row["repeats"])) + 1
+            repeats = int_in(known.row, "repeats") + 1
             known.row = {**known.row, "text": event.text, "repeats": repeats}
             self._show(known.row)
             return
@@ -16072,7 +16046,6 @@ class Alerts:
 # ======================================================================================
 
 ENDED_SHOWN_S: Final = 60.0  # an ended order stays on the page
-GROUP_WINDOW_MS: Final = 15_000
 _SEVERITY_OF_STATUS: Final = {
     OrderStatus.UNKNOWN: "warning",
     OrderStatus.REJECTED: "warning",
@@ -16088,6 +16061,7 @@ class Chronicle:
 
     def __init__(self, services: Services, rows: RowMaker, hub: Board) -> None:
         self.services, self.rows, self._hub = services, rows, hub
+        self.say = Crier(services.clock, services.bus)
         self.transitions: deque[StatusRow] = deque(maxlen=TRANSITIONS_MAX)
         self.activities: deque[StatusRow] = deque(maxlen=ACTIVITIES_MAX)
         self.fills: OrderedDict[str, StatusRow] = OrderedDict()
@@ -16123,13 +16097,6 @@ class Chronicle:
         )
         bus.subscribe_queued(slow, self._hear, name="status")
 
-    def alert(self, severity: str, kind: str, text: str, ticker: str = "") -> None:
-        """Raise an alert of our own."""
-        now_ms = self.services.clock.now_ms()
-        self.services.bus.publish(
-            AlertRaised(at_ms=now_ms, severity=severity, kind=kind, text=text, ticker=ticker)
-        )
-
     def touch(self, ticker: str) -> None:
         """A market moved: its rows are looked at again."""
         self._hub.touch("markets", ticker)
@@ -16154,7 +16121,7 @@ class Chronicle:
                     event.activity_type, event.message, event.severity, event.at_ms, event.metadata
                 )
             case StreamLost():
-                self.alert("warning", "feed_lost", f"the feed was lost: {event.why}")
+                self.say.alert("warning", "feed_lost", f"the feed was lost: {event.why}")
             case _:
                 raise AssertionError(f"nobody asked to hear {type(event).__name__}")
 
@@ -16265,7 +16232,7 @@ class Chronicle:
         )
         self._hub.touch("positions", event.ticker)
         self._activity("settlement", text, "success", event.at_ms, {"cash_ud": event.cash_ud})
-        self.alert("info", "settled", text, event.ticker)
+        self.say.alert("info", "settled", text, event.ticker)
 
     def _heard_markets(self) -> None:
         known = set(self.services.market_data.markets)
@@ -16364,7 +16331,7 @@ class Chronicle:
         severity = "warning" if event.is_active else "success"
         metadata: StatusRow = {"reason": row.reason, "markets": list(row.markets)}
         self._activity(word, text, severity, event.at_ms, metadata)
-        self.alert("warning" if event.is_active else "info", word, text, str(row.reason))
+        self.say.alert("warning" if event.is_active else "info", word, text, str(row.reason))
 
     def _activity(
         self, kind: str, message: str, severity: str, at_ms: int, metadata: Mapping[str, object],
@@ -16389,9 +16356,9 @@ class Chronicle:
 
     def filled_in_window_h(self) -> int:
         """Contracts filled in the order group's rolling window."""
-        since_ms = self.services.clock.now_ms() - GROUP_WINDOW_MS
+        since_ms = self.services.clock.now_ms() - int(GROUP_WINDOW_S * 1000)
         recent = list(self.fills.values())[-100:]
-        return sum(int(str(r["count_h"])) for r in recent if int(str(r["at_ms"])) >= since_ms)
+        return sum(int_in(r, "count_h") for r in recent if int_in(r, "at_ms") >= since_ms)
 
 
 # ======================================================================================
@@ -16528,7 +16495,7 @@ def _order_group(parts: Parts) -> StatusRow | None:
         "current_absolute_position": max(held_h, default=0) // H_PER_CONTRACT,
         "current_open_orders": services.container.now.open_orders,
         "contracts_limit_h": config.group_h,
-        "window_s": GROUP_WINDOW_MS // 1000,
+        "window_s": int(GROUP_WINDOW_S),
         "filled_in_window_h": parts.chronicle.filled_in_window_h(),
     }
 
@@ -17147,11 +17114,7 @@ class StatusReporter:
             held = self._throttle.admit(what)
             if held is not None:
                 log_status.exception("picture failed what=%s repeats=%d", what, held)
-            if isinstance(error, AssertionError):
-                now_ms = self.services.clock.now_ms()
-                self.services.bus.publish(
-                    AssertionBroke(at_ms=now_ms, where=f"status {what}", what=str(error))
-                )
+            self.chronicle.say.broke(f"status {what}", error)
 
     def _show_replay(self) -> None:
         if self.services.replay is not None:
@@ -17215,7 +17178,7 @@ class StatusReporter:
                 self._near.discard(name)
             elif name not in self._near:
                 self._near.add(name)
-                self.chronicle.alert(
+                self.chronicle.say.alert(
                     "warning", "limit_near", f"{name}: {ratio:.0%} used", str(row["scope"])
                 )
 
@@ -17304,9 +17267,9 @@ class StatusReporter:
     def equity(self, from_ms: int, points: int) -> list[Mapping[str, object]]:
         """The equity curve since `from_ms`, at most about `points` rows, extremes kept."""
         series: list[Mapping[str, Any]] = [
-            row for row in self._equity if int(str(row["at_ms"])) >= from_ms
+            row for row in self._equity if int_in(row, "at_ms") >= from_ms
         ]
-        oldest_ms = int(str(self._equity[0]["at_ms"])) if self._equity else None
+        oldest_ms = int_in(self._equity[0], "at_ms") if self._equity else None
         if oldest_ms is None or from_ms < oldest_ms:
             with contextlib.suppress(JournalError):
                 older = self.services.journal.rows_of(
@@ -17370,7 +17333,9 @@ class TopicSpec:
     quiet: frozenset[str] = frozenset()
 
     def key_of(self, row: Row) -> RowKey:
-        """Key of a row: its field, or several joined by a bar."""
+        """Key of a row: its field, several joined by a bar, "one" where there is but one row."""
+        if not self.key:
+            return "one"
         if len(self.key) == 1:
             value = row[self.key[0]]
             return value if isinstance(value, int) else str(value)
@@ -17379,7 +17344,9 @@ class TopicSpec:
 
 _VERIFIED: Final = frozenset({"verified_at_ms"})
 _T, _AT_ONCE_S = TopicSpec, 0.05
-BOOKS: Final = _T(name="books", key=("ticker",), kept=8, gap_s=0.1, quiet=_VERIFIED)
+BOOKS: Final = _T(
+    name="books", key=("ticker",), kept=BOOKS_PER_CLIENT_MAX, gap_s=0.1, quiet=_VERIFIED
+)
 TOPICS: Final[Mapping[str, TopicSpec]] = {
     spec.name: spec
     for spec in (
@@ -17388,14 +17355,14 @@ TOPICS: Final[Mapping[str, TopicSpec]] = {
         _T(name="markets", key=("ticker",), kept=500, quiet=_VERIFIED),
         _T(name="orders", key=("client_order_id",), kept=4000, gap_s=_AT_ONCE_S, first_s=0.0),
         _T(name="positions", key=("ticker",), quiet=_VERIFIED),
-        _T(name="fills", key=("fill_id",), kept=500, gap_s=_AT_ONCE_S, first_s=0.0),
-        _T(name="decisions", key=("decision_id",), kept=500),
+        _T(name="fills", key=("fill_id",), kept=FILLS_SHOWN, gap_s=_AT_ONCE_S, first_s=0.0),
+        _T(name="decisions", key=("decision_id",), kept=DECISIONS_SHOWN),
         _T(name="funnel", key=("strategy", "reason")),
         _T(name="risk", key=("limit", "scope")),
-        _T(name="equity", key=("at_ms",), kept=2880),
+        _T(name="equity", key=("at_ms",), kept=EQUITY_KEPT),
         _T(name="strategies", key=("name",), kept=50),
         _T(name="latency", key=(), kept=1),
-        _T(name="alerts", key=("alert_id",), kept=200, gap_s=_AT_ONCE_S, first_s=0.0),
+        _T(name="alerts", key=("alert_id",), kept=ALERTS_KEPT, gap_s=_AT_ONCE_S, first_s=0.0),
         _T(name="control", key=("control_id",), kept=50, gap_s=_AT_ONCE_S, first_s=0.0),
         _T(name="evidence", key=("strategy",), kept=50),
         _T(name="replay", key=(), kept=1),
@@ -17403,21 +17370,9 @@ TOPICS: Final[Mapping[str, TopicSpec]] = {
 }
 
 
-def _json_default(value: object) -> object:
-    if isinstance(value, Mapping):
-        return dict(value)
-    if isinstance(value, set | frozenset):
-        return sorted(value, key=str)
-    if isinstance(value, deque):
-        return list(value)
-    if isinstance(value, Path | Secret):
-        return str(value)
-    raise TypeError(f"{type(value).__name__} has no JSON form")
-
-
 def encode_json(value: object) -> bytes:
     """Any picture of ours as JSON bytes; TypeError for what has no JSON form."""
-    return orjson.dumps(value, default=_json_default, option=orjson.OPT_NON_STR_KEYS)
+    return orjson.dumps(value, default=plain_json, option=orjson.OPT_NON_STR_KEYS)
 
 
 @dataclass(frozen=True, slots=True)
@@ -17447,7 +17402,7 @@ class Topic:
 
     def put(self, row: Row) -> bool:
         """Note a row's newest content; False when nothing has to be told."""
-        key = self.spec.key_of(row) if self.spec.key else "one"
+        key = self.spec.key_of(row)
         if key not in self._pending and key not in self._touched and self._is_same(key, row):
             return False
         self._touched.pop(key, None)
@@ -17841,7 +17796,7 @@ class WebSocketManager:
     """
 
     def __init__(self, clock: Clock, bus: EventBus) -> None:
-        self._clock, self.bus = clock, bus
+        self._clock, self._say = clock, Crier(clock, bus)
         self._streams = {name: _Stream(Topic(spec)) for name, spec in TOPICS.items()}
         self._book_streams: dict[tuple[str, ...], _Stream] = {}
         self.courier = Courier(clock, full=self._full, greet=self._tell_first)
@@ -17889,7 +17844,7 @@ class WebSocketManager:
         stream = self._streams[topic]
         known, moved = dict.fromkeys(stream.topic.keys), False
         for row in rows:
-            known.pop(stream.topic.spec.key_of(row) if stream.topic.spec.key else "one", None)
+            known.pop(stream.topic.spec.key_of(row), None)
             moved |= stream.topic.put(row)
         for key in known:
             moved |= stream.topic.remove(key)
@@ -17964,10 +17919,7 @@ class WebSocketManager:
             return
         log_api.error("message dropped type=%s reason=%r repeats=%d", kind, error, held)
         text = f"the page lost one {kind} message: {error!r:.200}"
-        now_ms = self._clock.now_ms()
-        self.bus.publish(
-            AlertRaised(at_ms=now_ms, severity="error", kind="invariant_failed", text=text)
-        )
+        self._say.alert("error", "invariant_failed", text)
 
     # -- to clients ----------------------------------------------------------------
 
@@ -19071,6 +19023,7 @@ def _make_request(
 def build_api(
     *,
     clock: Clock,
+    bus: EventBus,
     supervisor: Supervisor,
     hub: WebSocketManager,
     source: StatusSource,
@@ -19085,7 +19038,7 @@ def build_api(
     `--allow-host`, given only together with `--allow-remote`.
     """
     hub.attach(source)
-    desk = ControlDesk(clock, supervisor, hub.bus, controls)
+    desk = ControlDesk(clock, supervisor, bus, controls)
     door = TokenDoor(clock, token)
     return ApiServer(
         clock=clock,
@@ -19134,6 +19087,7 @@ class Guard:
     ) -> None:
         self._clock, self._bus, self._journal = clock, bus, journal
         self._data_dir, self._container, self._config = data_dir, container, config
+        self._say = Crier(clock, bus)
         self._degraded: dict[Degraded, DegradedReason] = {}
         self._quiet = Throttle(clock)
         self.is_latch_durable = True
@@ -19150,7 +19104,7 @@ class Guard:
             state = self._data_dir.read_state() or self._journaled_gate()
         except JournalError as error:
             state = {"gate": Gate.PAUSED, "why": str(error), "by": "disk"}
-        gate = Gate(str(state.get("gate", Gate.OPEN)))
+        gate, now_ms = Gate(str(state.get("gate", Gate.OPEN))), self._clock.now_ms()
         if halt is not None:
             self._container.update(
                 halt=halt,
@@ -19164,7 +19118,7 @@ class Guard:
                 gate=gate,
                 gate_why=state.get("why"),
                 gate_by=state.get("by"),
-                gate_since_ms=int(str(state.get("since_at_ms", self._clock.now_ms()))),
+                gate_since_ms=int_in({"since_at_ms": now_ms, **state}, "since_at_ms"),
             )
 
     def judge_starts(self) -> None:
@@ -19188,11 +19142,7 @@ class Guard:
         if unclean >= CRASH_STARTS_MAX and is_open:
             why = f"crash_loop: {unclean} unclean starts in {CRASH_WINDOW_S / 60:g} minutes"
             self.set_gate(Gate.PAUSED, why, "limit")
-            self._bus.publish(
-                AlertRaised(
-                    at_ms=self._clock.now_ms(), severity="error", kind="crash_loop", text=why
-                )
-            )
+            self._say.alert("error", "crash_loop", why)
 
     def _journaled_halt(self) -> Halt | None:
         latest = None
@@ -19202,7 +19152,7 @@ class Guard:
             return None
         body = latest.body
         return Halt(
-            why=str(body["why"]), by=str(body["by"]), since_at_ms=int(str(body["since_at_ms"]))
+            why=str(body["why"]), by=str(body["by"]), since_at_ms=int_in(body, "since_at_ms")
         )
 
     def _journaled_gate(self) -> dict[str, JsonValue]:
@@ -19225,9 +19175,7 @@ class Guard:
         self._store_halt(halt)
         log_guard.error("halted why=%s by=%s", why, by)
         self._bus.publish(GateChanged(at_ms=halt.since_at_ms, gate=Gate.HALTED, why=why, by=by))
-        self._bus.publish(
-            AlertRaised(at_ms=halt.since_at_ms, severity="error", kind="halted", text=why)
-        )
+        self._say.alert("error", "halted", why)
         return halt
 
     def kills_heard(self) -> tuple[int, tuple[int, int, int] | None]:
@@ -19941,40 +19889,6 @@ class StartFacts:
     origins: Mapping[str, str]
 
 
-class Crier:
-    """Tells people: alerts and lines of the activity, stamped with time and state."""
-
-    def __init__(self, clock: Clock, bus: EventBus, machine: StateMachine) -> None:
-        self._clock, self._bus, self._machine = clock, bus, machine
-
-    def alert(self, severity: str, kind: str, text: str, ticker: str = "") -> None:
-        """A line for the page and the webhook; kinds are those of OPERATIONS §9."""
-        self._bus.publish(
-            AlertRaised(
-                at_ms=self._clock.now_ms(), severity=severity, kind=kind, text=text, ticker=ticker
-            )
-        )
-
-    def note(
-        self,
-        kind: str,
-        message: str,
-        severity: str = "info",
-        metadata: Mapping[str, JsonValue] = EMPTY,
-    ) -> None:
-        """A line of the activity."""
-        self._bus.publish(
-            ActivityNoted(
-                at_ms=self._clock.now_ms(),
-                activity_type=kind,
-                message=message,
-                severity=severity,
-                state=self._machine.state.value,
-                metadata=metadata,
-            )
-        )
-
-
 class House:
     """Every service of the trader, built in order from the core to the page."""
 
@@ -19998,7 +19912,7 @@ class House:
         self.bus = EventBus(clock, self.supervisor)
         self.container = StateContainer(clock)
         self.machine = StateMachine(now_s=clock.real_s())
-        self.say = Crier(clock, self.bus, self.machine)
+        self.say = Crier(clock, self.bus)
         self._build_core(session)
         self._build_services(strategies)
         self._build_people(static)
@@ -20163,6 +20077,7 @@ class House:
         self.take_over(self.config)
         self.api = build_api(
             clock=self.clock,
+            bus=self.bus,
             supervisor=self.supervisor,
             hub=self.hub,
             source=self.reporter,
@@ -20345,9 +20260,7 @@ class States:
         self._house.guard.degrade(Degraded.TASK, f"task {name} runs again")
         self._house.say.alert("error", "task_died", f"{name}: {error!r:.200}")
         if isinstance(error, AssertionError):
-            self.on_assertion(
-                AssertionBroke(at_ms=self._house.clock.now_ms(), where=name, what=str(error))
-            )
+            self._house.say.broke(name, error)
         elif name == "live":
             self.fail(f"{name} died: {error!r:.200}")
         self._house.supervisor.spawn(self._respawn(name), name=f"respawn:{name}")
@@ -20891,7 +20804,6 @@ class TapeLabels:
 # Principle: At the end own orders are proven gone, or the exit code says that they may not be.
 # ======================================================================================
 
-GROUP_WINDOW_S: Final = 15.0  # the exchange's fill limiter looks back over so long
 SHUTDOWN_MARGIN_S: Final = 2.0  # kept of STOP_LIMIT_S for the journal and the sockets
 
 
@@ -21081,13 +20993,13 @@ class Coordinator:
         if waiting:
             text += f"; waiting for a restart: {', '.join(waiting)}"
         log_coordinator.info("%s", text)
-        self.house.say.note("control", text, "info")
+        self.house.say.note("control", text)
 
     def replace_signer(self, signer: KalshiSigner) -> None:
         """Use another key from now on; open orders keep their identity."""
         self.house.rest.replace_signer(signer)
         self.house.stream.replace_signer(signer)
-        self.house.say.note("control", "key replaced", "info")
+        self.house.say.note("control", "key replaced")
 
     def stop(self, why: str, *, code: int | None = None) -> None:
         """Ask for a clean end; the first reason and code count."""
@@ -21653,7 +21565,7 @@ def _report(
         queue=config.queue_model,
         orders=dict(execution.sent),
         fills=len(fills),
-        filled_h=sum(int(str(fill["count_h"])) for fill in fills),
+        filled_h=sum(int_in(fill, "count_h") for fill in fills),
         fees_ud=ledger.fees_ud,
         net_ud=cash_ud - config.sim_balance_ud,
         unresolved=tuple(sorted(held)),
@@ -22504,7 +22416,7 @@ class NoBotError(TraderError):
 def running_port(data_dir: DataDir) -> int | None:
     """Port of the bot that holds this data directory; None when none runs."""
     holder = data_dir.holder()
-    return int(str(holder["port"])) if holder is not None and holder.get("port") else None
+    return int_in(holder, "port") if holder is not None and holder.get("port") else None
 
 
 class Desk:
@@ -23175,7 +23087,7 @@ async def _own_resting(config: Config, args: argparse.Namespace) -> list[Order]:
 async def _mine(rest: KalshiRest, config: Config, args: argparse.Namespace) -> list[Order]:
     ids = own_ids(config)
     return [
-        _foreign(report, "")
+        order_of_report(report, "", is_foreign=False)
         for report in await rest.orders(ticker=args.ticker, status="resting")
         if ids.is_ours(report.client_order_id) and args.order in (None, report.client_order_id)
     ]
@@ -23191,7 +23103,7 @@ async def _cancel_alone(config: Config, args: argparse.Namespace) -> int:
         rest = there.rest
         found = left = await _mine(rest, config, args)
         clock = Clock()
-        deadline_s = clock.real_s() + STOP_LIMIT_S
+        deadline_s = clock.real_s() + CANCEL_ALL_LIMIT_S
         while left and clock.real_s() < deadline_s:
             for start in range(0, len(left), BATCH_CANCEL_MAX):
                 await rest.cancel_batch(left[start : start + BATCH_CANCEL_MAX])
@@ -23979,7 +23891,7 @@ def evidence_of(records: Records, from_ms: int) -> Evidence:
             fill = fill_of_row(fact.body)
             evidence.filled(fill, events.get(fill.ticker, fill.ticker))
         elif fact.kind == "settlement":
-            evidence.settled(str(fact.body["ticker"]), int(str(fact.body["settlement_cc"])))
+            evidence.settled(str(fact.body["ticker"]), int_in(fact.body, "settlement_cc"))
     return evidence
 
 
