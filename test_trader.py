@@ -17762,6 +17762,7 @@ class Execution23:
         self.house = house
         self.store, self.ledger = t.OrderStore(), t.Ledger()
         self.write_fact = t.FactWriter(house.journal).write
+        self.limits = t.RiskLimits.of(house.config)
         self.sent: list[dict[str, Any]] = []
         self.fills_h = 10**6
         self.numbers = itertools.count()
@@ -17843,7 +17844,12 @@ class Desk23(House23):
             execution=self.execution,
             trading=None if is_watching else self.trading,
             decisions=self.decisions,
-            market_data=self.data,
+            exits=t.Exits(
+                clock=self.clock,
+                execution=self.execution,
+                decisions=self.decisions,
+                market_data=self.data,
+            ),
             config=self.config,
             replay=tape,
         )
@@ -18447,7 +18453,8 @@ async def test_a_chunk_of_a_flatten_keeps_to_the_limits_of_now(desk_23):
     desk_23.show("A-1", {4000: 10_000}, {5000: 10_000})
     desk_23.execution.fill("mm", "A-1", YES23, 5000)
     config = t.build_config({"max_order_contracts": "7", "max_order_dollars": "2"})
-    desk_23.operator.config = dataclasses.replace(config, max_order_ud=3_850_000)
+    config = dataclasses.replace(config, max_order_ud=3_850_000)
+    desk_23.execution.limits = t.RiskLimits.of(config)
     await flat_23(desk_23)
     sizes = [call["wants"][0].count_h for call in desk_23.execution.sent]
     price_cc = desk_23.execution.sent[0]["wants"][0].price_cc

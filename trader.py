@@ -18123,6 +18123,25 @@ class ControlAsk:
     state_version: int | None = None
 
 
+def control_moved(
+    ask: ControlAsk, at_ms: int, phase: str, text: str, *, sent: int = 0, confirmed: int = 0,
+    remaining: int = 0,
+) -> ControlMoved:  # fmt: skip
+    """How far a control has come, for whoever shows it."""
+    return ControlMoved(
+        at_ms=at_ms,
+        control_id=ask.control_id,
+        action=ask.action,
+        phase=phase,
+        by=ask.by,
+        asked_at_ms=ask.at_ms,
+        sent=sent,
+        confirmed=confirmed,
+        remaining=remaining,
+        text=text,
+    )
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ControlAnswer:
     """What is answered at once. `extra` joins `control_id` and `phase` in the body."""
@@ -18377,17 +18396,7 @@ class ControlDesk:
 
     def _tell(self, ask: ControlAsk, phase: str, text: str) -> None:
         """Show the control on the page from its first moment on; §23 tells what follows."""
-        self._bus.publish(
-            ControlMoved(
-                at_ms=self._clock.now_ms(),
-                control_id=ask.control_id,
-                action=ask.action,
-                phase=phase,
-                by=ask.by,
-                asked_at_ms=ask.at_ms,
-                text=text,
-            )
-        )
+        self._bus.publish(control_moved(ask, self._clock.now_ms(), phase, text))
 
 
 # ======================================================================================
@@ -19379,26 +19388,15 @@ class Guard:
 
 
 # ======================================================================================
-# §23b OPERATOR
-# Purpose:   What a person may order: kill, pause, resume, re-arm, cancel, reduce, flatten.
-# Position:  Satisfies the Controls of §22; used by §23c for its own acts.
-# Principle: Safe is easy, risky is hard; the audit row comes before the effect, the proof after it.
+# §23b EXITS
+# Purpose:   Leave positions: what would be left, at which worst price, and round after round.
+# Position:  Used by §23c, which has asked whether one may; built by §23d.
+# Principle: Only what was shown is left, only by orders that reduce, never beyond the collar.
 # ======================================================================================
-
-log_operator = logging.getLogger("trader.operator")
 
 FLATTEN_COLLAR_CC: Final = 500
 FLATTEN_PAUSE_S: Final = 1.1  # longer than the guard against duplicate orders
 FLATTEN_NONCE_S: Final = 30.0
-KILL_RETRY_S: Final = 2.0
-LOSS_BREAKERS: Final = ("daily_loss", "drawdown")
-
-
-class ReplayPort(TapePlayer, Protocol):
-    """What a tape that is being played can be told; the embedded exchange satisfies it."""
-
-    def replay_command(self, action: str, value: float | None) -> None:
-        """Carry out play, pause, speed (`value`: ratio) or settle."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -19413,6 +19411,156 @@ class Preview:
         """Whether each of these holdings was shown, long where it is long; sizes may move."""
         shown = {(name, ticker, held_h > 0) for name, ticker, held_h in self.held}
         return all((name, ticker, held_h > 0) in shown for name, ticker, held_h in held)
+
+
+class Exits:
+    """Knows what is held and buys the other leg of it; one run at a time, the last one asked."""
+
+    def __init__(
+        self,
+        *,
+        clock: Clock,
+        execution: ExecutionService,
+        decisions: TradingDecisionService,
+        market_data: OrderbookIntegration,
+    ) -> None:
+        self._clock, self._execution = clock, execution
+        self._decisions, self._market_data = decisions, market_data
+        self._previews: dict[str, Preview] = {}  # by nonce
+        self._runs = 0
+
+    def stop(self) -> int:
+        """End the run under way, if any; the number under which the next one may go on."""
+        self._runs += 1
+        return self._runs
+
+    def preview(self, everything: bool) -> ControlAnswer:
+        """What a flatten would do now, and the nonce that proves it was seen."""
+        now_s, held = self._clock.real_s(), self.held(everything)
+        self._previews = {key: one for key, one in self._previews.items() if one.until_s > now_s}
+        nonce = self._clock.token_hex(8)
+        self._previews[nonce] = Preview(
+            until_s=now_s + FLATTEN_NONCE_S, everything=everything, held=held
+        )
+        rows = [self._exit_row(*key) for key in held]
+        expires_ms = self._clock.now_ms() + int(FLATTEN_NONCE_S * 1000)
+        extra: dict[str, Any] = {"nonce": nonce, "expires_at_ms": expires_ms, "preview": rows}
+        return ControlAnswer(phase="preview", extra=extra)
+
+    def need_preview(self, nonce: str, everything: bool) -> None:
+        """Refuse what nobody was shown: ControlRefused. A nonce counts once."""
+        seen = self._previews.pop(nonce, None)
+        if seen is None or seen.until_s <= self._clock.real_s():
+            raise ControlRefused(412, "stale_preview", "the preview is older than 30 s; look again")
+        if seen.everything != everything or not seen.covers(self.held(everything)):
+            text = "the preview showed other holdings; look again"
+            raise ControlRefused(412, "other_preview", text)
+
+    async def leave(self, everything: bool, number: int) -> tuple[int, int, str]:
+        """Orders sent, holdings left and words, when flat, in vain, or ended by `stop`."""
+        sent, idle_rounds = 0, 0
+        left = self.held(everything)
+        while left and idle_rounds < FLATTEN_ROUNDS and number == self._runs:
+            sent += self._send_exits(left)
+            await self._clock.sleep(FLATTEN_PAUSE_S)
+            before_h, left = sum(abs(row[2]) for row in left), self.held(everything)
+            is_smaller = sum(abs(row[2]) for row in left) < before_h
+            idle_rounds = 0 if is_smaller else idle_rounds + 1
+        text = "flat" if not left else "; ".join(f"{t} {format_count(h)}" for _, t, h in left)
+        if left and number != self._runs:
+            text += "; ended by a kill or another flatten"
+        return sent, len(left), text
+
+    def held(self, everything: bool) -> list[tuple[str, str, int]]:
+        """(strategy, ticker, signed count) to leave; foreign holdings only with `everything`."""
+        known = self._decisions.benches
+        rows = [
+            (name, ticker, position.position_h)
+            for (name, ticker), position in self._execution.ledger.by_strategy.items()
+            if position.position_h and name and (everything or name in known)
+        ]
+        if everything:
+            rows += self._unattributed()
+        return rows
+
+    def _unattributed(self) -> list[tuple[str, str, int]]:
+        """What the account holds beyond its strategies: fills of others, and adopted figures."""
+        ledger, split = self._execution.ledger, Counter[str]()
+        for (name, ticker), position in ledger.by_strategy.items():
+            split[ticker] += position.position_h if name else 0
+        return [
+            ("", ticker, position.position_h - split[ticker])
+            for ticker, position in ledger.positions.items()
+            if position.position_h != split[ticker]
+        ]
+
+    def _exit_want(self, ticker: str, held_h: int) -> Want | None:
+        """Buy the other leg, at most FLATTEN_COLLAR_CC beyond the best; None without an offer."""
+        book = self._market_data.books.get(ticker)
+        market = self._market_data.markets.get(ticker)
+        side = Side.NO if held_h > 0 else Side.YES
+        best_cc = book.best_ask_cc(side) if book is not None else None
+        if best_cc is None or market is None:
+            return None
+        limit_cc = price_at_most(
+            market.grid, side, min(best_cc + FLATTEN_COLLAR_CC, CC_PER_DOLLAR - 1)
+        )
+        if limit_cc is None:
+            return None
+        limits = self._execution.limits
+        chunk_h = min(limits.max_order_h, limits.max_order_ud // limit_cc)
+        count_h = min(abs(held_h), max(1, chunk_h))
+        return Want(slot="flatten", side=side, price_cc=limit_cc, count_h=count_h, take=True)
+
+    def _exit_row(self, strategy: str, ticker: str, held_h: int) -> dict[str, JsonValue]:
+        want = self._exit_want(ticker, held_h)
+        book = self._market_data.books.get(ticker)
+        best_cc = book.best_ask_cc(want.side) if want is not None and book is not None else None
+        return {
+            "ticker": ticker,
+            "strategy": strategy,
+            "count_h": abs(held_h),
+            "side": want.side if want else None,
+            "worst_price_cc": want.price_cc if want else None,
+            "collar_cc": FLATTEN_COLLAR_CC,
+            "cost_ud": abs(held_h) * best_cc if best_cc is not None else None,
+        }
+
+    def _send_exits(self, held: Sequence[tuple[str, str, int]]) -> int:
+        """One chunk for each holding, as large as a single order may be; returns how many left."""
+        sent = 0
+        for strategy, ticker, held_h in held:
+            want = self._exit_want(ticker, held_h)
+            if want is not None:
+                came = self._execution.converge(
+                    ticker=ticker,
+                    strategy=strategy,
+                    wants=(want,),
+                    decision_id="flatten",
+                    is_exit=True,
+                )
+                sent += len(came.order_ids)
+        return sent
+
+
+# ======================================================================================
+# §23c OPERATOR
+# Purpose:   What a person may order: kill, pause, resume, re-arm, cancel, reduce, flatten.
+# Position:  Satisfies the Controls of §22; used by §23d for its own acts.
+# Principle: Safe is easy, risky is hard; the audit row comes before the effect, the proof after it.
+# ======================================================================================
+
+log_operator = logging.getLogger("trader.operator")
+
+KILL_RETRY_S: Final = 2.0
+LOSS_BREAKERS: Final = ("daily_loss", "drawdown")
+
+
+class ReplayPort(TapePlayer, Protocol):
+    """What a tape that is being played can be told; the embedded exchange satisfies it."""
+
+    def replay_command(self, action: str, value: float | None) -> None:
+        """Carry out play, pause, speed (`value`: ratio) or settle."""
 
 
 class Operator:
@@ -19430,17 +19578,15 @@ class Operator:
         execution: ExecutionService,
         trading: TradingClientIntegration | None,
         decisions: TradingDecisionService,
-        market_data: OrderbookIntegration,
+        exits: Exits,
         config: Config,
         replay: ReplayPort | None,
     ) -> None:
         self._clock, self._supervisor, self._bus = clock, supervisor, bus
         self._journal, self._guard, self._container = journal, guard, container
         self._execution, self._trading, self._decisions = execution, trading, decisions
-        self._market_data, self._replay = market_data, replay
+        self._exits, self._replay = exits, replay
         self.config = config
-        self._previews: dict[str, Preview] = {}  # by nonce
-        self._flattens = 0  # a flatten goes on only while its number is the last
         self._is_clearing = False
 
     @property
@@ -19486,14 +19632,17 @@ class Operator:
     def kill_now(self, why: str, by: str, *, control_id: str = "") -> Halt:
         """The latch, in this call; the cancels follow in a task that does not give up."""
         halt = self._guard.halt(why, by)
-        self._flattens += 1
+        self._exits.stop()
         control_id = control_id or f"halt-{halt.since_at_ms}"
+        ask = ControlAsk(
+            action="kill", control_id=control_id, by=by, where="", at_ms=halt.since_at_ms
+        )
         if not self._is_clearing:
             self._is_clearing = True
-            self._supervisor.spawn(self._clear_all(control_id, by, halt.since_at_ms), name="kill")
+            self._supervisor.spawn(self._clear_all(ask), name="kill")
         return halt
 
-    async def _clear_all(self, control_id: str, by: str, asked_at_ms: int) -> None:
+    async def _clear_all(self, ask: ControlAsk) -> None:
         """Group trigger, batch cancel, verify zero; again until it is so."""
         try:
             report = CancelReport(sent=0, confirmed=0, remaining=())
@@ -19501,35 +19650,29 @@ class Operator:
                 with contextlib.suppress(ExchangeError, WireError, TimeoutError):
                     await self._trading.trigger_group()
                 report = await self._trading.cancel_all()
-                self._tell(control_id, "kill", by, asked_at_ms, report)
+                self._tell(ask, report)
                 if report.is_done:
                     return
                 await self._clock.sleep(KILL_RETRY_S)
-            self._tell(control_id, "kill", by, asked_at_ms, report)
+            self._tell(ask, report)
         finally:
             self._is_clearing = False
 
-    def _tell(
-        self, control_id: str, action: str, by: str, asked_at_ms: int, report: CancelReport
-    ) -> None:
-        done = report.is_done
+    def _tell(self, ask: ControlAsk, report: CancelReport) -> None:
         text = f"{report.confirmed} of {report.sent} cancels confirmed by the exchange"
         if not report.is_proven:
             text += "; its list could not be read"
         if report.remaining:
             text += f"; still there: {', '.join(report.remaining[:5])}"
         self._bus.publish(
-            ControlMoved(
-                at_ms=self._clock.now_ms(),
-                control_id=control_id,
-                action=action,
-                by=by,
-                phase="confirmed" if done else "sent",
-                asked_at_ms=asked_at_ms,
+            control_moved(
+                ask,
+                self._clock.now_ms(),
+                "confirmed" if report.is_done else "sent",
+                text,
                 sent=report.sent,
                 confirmed=report.confirmed,
                 remaining=len(report.remaining),
-                text=text,
             )
         )
 
@@ -19559,17 +19702,7 @@ class Operator:
             self._execution.write_fact("control", ask.control_id, body)  # when the disk takes it
 
     def _done(self, ask: ControlAsk, text: str) -> None:
-        self._bus.publish(
-            ControlMoved(
-                at_ms=self._clock.now_ms(),
-                control_id=ask.control_id,
-                action=ask.action,
-                phase="confirmed",
-                by=ask.by,
-                asked_at_ms=ask.at_ms,
-                text=text,
-            )
-        )
+        self._bus.publish(control_moved(ask, self._clock.now_ms(), "confirmed", text))
 
     async def pause(self, ask: ControlAsk) -> ControlAnswer:
         """No new risk, for one strategy or all; resting orders go unless they shall stay."""
@@ -19599,7 +19732,7 @@ class Operator:
         report = await self._trading.cancel_all(
             ticker=ask.ticker, key=ask.client_order_id, strategy=ask.strategy
         )
-        self._tell(ask.control_id, ask.action, ask.by, ask.at_ms, report)
+        self._tell(ask, report)
 
     async def reduce_only(self, ask: ControlAsk) -> ControlAnswer:
         """From now on an order must shrink a position; opening orders are cancelled.
@@ -19725,129 +19858,29 @@ class Operator:
     async def flatten(self, ask: ControlAsk) -> ControlAnswer:
         """Preview without a nonce; with a fresh one: reduce-only exits within the collar."""
         self._refuse_when_halted()
-        now_s, held = self._clock.real_s(), self._held(ask.everything)
-        self._previews = {key: one for key, one in self._previews.items() if one.until_s > now_s}
         if ask.nonce is None:
-            nonce = self._clock.token_hex(8)
-            self._previews[nonce] = Preview(
-                until_s=now_s + FLATTEN_NONCE_S, everything=ask.everything, held=held
-            )
-            rows = [self._exit_row(*key) for key in held]
-            expires_ms = self._clock.now_ms() + int(FLATTEN_NONCE_S * 1000)
-            extra: dict[str, Any] = {"nonce": nonce, "expires_at_ms": expires_ms, "preview": rows}
-            return ControlAnswer(phase="preview", extra=extra)
-        seen = self._previews.pop(ask.nonce, None)
-        if seen is None:
-            raise ControlRefused(412, "stale_preview", "the preview is older than 30 s; look again")
-        if seen.everything != ask.everything or not seen.covers(held):
-            text = "the preview showed other holdings; look again"
-            raise ControlRefused(412, "other_preview", text)
+            return self._exits.preview(ask.everything)
+        self._exits.need_preview(ask.nonce, ask.everything)
         self._audit(ask, is_risky=True)
         self._guard.set_gate(Gate.REDUCE_ONLY, "flatten", ask.by)
-        self._flattens += 1
-        self._supervisor.spawn(
-            self._flatten(ask, self._flattens), name=f"control:{ask.control_id}"
-        )
+        going = self._flatten(ask, self._exits.stop())
+        self._supervisor.spawn(going, name=f"control:{ask.control_id}")
         return ControlAnswer()
 
-    def _held(self, everything: bool) -> list[tuple[str, str, int]]:
-        """(strategy, ticker, signed count) to leave; foreign holdings only with `everything`."""
-        known = self._decisions.benches
-        rows = [
-            (name, ticker, position.position_h)
-            for (name, ticker), position in self._execution.ledger.by_strategy.items()
-            if position.position_h and name and (everything or name in known)
-        ]
-        if everything:
-            rows += self._unattributed()
-        return rows
-
-    def _unattributed(self) -> list[tuple[str, str, int]]:
-        """What the account holds beyond its strategies: fills of others, and adopted figures."""
-        ledger, split = self._execution.ledger, Counter[str]()
-        for (name, ticker), position in ledger.by_strategy.items():
-            split[ticker] += position.position_h if name else 0
-        return [
-            ("", ticker, position.position_h - split[ticker])
-            for ticker, position in ledger.positions.items()
-            if position.position_h != split[ticker]
-        ]
-
-    def _exit_want(self, ticker: str, held_h: int) -> Want | None:
-        """Buy the other leg, at most FLATTEN_COLLAR_CC beyond the best; None without an offer."""
-        book = self._market_data.books.get(ticker)
-        market = self._market_data.markets.get(ticker)
-        side = Side.NO if held_h > 0 else Side.YES
-        best_cc = book.best_ask_cc(side) if book is not None else None
-        if best_cc is None or market is None:
-            return None
-        limit_cc = price_at_most(
-            market.grid, side, min(best_cc + FLATTEN_COLLAR_CC, CC_PER_DOLLAR - 1)
-        )
-        if limit_cc is None:
-            return None
-        chunk_h = min(self.config.max_order_h, self.config.max_order_ud // limit_cc)
-        count_h = min(abs(held_h), max(1, chunk_h))
-        return Want(slot="flatten", side=side, price_cc=limit_cc, count_h=count_h, take=True)
-
-    def _exit_row(self, strategy: str, ticker: str, held_h: int) -> dict[str, JsonValue]:
-        want = self._exit_want(ticker, held_h)
-        book = self._market_data.books.get(ticker)
-        best_cc = book.best_ask_cc(want.side) if want is not None and book is not None else None
-        return {
-            "ticker": ticker,
-            "strategy": strategy,
-            "count_h": abs(held_h),
-            "side": want.side if want else None,
-            "worst_price_cc": want.price_cc if want else None,
-            "collar_cc": FLATTEN_COLLAR_CC,
-            "cost_ud": abs(held_h) * best_cc if best_cc is not None else None,
-        }
-
     async def _flatten(self, ask: ControlAsk, number: int) -> None:
-        """Round after round, until flat, until in vain, or until a kill or another flatten."""
         if self._trading is not None:
             await self._trading.cancel_all()
-        sent, idle_rounds = 0, 0
-        left = self._held(ask.everything)
-        while left and idle_rounds < FLATTEN_ROUNDS and number == self._flattens:
-            sent += self._send_exits(left)
-            await self._clock.sleep(FLATTEN_PAUSE_S)
-            before_h, left = sum(abs(row[2]) for row in left), self._held(ask.everything)
-            is_smaller = sum(abs(row[2]) for row in left) < before_h
-            idle_rounds = 0 if is_smaller else idle_rounds + 1
-        text = "flat" if not left else "; ".join(f"{t} {format_count(h)}" for _, t, h in left)
-        if left and number != self._flattens:
-            text += "; ended by a kill or another flatten"
+        sent, left, text = await self._exits.leave(ask.everything, number)
         self._bus.publish(
-            ControlMoved(
-                at_ms=self._clock.now_ms(),
-                control_id=ask.control_id,
-                action="flatten",
-                phase="confirmed" if not left else "failed",
-                by=ask.by,
-                asked_at_ms=ask.at_ms,
+            control_moved(
+                ask,
+                self._clock.now_ms(),
+                "failed" if left else "confirmed",
+                f"{text}; the gate is {self._container.now.gate}",
                 sent=sent,
-                remaining=len(left),
-                text=f"{text}; the gate is {self._container.now.gate}",
+                remaining=left,
             )
         )
-
-    def _send_exits(self, held: Sequence[tuple[str, str, int]]) -> int:
-        """One chunk for each holding, as large as a single order may be; returns how many left."""
-        sent = 0
-        for strategy, ticker, held_h in held:
-            want = self._exit_want(ticker, held_h)
-            if want is not None:
-                came = self._execution.converge(
-                    ticker=ticker,
-                    strategy=strategy,
-                    wants=(want,),
-                    decision_id="flatten",
-                    is_exit=True,
-                )
-                sent += len(came.order_ids)
-        return sent
 
     async def replay(self, ask: ControlAsk) -> ControlAnswer:
         """Tell the tape player to play, pause, settle or change its speed."""
@@ -19859,9 +19892,9 @@ class Operator:
 
 
 # ======================================================================================
-# §23c HOUSE
+# §23d HOUSE
 # Purpose:   Build every service once and hand each what it needs.
-# Position:  Built by §23h; §23d to §23g work on what it holds.
+# Position:  Built by §23i; §23e to §23h work on what it holds.
 # Principle: Only this room knows everyone; it builds and decides nothing.
 # ======================================================================================
 
@@ -20058,6 +20091,12 @@ class House:
     def _build_people(self, static: Mapping[str, StaticFile]) -> None:
         self.health = HealthMonitor(clock=self.clock, bus=self.bus, config=self.config)
         self.hub = WebSocketManager(self.clock, self.bus)
+        exits = Exits(
+            clock=self.clock,
+            execution=self.execution,
+            decisions=self.decisions,
+            market_data=self.market_data,
+        )
         self.operator = Operator(
             clock=self.clock,
             supervisor=self.supervisor,
@@ -20068,7 +20107,7 @@ class House:
             execution=self.execution,
             trading=self.trading,
             decisions=self.decisions,
-            market_data=self.market_data,
+            exits=exits,
             config=self.config,
             replay=self.venue.replay,
         )
@@ -20143,9 +20182,9 @@ class House:
 
 
 # ======================================================================================
-# §23d STATES
+# §23e STATES
 # Purpose:   Move the state machine, tell each step, keep the long tasks alive.
-# Position:  Used by §23e to §23h.
+# Position:  Used by §23f to §23i.
 # Principle: Every failure leads to ERROR by one door, and each step is journaled before it is told.
 # ======================================================================================
 
@@ -20160,7 +20199,7 @@ class States:
 
     def __init__(self, house: House) -> None:
         self._house = house
-        self.failed = asyncio.Event()  # ERROR is entered; §23f clears it on its way up
+        self.failed = asyncio.Event()  # ERROR is entered; §23g clears it on its way up
         self._keepers: dict[str, Callable[[], Coroutine[Any, Any, None]]] = {}
         self._acting_told_s = -math.inf
 
@@ -20278,9 +20317,9 @@ class States:
 
 
 # ======================================================================================
-# §23e TROUBLES
+# §23f TROUBLES
 # Purpose:   What is wrong now: each degraded reason is set and cleared here, with its cure.
-# Position:  The bus tells it (§23h); §23f asks it on the way up.
+# Position:  The bus tells it (§23i); §23g asks it on the way up.
 # Principle: A trouble has a start and a cure; when the cause is gone the reason clears by itself.
 # ======================================================================================
 
@@ -20538,9 +20577,9 @@ class Troubles:
 
 
 # ======================================================================================
-# §23f CLIMB
+# §23g CLIMB
 # Purpose:   The road from STARTUP to READY, and back to it from ERROR.
-# Position:  Its one task, `live`, is started by §23h.
+# Position:  Its one task, `live`, is started by §23i.
 # Principle: Every failure leads back to READY by the same road, each step within its limit.
 # ======================================================================================
 
@@ -20754,9 +20793,9 @@ class Climb:
 
 
 # ======================================================================================
-# §23g TAPE LABELS
+# §23h TAPE LABELS
 # Purpose:   Keep event.json beside each recorded tape: what the market is, and how it ended.
-# Position:  Its one task is started by §23h where a recorder runs.
+# Position:  Its one task is started by §23i where a recorder runs.
 # Principle: A tape without its definition cannot be played; it is asked for until it is there.
 # ======================================================================================
 
@@ -20798,7 +20837,7 @@ class TapeLabels:
 
 
 # ======================================================================================
-# §23h COORDINATOR
+# §23i COORDINATOR
 # Purpose:   Start the house, wire it, watch it, end it.
 # Position:  Started by §24; nobody calls it from below.
 # Principle: At the end own orders are proven gone, or the exit code says that they may not be.
