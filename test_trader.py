@@ -181,7 +181,7 @@ def test_a_banner_says_used_by_and_base_of_only_where_it_is_so():
             uses.add((names[node.id], sub_room_of(node.lineno)))
     checked = 0
     for block in re.findall(r"^# §\d\d.*\n(?:# .*\n)*", SOURCE, re.MULTILINE):
-        own = block.split()[1].removeprefix("§")
+        own = re.findall(r"^# §(\d\d[a-z]?) ", block, re.MULTILINE)[-1]
         position = "".join(re.findall(r"^# Position: (.*)$", block, re.MULTILINE))
         rooms_named(position)
         claims = re.findall(r"(?:used by|base of|called by) ([^.;]*)", position.lower())
@@ -12730,7 +12730,7 @@ SLOW_18 = ("all_720_orders", "no_fill_makes_the_worst_case_worse")
 @pytest.mark.process
 @pytest.mark.timeout(400)  # 25 s of one core, however few of it a busy machine gives
 def test_every_branch_of_the_gate_and_of_the_order_states_is_taken(tmp_path):
-    """100 % of the branches of §08 and §18a to §18h, by the tests of §08 and §18 alone."""
+    """100 % of the branches of §08 and §18a to §18i, by the tests of §08 and §18 alone."""
     names = [
         f"test_trader.py::{name}"
         for number in ("08", "18")
@@ -12738,7 +12738,7 @@ def test_every_branch_of_the_gate_and_of_the_order_states_is_taken(tmp_path):
         for name in re.findall(r"^(?:async )?def (test_\w+)", block, re.MULTILINE)
         if not name.startswith("test_every_branch") and not any(w in name for w in SLOW_18)
     ]
-    rooms = ",".join(["08", *(f"18{letter}" for letter in "abcdefgh")])
+    rooms = ",".join(["08a", "08b", *(f"18{letter}" for letter in "abcdefghi")])
     ran = subprocess.run(
         [sys.executable, "-c", BRANCHES_18, rooms, str(tmp_path), *names],
         cwd=Path(__file__).parent,
@@ -12753,7 +12753,7 @@ def test_every_branch_of_the_gate_and_of_the_order_states_is_taken(tmp_path):
     assert int(found[1]) > 300, "measured something else"
 
 
-# ---- §18m: equity -------------------------------------------------------------------------
+# ---- §18n: equity -------------------------------------------------------------------------
 
 
 class Market18:

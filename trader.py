@@ -1057,6 +1057,7 @@ def build_config(texts: Mapping[str, str | None]) -> Config:
 
 # ======================================================================================
 # §03 DOMAIN
+# §03a MARKETS AND ORDERS
 # Purpose:   The nouns of the market: sides, grids, markets, orders, fills, positions, wishes.
 # Position:  Used by every later room.
 # Principle: What crosses a room is frozen; closed sets are enums; a price names its leg.
@@ -1326,6 +1327,14 @@ class Balance:
 
     cash_ud: int
     updated_at_ms: int
+
+
+# ======================================================================================
+# §03b REASONS AND STATES
+# Purpose:   Why something was done or not: reasons, wishes, verdicts, gates and their causes.
+# Position:  Used by every later room.
+# Principle: Every closed set is an enum, and its order means what its comment says.
+# ======================================================================================
 
 
 class Reason(StrEnum):
@@ -3038,34 +3047,11 @@ def mark_cc(position_h: int, bid_cc: int | None, ask_cc: int | None) -> int | No
 
 # ======================================================================================
 # §08 RISK
-# Purpose:   May this intent become an order? The last gate before the wire.
-# Position:  Asked by §18 for every create and amend; nothing goes round it.
+# §08a EXPOSURE
+# Purpose:   What may be lost at most: by market, by event, in all.
+# Position:  Used by §08b and §18, whose keeper owns the one ExposureBook.
 # Principle: Every live, unknown and in-flight order counts as filled, in its worst way.
 # ======================================================================================
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class RiskLimits:
-    """The limits of the settings, in the units of §01."""
-
-    max_order_h: int
-    max_order_ud: int
-    max_position_h: int
-    max_orders: int
-    max_market_loss_ud: int
-    max_event_loss_ud: int
-    max_exposure_ud: int
-    daily_loss_ud: int
-    max_drawdown_ud: int
-    min_cash_ud: int
-    price_collar_cc: int
-    max_orders_per_minute: int
-    max_notional_per_minute_ud: int
-
-    @classmethod
-    def of(cls, config: Config) -> RiskLimits:
-        """Pick the limits out of the settings."""
-        return cls(**{f.name: getattr(config, f.name) for f in dataclasses.fields(cls)})
 
 
 def worst_loss_ud(position: Position | None, orders: Iterable[tuple[Side, int, int]]) -> int:
@@ -3209,6 +3195,38 @@ class ExposureBook:
         """Signed position as the gate sees it."""
         held = self._positions.get(ticker)
         return held.position_h if held else 0
+
+
+# ======================================================================================
+# §08b GATE
+# Purpose:   May this intent become an order? The last gate before the wire.
+# Position:  Asked by §18 for every create and amend; nothing goes round it.
+# Principle: A number nobody knows refuses; a refusal names the number and its limit.
+# ======================================================================================
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class RiskLimits:
+    """The limits of the settings, in the units of §01."""
+
+    max_order_h: int
+    max_order_ud: int
+    max_position_h: int
+    max_orders: int
+    max_market_loss_ud: int
+    max_event_loss_ud: int
+    max_exposure_ud: int
+    daily_loss_ud: int
+    max_drawdown_ud: int
+    min_cash_ud: int
+    price_collar_cc: int
+    max_orders_per_minute: int
+    max_notional_per_minute_ud: int
+
+    @classmethod
+    def of(cls, config: Config) -> RiskLimits:
+        """Pick the limits out of the settings."""
+        return cls(**{f.name: getattr(config, f.name) for f in dataclasses.fields(cls)})
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -6613,12 +6631,16 @@ class DataDir:
 
 
 # ======================================================================================
-# §14b JOURNAL SCHEMA
+# §14b JOURNAL SCHEMA AND SYNC
 # Purpose:   Tables, views and the hash chain of the journal; its files on the disk.
 # Position:  Used by §14c and §14d; §24 moves a journal aside through it.
 # Principle: Facts and rows that explain live apart; every kind is named here and nowhere else.
 # ======================================================================================
 
+log_journal = logging.getLogger("trader.journal")
+
+JOURNAL_SYNC_S: Final = 0.05  # the worker's pace: a write is synced within 100 ms
+JOURNAL_BUSY_S: Final = 0.02  # longest wait for a foreign lock on the file
 JOURNAL_SCHEMA: Final = 1
 JOURNAL_APP_ID: Final = 0x4B54524A  # in the SQLite header: this is a journal of this program
 FACT_KINDS: Final = (
@@ -6728,20 +6750,6 @@ def move_journal_aside(path: Path, folder: Path, label: str) -> Path | None:
     return target
 
 
-# ======================================================================================
-# §14c JOURNAL FILE
-# Purpose:   One open journal: made, verified, set aside when damaged, synced, healed.
-# Position:  The base of §14d.
-# Principle: Nothing on the disk is trusted before it was checked; nothing waits for the disk.
-# ======================================================================================
-
-log_journal = logging.getLogger("trader.journal")
-
-JOURNAL_SYNC_S: Final = 0.05  # the worker's pace: a write is synced within 100 ms
-JOURNAL_BUSY_S: Final = 0.02  # longest wait for a foreign lock on the file
-PROBE_BYTES: Final = 65_536  # room that must be there before a full disk counts as healed
-
-
 class _WalSync(threading.Thread):
     """Worker of one open journal: syncs its WAL soon after a write, and folds it into the database.
 
@@ -6794,6 +6802,16 @@ class _WalSync(threading.Thread):
             _, in_wal, folded = second.execute("PRAGMA wal_checkpoint(PASSIVE)").fetchone()
         if in_wal == folded:
             self._folded = written
+
+
+# ======================================================================================
+# §14c JOURNAL FILE
+# Purpose:   One open journal: made, verified, set aside when damaged, synced, healed.
+# Position:  The base of §14d.
+# Principle: Nothing on the disk is trusted before it was checked; nothing waits for the disk.
+# ======================================================================================
+
+PROBE_BYTES: Final = 65_536  # room that must be there before a full disk counts as healed
 
 
 class JournalFile:
@@ -11048,7 +11066,7 @@ def feed_counters(data: OrderbookIntegration) -> dict[str, JsonValue]:
 # §18 EXECUTION
 # §18a CONVERGENCE
 # Purpose:   From what a strategy wants and what is there to the fewest commands.
-# Position:  Pure; §18h sends what it says.
+# Position:  Pure; §18i sends what it says.
 # Principle: One command at most per slot; a slot whose outcome is not proven is left alone.
 # ======================================================================================
 
@@ -11145,9 +11163,9 @@ def plan(
 
 # ======================================================================================
 # §18b ORDERS
-# Purpose:   Ids, rows and the memory of orders; the one account that facts move.
-# Position:  Used by §18c to §18h; its account by §24h to §24j too.
-# Principle: An order is forgotten only when it has ended; money moves by facts, in one place.
+# Purpose:   Ids, rows and the memory of orders.
+# Position:  Used by §18c to §18i.
+# Principle: An order is forgotten only when it has ended.
 # ======================================================================================
 
 
@@ -11339,6 +11357,14 @@ def _cancelling(order: Order, now_ms: int) -> Order:
     )
 
 
+# ======================================================================================
+# §18c ACCOUNT
+# Purpose:   Orders, holdings, cash and payouts of one account, and the journal's facts of them.
+# Position:  Used by §18d, and by §24h to tell the same from the journal.
+# Principle: Money moves by facts, in one place.
+# ======================================================================================
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Payout:
     """All that was paid for one market: for `position_h` in all, `paid_ud` of cash in all."""
@@ -11508,18 +11534,18 @@ class FactWriter:
 
 
 # ======================================================================================
-# §18c KEEPER
+# §18d KEEPER
 # Purpose:   Bind each new picture of an order: checked, journaled, counted in risk, told.
-# Position:  The base of §18d, and so of all up to §18h.
+# Position:  The base of §18e, and so of all up to §18i.
 # Principle: No picture is bound that the table of moves forbids; what is unproven stays at risk.
 #
-#   ExecutionService §18h ► OrderNews g ► Sender f ► Answers e ► Booker d ► OrderKeeper c
+#   ExecutionService §18i ► OrderNews h ► Sender g ► Answers f ► Booker e ► OrderKeeper d
 #     one object, `self` throughout: each room adds what its banner says
-#   TradingClientIntegration §18l ► Reconciler k ► Canceller j ► Resolver i
+#   TradingClientIntegration §18m ► Reconciler l ► Canceller k ► Resolver j
 #     the other object; it asks the first, which knows it by two hooks alone:
-#       on_unknown, on_gap_in_fills     set by Resolver.__init__ (§18i)
+#       on_unknown, on_gap_in_fills     set by Resolver.__init__ (§18j)
 #       on_group_closed                 set by §23
-#   on_id_known                       set by Sender.__init__ (§18f): a cancel that waited leaves
+#   on_id_known                       set by Sender.__init__ (§18g): a cancel that waited leaves
 # ======================================================================================
 
 
@@ -11677,9 +11703,9 @@ class OrderKeeper:
 
 
 # ======================================================================================
-# §18d BOOKER
+# §18e BOOKER
 # Purpose:   Book fills, fees and settlements exactly once, live and from the journal.
-# Position:  The base of §18e. Fed by §16; §18k reads what it booked.
+# Position:  The base of §18f. Fed by §16; §18l reads what it booked.
 # Principle: A fill is a fact: written down first, applied once, and never invented.
 # ======================================================================================
 
@@ -11899,9 +11925,9 @@ class Booker(OrderKeeper):
 
 
 # ======================================================================================
-# §18e ANSWERS
+# §18f ANSWERS
 # Purpose:   What an answer to a command makes of its order.
-# Position:  The base of §18f; §18j hands it the entries of a batch.
+# Position:  The base of §18g; §18k hands it the entries of a batch.
 # Principle: Only a proof ends an order or frees its risk; doubt goes to the resolver.
 # ======================================================================================
 
@@ -12083,9 +12109,9 @@ def _why(outcome: OrderOutcome) -> str:
 
 
 # ======================================================================================
-# §18f SENDER
+# §18g SENDER
 # Purpose:   Gate, limits, budget, journal, bytes: in one go, and one command per order at a time.
-# Position:  The base of §18g; §18h hands it intents, §18j and §18k ask it to cancel.
+# Position:  The base of §18h; §18i hands it intents, §18k and §18l ask it to cancel.
 # Principle: Written down before it is sent, sent once; no wait between check and bytes.
 # ======================================================================================
 
@@ -12285,9 +12311,9 @@ class Sender(Answers):
 
 
 # ======================================================================================
-# §18g NEWS
+# §18h NEWS
 # Purpose:   Merge what the exchange tells of orders: ours, adopted, foreign, late.
-# Position:  The base of §18h. Fed by §16 and by the reads of §18i to §18k.
+# Position:  The base of §18i. Fed by §16 and by the reads of §18j to §18l.
 # Principle: News only adds: an end stays an end, and a new life after one is an alarm.
 # ======================================================================================
 
@@ -12470,7 +12496,7 @@ def order_of_report(report: OrderReport, event_ticker: str, *, is_foreign: bool)
 
 
 # ======================================================================================
-# §18h EXECUTION SERVICE
+# §18i EXECUTION SERVICE
 # Purpose:   Send what is missing between what strategies want and what is there.
 # Position:  Built by §23; asked by §19.
 # Principle: A strategy says what it wants; nothing it says can skip a gate or double an order.
@@ -12600,9 +12626,9 @@ class ExecutionService(OrderNews):
 
 
 # ======================================================================================
-# §18i RESOLVER
+# §18j RESOLVER
 # Purpose:   Find out what became of an order or a command without an answer.
-# Position:  The base of §18j to §18l.
+# Position:  The base of §18k to §18m.
 # Principle: Absent is what a list newer than the request's last moment lacks; an error is neither.
 # ======================================================================================
 
@@ -12829,9 +12855,9 @@ class Resolver:
 
 
 # ======================================================================================
-# §18j CANCELLER
+# §18k CANCELLER
 # Purpose:   Cancel own orders and prove them gone.
-# Position:  The base of §18k.
+# Position:  The base of §18l.
 # Principle: Gone is what the exchange's list no longer shows, never what was only asked for.
 # ======================================================================================
 
@@ -12932,9 +12958,9 @@ class Canceller(Resolver):
 
 
 # ======================================================================================
-# §18k RECONCILER
+# §18l RECONCILER
 # Purpose:   Compare orders, fills, positions and cash with the exchange, and adopt its truth.
-# Position:  The base of §18l.
+# Position:  The base of §18m.
 # Principle: The exchange's truth wins; a difference is believed when seen twice, and told.
 # ======================================================================================
 
@@ -13249,7 +13275,7 @@ class Reconciler(Canceller):
 
 
 # ======================================================================================
-# §18l TRADING CLIENT
+# §18m TRADING CLIENT
 # Purpose:   Connect the account, keep reconciling, leave it proven; read the fees of markets.
 # Position:  Started by §23; the only caller of account reads.
 # Principle: Always on: it goes on after every failure, and says honestly what it does not know.
@@ -13399,7 +13425,7 @@ class FeeReader:
 
 
 # ======================================================================================
-# §18m EQUITY
+# §18n EQUITY
 # Purpose:   What the account is worth at prices it could hit, today and at its best.
 # Position:  Driven by §23 once a second.
 # Principle: A mark that is not known is unknown, never zero; a closed market keeps its last one.
