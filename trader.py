@@ -19107,6 +19107,25 @@ _TROUBLES: Final = (
 )
 
 
+def unclean_starts(journal: Journal, since_ms: int) -> int:
+    """How many of the newest starts since then, in a row, follow a run that did not shut down."""
+    runs = journal.rows_of("run", limit=4 * CRASH_STARTS_MAX)
+    ends = [
+        row.seq
+        for row in journal.rows_of("transition", limit=JOURNAL_PAGE)
+        if row.key == TraderState.SHUTDOWN
+    ]
+    unclean = 0
+    for this, before in pairwise(runs):  # newest first
+        if this.key == before.key:
+            continue  # the same process, initializing again
+        is_clean = any(before.seq < seq < this.seq for seq in ends)
+        if this.at_ms < since_ms or (is_clean and not unclean):
+            break
+        unclean += not is_clean
+    return unclean
+
+
 class Guard:
     """One writer of gate, latch and degraded reasons; answers `permit` on the order path."""
 
@@ -19158,21 +19177,7 @@ class Guard:
 
     def judge_starts(self) -> None:
         """Too many unclean starts in a short time: no new risk until a person has looked."""
-        runs = self._journal.rows_of("run", limit=4 * CRASH_STARTS_MAX)
-        ends = [
-            row.seq
-            for row in self._journal.rows_of("transition", limit=JOURNAL_PAGE)
-            if row.key == TraderState.SHUTDOWN
-        ]
-        since_ms = self._clock.now_ms() - int(CRASH_WINDOW_S * 1000)
-        unclean = 0
-        for this, before in pairwise(runs):  # newest first
-            if this.key == before.key:
-                continue  # the same process, initializing again
-            is_clean = any(before.seq < seq < this.seq for seq in ends)
-            if this.at_ms < since_ms or (is_clean and not unclean):
-                break
-            unclean += not is_clean
+        unclean = unclean_starts(self._journal, self._clock.now_ms() - int(CRASH_WINDOW_S * 1000))
         is_open = self._container.now.gate in (Gate.OPEN, Gate.REDUCE_ONLY)
         if unclean >= CRASH_STARTS_MAX and is_open:
             why = f"crash_loop: {unclean} unclean starts in {CRASH_WINDOW_S / 60:g} minutes"
@@ -19589,6 +19594,35 @@ class ReplayPort(TapePlayer, Protocol):
         """Carry out play, pause, speed (`value`: ratio) or settle."""
 
 
+def _told_of(report: CancelReport) -> str:
+    text = f"{report.confirmed} of {report.sent} cancels confirmed by the exchange"
+    if not report.is_proven:
+        text += "; its list could not be read"
+    if report.remaining:
+        text += f"; still there: {', '.join(report.remaining[:5])}"
+    return text
+
+
+def _need_new_day(halt: Halt, now_ms: int, over_ud: int) -> None:
+    """After a loss limit, not before the next New York day; not while `over_ud` is still lost."""
+    if new_york_day(halt.since_at_ms) == new_york_day(now_ms):
+        raise ControlRefused(
+            409, "same_day", "after a loss limit not before the next trading day in New York"
+        )
+    if over_ud:
+        text = f"still {show_dollars(over_ud)} dollars below the peak"
+        raise ControlRefused(409, "cause_remains", text)
+
+
+@contextlib.contextmanager
+def _disk_must_know() -> Iterator[None]:
+    """A gate that the disk does not know would be shut again by a restart: refused."""
+    try:
+        yield
+    except JournalError as error:
+        raise ControlRefused(409, "disk_refuses", f"cannot be kept: {error}") from error
+
+
 class Operator:
     """Carries out the controls; every act is journaled and followed to its proven end."""
 
@@ -19648,11 +19682,8 @@ class Operator:
         """Latch first, durable before the answer; then everything of ours is cancelled."""
         halt = self.kill_now(ask.reason or "kill switch", ask.by, control_id=ask.control_id)
         remaining = [order.client_order_id for order in self._execution.store.live()]
-        extra: dict[str, Any] = {
-            "latched_at_ms": halt.since_at_ms,
-            "durable": self._guard.is_latch_durable,
-            "remaining": remaining,
-        }
+        is_durable = self._guard.is_latch_durable
+        extra = {"latched_at_ms": halt.since_at_ms, "durable": is_durable, "remaining": remaining}
         return ControlAnswer(extra=extra)
 
     def kill_now(self, why: str, by: str, *, control_id: str = "") -> Halt:
@@ -19685,17 +19716,12 @@ class Operator:
             self._is_clearing = False
 
     def _tell(self, ask: ControlAsk, report: CancelReport) -> None:
-        text = f"{report.confirmed} of {report.sent} cancels confirmed by the exchange"
-        if not report.is_proven:
-            text += "; its list could not be read"
-        if report.remaining:
-            text += f"; still there: {', '.join(report.remaining[:5])}"
         self._bus.publish(
             control_moved(
                 ask,
                 self._clock.now_ms(),
                 "confirmed" if report.is_done else "sent",
-                text,
+                _told_of(report),
                 sent=report.sent,
                 confirmed=report.confirmed,
                 remaining=len(report.remaining),
@@ -19722,9 +19748,8 @@ class Operator:
         except JournalError as error:
             log_operator.error("control not journaled action=%s error=%s", ask.action, error)
             if is_risky:
-                raise ControlRefused(
-                    409, "journal_unwritable", f"cannot be recorded: {error}"
-                ) from error
+                text = f"cannot be recorded: {error}"
+                raise ControlRefused(409, "journal_unwritable", text) from error
             self._execution.write_fact("control", ask.control_id, body)  # when the disk takes it
 
     def _done(self, ask: ControlAsk, text: str) -> None:
@@ -19805,7 +19830,7 @@ class Operator:
         if bench is not None:
             bench.is_paused, bench.is_on, bench.faults_in_a_row = False, True, 0
         else:
-            with self._disk_must_know():
+            with _disk_must_know():
                 self._guard.set_gate(Gate.OPEN, None, ask.by)
         self._done(ask, "resumed")
         return ControlAnswer()
@@ -19819,23 +19844,24 @@ class Operator:
         self._need_clean(ask)
         is_loss = halt.why.startswith(LOSS_BREAKERS)
         if is_loss and not ask.override:
-            self._need_new_day(halt)
+            drawdown_ud = self._container.now.drawdown_ud or 0
+            is_over = drawdown_ud > self.config.max_drawdown_ud
+            _need_new_day(halt, self._clock.now_ms(), drawdown_ud if is_over else 0)
         self._audit(ask, is_risky=True)
         kills = self._guard.kills_heard()
         if self._trading is not None and self.config.is_armed:
             try:
                 await self._trading.renew_group()
             except (ExchangeError, WireError) as error:
-                raise ControlRefused(
-                    409, "no_order_group", f"no new order group: {error}"
-                ) from error
+                text = f"no new order group: {error}"
+                raise ControlRefused(409, "no_order_group", text) from error
             self._need_clean(ask)  # the world may have moved while the group was made
         # Nothing waits from here to the cleared latch, so no kill can come in between unseen.
         if self._guard.kills_heard() != kills:
             raise ControlRefused(412, "state_changed", "a kill came meanwhile; look again")
         self._need_cleared()
         gate = Gate.OPEN if ask.to == "open" else Gate.REDUCE_ONLY
-        with self._disk_must_know():
+        with _disk_must_know():
             is_free = self._guard.rearm(gate, ask.reason, ask.by, stamp=kills[1])
         if not is_free:
             raise ControlRefused(412, "state_changed", "a kill came meanwhile; look again")
@@ -19850,18 +19876,6 @@ class Operator:
             text = "own orders are still being cancelled and verified; a moment, then again"
             raise ControlRefused(409, "still_clearing", text)
 
-    def _need_new_day(self, halt: Halt) -> None:
-        today = new_york_day(self._clock.now_ms())
-        if new_york_day(halt.since_at_ms) == today:
-            raise ControlRefused(
-                409, "same_day", "after a loss limit not before the next trading day in New York"
-            )
-        drawdown_ud = self._container.now.drawdown_ud or 0
-        if drawdown_ud > self.config.max_drawdown_ud:
-            raise ControlRefused(
-                409, "cause_remains", f"still {show_dollars(drawdown_ud)} dollars below the peak"
-            )
-
     def _rebase(self) -> None:
         """Count losses from here, or the limit that was overridden would halt again at once."""
         equity_ud, now_ms = self._container.now.equity_ud, self._clock.now_ms()
@@ -19870,14 +19884,6 @@ class Operator:
         body: dict[str, JsonValue] = {"equity_ud": equity_ud, "rebased": True}
         self._execution.write_fact("day", new_york_day(now_ms), body)
         self._container.update(day_start_ud=equity_ud, peak_ud=equity_ud)
-
-    @contextlib.contextmanager
-    def _disk_must_know(self) -> Iterator[None]:
-        """A gate that the disk does not know would be shut again by a restart: refused."""
-        try:
-            yield
-        except JournalError as error:
-            raise ControlRefused(409, "disk_refuses", f"cannot be kept: {error}") from error
 
     # -- flatten ------------------------------------------------------------------------
 
