@@ -2525,7 +2525,7 @@ def _(world: World) -> None:
 @scene("I6 a limit of one contract bites", max_position="1", max_orders="3")
 def _(world: World) -> None:
     world.run(240.0)
-    assert world.trader.decisions.funnel["market_maker", "limit_position"] > 0
+    assert world.trader.decisions.records.funnel["market_maker", "limit_position"] > 0
 
 
 @scene("I6 an amend of a partly filled order that is not booked yet", max_position="1",
@@ -2690,7 +2690,7 @@ def play_rogue(how: str) -> World:
         per_minute = len(world.requests("create")) + len(world.requests("amend"))
         assert per_minute <= 2 * 120, f"{per_minute} commands within a minute"
         if how == "huge":
-            assert world.trader.decisions.funnel["rogue", "limit_order_size"] > 0
+            assert world.trader.decisions.records.funnel["rogue", "limit_order_size"] > 0
         world.calm_with(("strategy",))
         world.stop()
         world.oracle.verdict()

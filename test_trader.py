@@ -13146,7 +13146,7 @@ class House19:
         self.service.evaluate(ticker, **facts)
 
     def reasons(self, name: str) -> dict[str, int]:
-        return {why: n for (who, why), n in self.service.funnel.items() if who == name}
+        return {why: n for (who, why), n in self.service.records.funnel.items() if who == name}
 
     def rest(self, name: str, slot: str, side=YES19, price_cc=4900, count_h=400) -> t.Order:
         order = t.Order(
@@ -13209,7 +13209,7 @@ def test_a_wish_is_handed_on_and_counted_as_acted(folder_19):
     assert (asked["ticker"], asked["strategy"], asked["is_forced"]) == ("A-1", "p", True)
     assert asked["wants"] == (want_19(),)
     assert house.reasons("p") == {"acted": 1}
-    assert house.service.trade_count == 1
+    assert house.service.records.trade_count == 1
     made = [event for event in house.events if type(event) is t.DecisionMade]
     assert [(e.reason, e.order_ids, e.wants, e.fair_cc) for e in made] == [
         ("acted", ("kt-1",), 1, 5000),
@@ -13224,7 +13224,7 @@ def test_without_wants_the_reason_is_the_strategys_own(folder_19):
     house = House19(folder_19, Player19("p", decide))
     house.evaluate()
     assert house.reasons("p") == {"x_moon": 1}
-    at_ms, value, limit = house.service.nearest["A-1", "p", "x_moon"]
+    at_ms, value, limit = house.service.records.nearest["A-1", "p", "x_moon"]
     assert (at_ms, value, limit) == (house.clock.now_ms(), "3", ">= 4")
 
 
@@ -13354,7 +13354,7 @@ def test_memory_and_the_age_of_a_position_survive_a_restart(folder_19):
     for _ in range(3):
         house.hand.now_s += 2
         house.evaluate()
-    made = house.service.decision_count
+    made = house.service.records.decision_count
     house.journal.flush()
     house.journal.close()
     player = Player19("p", count_19)
@@ -13397,7 +13397,7 @@ def test_decisions_are_numbered_on_after_a_restart(folder_19):
     house.journal.close()
     again = House19(folder_19, Player19("p", bid_19))
     again.service.load()
-    assert again.service.decision_count == 3
+    assert again.service.records.decision_count == 3
 
 
 def test_a_memory_that_cannot_be_read_is_empty(folder_19):
@@ -13573,7 +13573,7 @@ def test_an_impossible_state_in_execution_is_counted_nowhere_and_passed_on(folde
     house.execution.came = broken
     with pytest.raises(AssertionError, match="impossible"):
         house.evaluate()
-    assert house.service.benches["p"].evaluations == sum(house.service.funnel.values()) == 0
+    assert house.service.benches["p"].evaluations == sum(house.service.records.funnel.values()) == 0
 
 
 def test_the_same_news_is_told_once_a_second(folder_19):
@@ -13594,7 +13594,7 @@ def test_nearest_misses_are_bounded(folder_19, monkeypatch):
     for number in range(9):
         house.data.show(f"M-{number}", {4900: 1}, {4900: 1})
         house.evaluate(f"M-{number}")
-    assert len(house.service.nearest) == 3
+    assert len(house.service.records.nearest) == 3
 
 
 def test_an_acted_decision_is_kept_with_everything_needed_to_run_it_again(folder_19):
@@ -13699,7 +13699,7 @@ def test_the_edge_of_a_decision_is_one_of_its_sums(name):
         edge = t._EDGE_TEXT.fullmatch(decision.value)
         if edge is None or decision.reason is not t.Reason.ACTED:
             continue
-        sums = [row["edge_cc"] for row in t.TradingDecisionService._edges(decision, view)]
+        sums = [row["edge_cc"] for row in t.DecisionRecords._edges(decision, view)]
         assert int(edge[1]) == max(sums), f"{decision.value} beside {sums}"
         told += 1
     assert told or name not in ("market_maker", "imbalance"), "nothing was judged"

@@ -13597,19 +13597,13 @@ class EquityKeeper:
 
 # ======================================================================================
 # §19 DECISION
-# §19a JUDGING
-# Purpose:   The trading cycle: when to look at a market, what each strategy wants, and why.
-# Position:  Built by §23.
-# Principle: Every evaluation ends in exactly one counted reason; a bad strategy hurts only itself.
+# §19a REASONS AND RECORDS
+# Purpose:   Seats and benches of the strategies; each decision counted, and told with its reasons.
+# Position:  Used by §19b, which owns the one DecisionRecords; read by §21.
+# Principle: Every evaluation ends in exactly one counted reason, and what acted can be explained.
 # ======================================================================================
 
 log_decision = logging.getLogger("trader.decision")
-
-IDLE_EVALUATE_S: Final = 5.0  # a market is looked at this often even when nothing moves
-DECISION_LIMIT_S: Final = 0.05
-SLOW_DECISION_US: Final = 5_000  # a decision that takes longer is counted
-BOOK_DEPTH_READ: Final = VIEW_LEVELS_MAX + 6  # own orders may hide as many levels
-NEWEST_PRINT_S: Final = 300.0  # a print older than this is no reference for the price collar
 
 # When one of these closes a market to orders, what rests there is pulled at once.
 PULL_REASONS: Final = frozenset(
@@ -13670,6 +13664,206 @@ class Bench:
     fills: int = 0
 
 
+_FEE_FIELDS: Final = tuple(f.name for f in dataclasses.fields(FeeSchedule))
+
+
+class DecisionRecords:
+    """Counts by reason, nearest misses, and the records that `explain` reads."""
+
+    def __init__(
+        self,
+        *,
+        clock: Clock,
+        bus: EventBus,
+        journal: Journal,
+        market_data: OrderbookIntegration,
+        execution: ExecutionService,
+        benches: Mapping[str, Bench],
+    ) -> None:
+        self._clock, self._bus, self._journal = clock, bus, journal
+        self._market_data, self._execution, self._benches = market_data, execution, benches
+        self.funnel: Counter[tuple[str, str]] = Counter()
+        self.nearest: OrderedDict[tuple[str, str, str], tuple[int, str, str]] = OrderedDict()
+        self.decision_count = 0
+        self.trade_count = 0
+        self.last_decision: str | None = None
+
+    def load(self) -> None:
+        """Go on counting where the journal ends."""
+        for row in self._journal.rows_of("decision", limit=1):
+            self.decision_count = int(row.key.rpartition("-")[2])
+
+    @property
+    def next_id(self) -> str:
+        """Id that the next decision told will have."""
+        return self._decision_id(self.decision_count + 1)
+
+    def count(
+        self, seat: Seat, came: Convergence, decision: Decision | None, view: MarketView | None
+    ) -> None:
+        """Count one evaluation under its reason; tell it when it acted or is news."""
+        reason: str = came.reason
+        if decision is not None and not decision.wants:
+            reason = str(decision.reason)
+        name = seat.strategy.name
+        self._benches[name].evaluations += 1
+        self.funnel[name, reason] += 1
+        seat.reason = reason
+        value = came.value or (decision.value if decision else "")
+        limit = came.limit or (decision.limit if decision else "")
+        self._note_nearest((seat.ticker, name, reason), value, limit)
+        now_s = self._clock.monotonic()
+        is_news = reason != seat.told_reason or now_s - seat.told_s >= 1.0
+        if came.order_ids or is_news:
+            seat.told_s, seat.told_reason = now_s, reason
+            self._record(seat, reason, value, limit, came, decision, view)
+
+    def _decision_id(self, number: int) -> str:
+        return f"d-{self._execution.ids.run}-{number:06d}"
+
+    def _note_nearest(self, key: tuple[str, str, str], value: str, limit: str) -> None:
+        self.nearest[key] = (self._clock.now_ms(), value, limit)
+        self.nearest.move_to_end(key)
+        if len(self.nearest) > NEAREST_MAX:
+            self.nearest.popitem(last=False)
+
+    def _record(
+        self,
+        seat: Seat,
+        reason: str,
+        value: str,
+        limit: str,
+        came: Convergence,
+        decision: Decision | None,
+        view: MarketView | None,
+    ) -> None:
+        """Keep the decision for `explain`: whole when it acted, else the newest of its kind."""
+        self.decision_count += 1
+        self.trade_count += bool(came.order_ids)
+        decision_id = self._decision_id(self.decision_count)
+        self.last_decision = f"{seat.ticker}: {reason}"
+        now_ms = self._clock.now_ms()
+        self._benches[seat.strategy.name].orders += len(came.order_ids)
+        if seat.memory != seat.kept_memory:
+            seat.kept_memory = seat.memory
+            key = f"{seat.strategy.name}|{seat.ticker}"
+            self._journal.explain("memory", now_ms, key, dict(seat.memory))
+        if came.order_ids:
+            body = self._decision_body(
+                decision_id, seat, reason, value, limit, came, decision, view
+            )
+            self._journal.explain("decision", now_ms, decision_id, body)
+        self._bus.publish(
+            DecisionMade(
+                at_ms=now_ms,
+                ticker=seat.ticker,
+                strategy=seat.strategy.name,
+                reason=reason,
+                value=value,
+                limit=limit,
+                decision_id=decision_id,
+                wants=len(decision.wants) if decision else 0,
+                order_ids=came.order_ids,
+                fair_cc=decision.fair_cc if decision else None,
+            )
+        )
+
+    def _decision_body(
+        self,
+        decision_id: str,
+        seat: Seat,
+        reason: str,
+        value: str,
+        limit: str,
+        came: Convergence,
+        decision: Decision | None,
+        view: MarketView | None,
+    ) -> dict[str, JsonValue]:
+        """The record of STRATEGIES §3, with the whole view so that it can be run again."""
+        body: dict[str, Any] = {
+            "decision_id": decision_id,
+            "at_ms": self._clock.now_ms(),
+            "ticker": seat.ticker,
+            "strategy": seat.strategy.name,
+            "reason": reason,
+            "value": value,
+            "limit": limit,
+            "commands": [dict(row) for row in came.commands],
+            "params_hash": self._benches[seat.strategy.name].params_hash,
+            "gates": self._gates(seat.ticker),
+        }
+        if decision is not None:
+            body["features"] = dict(decision.features)
+            body["wants"] = [
+                {"slot": w.slot, "side": w.side, "price_cc": w.price_cc, "count_h": w.count_h}
+                for w in decision.wants
+            ]
+            body["edges"] = self._edges(decision, view)
+        if view is not None:
+            book = self._market_data.books.get(seat.ticker)
+            seq = book.seq if book is not None else None
+            body["book"] = {"seq": seq, "yes": view.yes[:5], "no": view.no[:5]}
+            body["view"] = dump_view(view)
+            fees = self._execution.fees_of(seat.ticker)
+            body["fees"] = {name: getattr(fees, name) for name in _FEE_FIELDS}
+        return body
+
+    def _gates(self, ticker: str) -> list[dict[str, JsonValue]]:
+        """The limits that §08 held the orders against, with these orders counted as filled."""
+        exposure, limits = self._execution.exposure, self._execution.limits
+        market = self._market_data.markets.get(ticker)
+        event_ud = exposure.event_ud(market.event_ticker) if market is not None else 0
+        money = (
+            (Reason.LIMIT_MARKET, exposure.market_ud(ticker), limits.max_market_loss_ud),
+            (Reason.LIMIT_EVENT, event_ud, limits.max_event_loss_ud),
+            (Reason.LIMIT_EXPOSURE, exposure.total_ud, limits.max_exposure_ud),
+        )
+        rows: list[dict[str, JsonValue]] = [
+            {
+                "gate": str(reason),
+                "value": f"{show_dollars(used_ud)} dollars",
+                "limit": f"{show_dollars(most_ud)} dollars",
+                "ok": used_ud <= most_ud,
+            }
+            for reason, used_ud, most_ud in money
+        ]
+        count, most = exposure.open_orders, limits.max_orders
+        return [
+            *rows,
+            {
+                "gate": str(Reason.LIMIT_OPEN_ORDERS),
+                "value": f"{count} orders",
+                "limit": f"{most} orders",
+                "ok": count <= most,
+            },
+        ]
+
+    @staticmethod
+    def _edges(decision: Decision, view: MarketView | None) -> list[dict[str, JsonValue]]:
+        if decision.fair_cc is None or view is None:
+            return []
+        margin_cc = int(dict(decision.features).get("margin_cc", 0))
+        edges = (
+            edge_of(view, want, fair_cc=decision.fair_cc, margin_cc=margin_cc)
+            for want in decision.wants
+        )
+        return [{**dataclasses.asdict(edge), "edge_cc": edge.edge_cc} for edge in edges]
+
+
+# ======================================================================================
+# §19b JUDGING
+# Purpose:   The trading cycle: when to look at a market, what each strategy wants, and why.
+# Position:  Built by §23.
+# Principle: Every evaluation ends in exactly one counted reason; a bad strategy hurts only itself.
+# ======================================================================================
+
+IDLE_EVALUATE_S: Final = 5.0  # a market is looked at this often even when nothing moves
+DECISION_LIMIT_S: Final = 0.05
+SLOW_DECISION_US: Final = 5_000  # a decision that takes longer is counted
+BOOK_DEPTH_READ: Final = VIEW_LEVELS_MAX + 6  # own orders may hide as many levels
+NEWEST_PRINT_S: Final = 300.0  # a print older than this is no reference for the price collar
+
+
 class TradingDecisionService:
     """Shows each strategy one market at a time and hands its wishes to §18."""
 
@@ -13687,7 +13881,7 @@ class TradingDecisionService:
         run_seed: int,
         has_time_limit: bool,
     ) -> None:
-        self._clock, self._bus, self._journal = clock, bus, journal
+        self._clock, self._journal = clock, journal
         self._say, self._market_data, self._execution = Crier(clock, bus), market_data, execution
         self._container, self._permit = container, permit
         self._run_seed, self._has_time_limit = run_seed, has_time_limit
@@ -13698,12 +13892,15 @@ class TradingDecisionService:
         self.seats: dict[tuple[str, str], Seat] = {}
         self.tapes: dict[str, MarketTape] = {}
         self._opened_ms: dict[tuple[str, str], int] = {}  # when a position last left zero
-        self.funnel: Counter[tuple[str, str]] = Counter()
-        self.nearest: OrderedDict[tuple[str, str, str], tuple[int, str, str]] = OrderedDict()
+        self.records = DecisionRecords(
+            clock=clock,
+            bus=bus,
+            journal=journal,
+            market_data=market_data,
+            execution=execution,
+            benches=self.benches,
+        )
         self.latency_us: deque[int] = deque(maxlen=1000)
-        self.decision_count = 0
-        self.trade_count = 0
-        self.last_decision: str | None = None
         bus.subscribe(TradePrinted, self._on_print)
         bus.subscribe(FillBooked, self._on_fill)
 
@@ -13754,9 +13951,8 @@ class TradingDecisionService:
             self._opened_ms.setdefault(key, fill.at_ms)
 
     def load(self) -> None:
-        """Take over from the journal: number of decisions, memories, ages of positions."""
-        for row in self._journal.rows_of("decision", limit=1):
-            self.decision_count = int(row.key.rpartition("-")[2])
+        """Take over from the journal: number of decisions, ages of positions."""
+        self.records.load()
         held: Counter[tuple[str, str]] = Counter()
         for fact in self._journal.facts("fill"):
             fill = fill_of_row(fact.body)
@@ -13801,7 +13997,7 @@ class TradingDecisionService:
             seat = self._seat(name, ticker)
             seat.evaluations += 1
             came, decision, view = self._evaluate(bench, seat, is_forced=is_forced)
-            self._count(seat, came, decision, view)
+            self.records.count(seat, came, decision, view)
             if view is not None:
                 close_view(view)
 
@@ -13959,163 +14155,10 @@ class TradingDecisionService:
             ticker=seat.ticker,
             strategy=seat.strategy.name,
             wants=decision.wants,
-            decision_id=self._decision_id(self.decision_count + 1),
+            decision_id=self.records.next_id,
             is_forced=is_forced,
         )
         return came if decision.wants else replace(came, value=decision.value, limit=decision.limit)
-
-    # -- counting and records -----------------------------------------------------------
-
-    def _count(
-        self, seat: Seat, came: Convergence, decision: Decision | None, view: MarketView | None
-    ) -> None:
-        reason: str = came.reason
-        if decision is not None and not decision.wants:
-            reason = str(decision.reason)
-        name = seat.strategy.name
-        self.benches[name].evaluations += 1
-        self.funnel[name, reason] += 1
-        seat.reason = reason
-        value = came.value or (decision.value if decision else "")
-        limit = came.limit or (decision.limit if decision else "")
-        self._note_nearest((seat.ticker, name, reason), value, limit)
-        now_s = self._clock.monotonic()
-        is_news = reason != seat.told_reason or now_s - seat.told_s >= 1.0
-        if came.order_ids or is_news:
-            seat.told_s, seat.told_reason = now_s, reason
-            self._record(seat, reason, value, limit, came, decision, view)
-
-    def _decision_id(self, number: int) -> str:
-        return f"d-{self._execution.ids.run}-{number:06d}"
-
-    def _note_nearest(self, key: tuple[str, str, str], value: str, limit: str) -> None:
-        self.nearest[key] = (self._clock.now_ms(), value, limit)
-        self.nearest.move_to_end(key)
-        if len(self.nearest) > NEAREST_MAX:
-            self.nearest.popitem(last=False)
-
-    def _record(
-        self,
-        seat: Seat,
-        reason: str,
-        value: str,
-        limit: str,
-        came: Convergence,
-        decision: Decision | None,
-        view: MarketView | None,
-    ) -> None:
-        """Keep the decision for `explain`: whole when it acted, else the newest of its kind."""
-        self.decision_count += 1
-        self.trade_count += bool(came.order_ids)
-        decision_id = self._decision_id(self.decision_count)
-        self.last_decision = f"{seat.ticker}: {reason}"
-        now_ms = self._clock.now_ms()
-        self.benches[seat.strategy.name].orders += len(came.order_ids)
-        if seat.memory != seat.kept_memory:
-            seat.kept_memory = seat.memory
-            key = f"{seat.strategy.name}|{seat.ticker}"
-            self._journal.explain("memory", now_ms, key, dict(seat.memory))
-        if came.order_ids:
-            body = self._decision_body(
-                decision_id, seat, reason, value, limit, came, decision, view
-            )
-            self._journal.explain("decision", now_ms, decision_id, body)
-        self._bus.publish(
-            DecisionMade(
-                at_ms=now_ms,
-                ticker=seat.ticker,
-                strategy=seat.strategy.name,
-                reason=reason,
-                value=value,
-                limit=limit,
-                decision_id=decision_id,
-                wants=len(decision.wants) if decision else 0,
-                order_ids=came.order_ids,
-                fair_cc=decision.fair_cc if decision else None,
-            )
-        )
-
-    def _decision_body(
-        self,
-        decision_id: str,
-        seat: Seat,
-        reason: str,
-        value: str,
-        limit: str,
-        came: Convergence,
-        decision: Decision | None,
-        view: MarketView | None,
-    ) -> dict[str, JsonValue]:
-        """The record of STRATEGIES §3, with the whole view so that it can be run again."""
-        body: dict[str, Any] = {
-            "decision_id": decision_id,
-            "at_ms": self._clock.now_ms(),
-            "ticker": seat.ticker,
-            "strategy": seat.strategy.name,
-            "reason": reason,
-            "value": value,
-            "limit": limit,
-            "commands": [dict(row) for row in came.commands],
-            "params_hash": self.benches[seat.strategy.name].params_hash,
-            "gates": self._gates(seat.ticker),
-        }
-        if decision is not None:
-            body["features"] = dict(decision.features)
-            body["wants"] = [
-                {"slot": w.slot, "side": w.side, "price_cc": w.price_cc, "count_h": w.count_h}
-                for w in decision.wants
-            ]
-            body["edges"] = self._edges(decision, view)
-        if view is not None:
-            book = self._market_data.books.get(seat.ticker)
-            seq = book.seq if book is not None else None
-            body["book"] = {"seq": seq, "yes": view.yes[:5], "no": view.no[:5]}
-            body["view"] = dump_view(view)
-            fees = self._execution.fees_of(seat.ticker)
-            body["fees"] = {name: getattr(fees, name) for name in _FEE_FIELDS}
-        return body
-
-    def _gates(self, ticker: str) -> list[dict[str, JsonValue]]:
-        """The limits that §08 held the orders against, with these orders counted as filled."""
-        exposure, limits = self._execution.exposure, self._execution.limits
-        market = self._market_data.markets.get(ticker)
-        event_ud = exposure.event_ud(market.event_ticker) if market is not None else 0
-        money = (
-            (Reason.LIMIT_MARKET, exposure.market_ud(ticker), limits.max_market_loss_ud),
-            (Reason.LIMIT_EVENT, event_ud, limits.max_event_loss_ud),
-            (Reason.LIMIT_EXPOSURE, exposure.total_ud, limits.max_exposure_ud),
-        )
-        rows: list[dict[str, JsonValue]] = [
-            {
-                "gate": str(reason),
-                "value": f"{show_dollars(used_ud)} dollars",
-                "limit": f"{show_dollars(most_ud)} dollars",
-                "ok": used_ud <= most_ud,
-            }
-            for reason, used_ud, most_ud in money
-        ]
-        count, most = exposure.open_orders, limits.max_orders
-        return [
-            *rows,
-            {
-                "gate": str(Reason.LIMIT_OPEN_ORDERS),
-                "value": f"{count} orders",
-                "limit": f"{most} orders",
-                "ok": count <= most,
-            },
-        ]
-
-    @staticmethod
-    def _edges(decision: Decision, view: MarketView | None) -> list[dict[str, JsonValue]]:
-        if decision.fair_cc is None or view is None:
-            return []
-        margin_cc = int(dict(decision.features).get("margin_cc", 0))
-        edges = (
-            edge_of(view, want, fair_cc=decision.fair_cc, margin_cc=margin_cc)
-            for want in decision.wants
-        )
-        return [{**dataclasses.asdict(edge), "edge_cc": edge.edge_cc} for edge in edges]
-
 
 def _levels_of(
     book: OrderBook, own: Mapping[Side, Mapping[int, int]] | None = None
@@ -14142,16 +14185,13 @@ def _holding_of(*, position: Position | None, orders: Mapping[str, Order], **res
     )
 
 
-_FEE_FIELDS: Final = tuple(f.name for f in dataclasses.fields(FeeSchedule))
-
-
 def _params_hash(strategy: Strategy) -> str:
     """Eight letters that differ when a parameter of the strategy does."""
     return hashlib.sha256(repr(getattr(strategy, "p", None)).encode()).hexdigest()[:8]
 
 
 # ======================================================================================
-# §19b CYCLE
+# §19c CYCLE
 # Purpose:   When a market is looked at: at a change, after its pause, or because time passed.
 # Position:  Built by §23; hears the bus.
 # Principle: A change is looked at in the call that told it; nothing is forgotten, nothing doubled.
@@ -15355,7 +15395,7 @@ class RowMaker:
         for name in decisions.benches:
             seat = decisions.seats.get((name, ticker))
             if seat is not None:
-                noted = decisions.nearest.get((ticker, name, seat.reason))
+                noted = decisions.records.nearest.get((ticker, name, seat.reason))
                 edge = _EDGE_TEXT.fullmatch(noted[1]) if noted is not None else None
                 return {
                     "fair_cc": seat.fair_cc,
@@ -15729,10 +15769,10 @@ class TableMaker:
         """Rows of topic `funnel`: how the evaluations of each strategy ended."""
         decisions = self.services.decisions
         newest: dict[tuple[str, str], tuple[str, int, str, str]] = {}
-        for (ticker, name, reason), (at_ms, value, limit) in decisions.nearest.items():
+        for (ticker, name, reason), (at_ms, value, limit) in decisions.records.nearest.items():
             newest[name, reason] = (ticker, at_ms, value, limit)  # later ones are newer
         rows: list[StatusRow] = []
-        for (name, reason), count in decisions.funnel.items():
+        for (name, reason), count in decisions.records.funnel.items():
             bench, near = decisions.benches.get(name), newest.get((name, reason))
             rows.append(
                 {
@@ -16627,9 +16667,9 @@ def _service_part(services: Services) -> StatusRow:
     decisions = services.decisions
     return {
         "strategy": ",".join(decisions.benches),
-        "decision_count": decisions.decision_count,
-        "trade_count": decisions.trade_count,
-        "last_decision": decisions.last_decision,
+        "decision_count": decisions.records.decision_count,
+        "trade_count": decisions.records.trade_count,
+        "last_decision": decisions.records.last_decision,
         "evaluations": {name: bench.evaluations for name, bench in decisions.benches.items()},
     }
 
@@ -16944,7 +16984,10 @@ def _write_decisions(page: MetricsPage, parts: Parts) -> None:
     decisions = parts.services.decisions
     page.add(
         "evaluations_total", "counter",
-        [({"strategy": who, "reason": why}, n) for (who, why), n in decisions.funnel.items()],
+        [
+            ({"strategy": who, "reason": why}, n)
+            for (who, why), n in decisions.records.funnel.items()
+        ],
     )  # fmt: skip
     seen = [us / 1_000_000 for us in decisions.latency_us]
     page.summary("decision_seconds", [({}, seen)])
@@ -21628,7 +21671,7 @@ def _report(
     theirs = {t: h for t, h in exchange.account.positions.items() if h}
     fills = [fact.body for fact in coordinator.house.journal.facts("fill")]
     reasons: Counter[str] = Counter()
-    for (_, reason), count in coordinator.house.decisions.funnel.items():
+    for (_, reason), count in coordinator.house.decisions.records.funnel.items():
         reasons[str(reason)] += count
     cash_ud = ledger.cash_ud if ledger.cash_ud is not None else config.sim_balance_ud
     halt = coordinator.house.container.now.halt
