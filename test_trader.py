@@ -14026,6 +14026,7 @@ class StatusHouse:
             journal=self.journal,
             selection=t.MarketSelection(),
             data_dir=t.DataDir(folder),
+            criteria=t.DEFAULT_CRITERIA,
             **self._exchange_side(),
         )
         self.reporter = t.StatusReporter(self.services, self.board)
@@ -14350,7 +14351,7 @@ def settled_21(evidence: t.Evidence, *, events: int, price_cc: int) -> None:
 
 def shown_21(evidence: t.Evidence, record: t.Record, **facts: Any) -> dict[str, Any]:
     """The row once the estimate is whole."""
-    values = {"net_ud": -9000, "markout_cc": None, **facts}
+    values = {"criteria": t.DEFAULT_CRITERIA, "net_ud": -9000, "markout_cc": None, **facts}
     evidence.row("market_maker", record, **values)
     for _ in range(200):
         evidence.step()
@@ -14387,6 +14388,34 @@ def test_the_page_s_verdict_is_the_report_s():
     assert row["verdict"] == t.judge_evidence(found, t.DEFAULT_CRITERIA)[0]
     assert row["low_ud"] == round(estimate.bounds_cc[1] * found.contracts_h)
     assert row["high_ud"] == round(estimate.bounds_cc[2] * found.contracts_h)
+
+
+async def test_the_page_judges_by_the_criteria_of_the_report(status_house):
+    status_house.services.criteria = {**t.DEFAULT_CRITERIA, "events_min": 5.0, "p_max": 0.2}
+    status_house.services.decisions.benches["market_maker"] = SimpleNamespace()
+    for number in range(2):
+        run = {"version": "1", "environment": "sim", "file_sha256": "f"}
+        status_house.journal.fact("run", f"r{number}", {**run, "config_sha256": f"c{number}"})
+    status_house.reporter.load()
+    (row,) = status_house.reporter.evidence()
+    assert row["settled_events_needed"] == 5
+    needed = {one["name"]: one["needed"] for one in row["criteria"]}
+    assert needed["p against random"] == "< 0.1", "two settings were tried"
+
+
+@pytest.mark.parametrize("text", ["", "[]", '{"p_max": 1}', '{"hours_min": "x"}'])
+def test_criteria_that_cannot_be_read_are_the_operators_mistake(tmp_path, text):
+    (tmp_path / "evidence.json").write_text(text)
+    with pytest.raises(t.ConfigError, match="evidence.json"):
+        t.read_criteria(tmp_path)
+
+
+def test_criteria_are_written_from_the_defaults_and_hold_on_a_full_disk(tmp_path):
+    given, digest = t.read_criteria(tmp_path)
+    assert given == t.DEFAULT_CRITERIA
+    assert t.read_criteria(tmp_path) == (given, digest)
+    assert (tmp_path / "evidence.json").exists()
+    assert t.read_criteria(tmp_path / "nowhere") == (given, digest)
 
 
 def test_a_corrected_payout_corrects_the_event():

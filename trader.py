@@ -14739,6 +14739,28 @@ DEFAULT_CRITERIA: Final[Mapping[str, float]] = {
 }
 
 
+def read_criteria(home: Path) -> tuple[dict[str, float], str]:
+    """evidence.json, written from the defaults where missing, and its hash."""
+    path, text = home / "evidence.json", json.dumps(DEFAULT_CRITERIA, indent=1).encode() + b"\n"
+    try:
+        if path.exists():
+            text = path.read_bytes()
+        else:
+            with contextlib.suppress(OSError):  # on a full disk the defaults hold all the same
+                path.write_bytes(text)
+        given = {str(name): float(value) for name, value in json.loads(text).items()}
+    except (OSError, ValueError, TypeError, AttributeError) as error:
+        raise ConfigError(f"{path}: not a JSON object of numbers; mend or remove it") from error
+    if set(given) != set(DEFAULT_CRITERIA):
+        raise ConfigError(f"{path}: it must name {', '.join(DEFAULT_CRITERIA)}")
+    return given, hashlib.sha256(text).hexdigest()
+
+
+def tried_variants(runs: Iterable[Fact]) -> int:
+    """How many settings were tried: chance is given that many chances."""
+    return max(1, len({str(run.body.get("config_sha256")) for run in runs}))
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class EventResult:
     """What one event brought: everything in it moved together."""
@@ -15018,7 +15040,14 @@ class Evidence:
             self._estimates[name], self._work = end.value, None
 
     def row(
-        self, strategy: str, record: Record, *, net_ud: int | None, markout_cc: float | None
+        self,
+        strategy: str,
+        record: Record,
+        *,
+        criteria: Mapping[str, float],
+        variants: int = 1,
+        net_ud: int | None,
+        markout_cc: float | None,
     ) -> StatusRow:
         """Row of topic `evidence`. Before the first settlement `net_ud` is the net so far."""
         own = self.results(strategy)
@@ -15028,7 +15057,7 @@ class Evidence:
             self._work = strategy, rounds, self.estimating(strategy)
         estimate = self._estimates.get(strategy, Estimate())
         found = self.sample(strategy, record, estimate, markout_cc)
-        verdict, _ = judge_evidence(found, DEFAULT_CRITERIA)
+        verdict, _ = judge_evidence(found, criteria, variants=variants)
         low_ud, high_ud = (
             None if estimate.bounds_cc is None else round(bound_cc * found.contracts_h)
             for bound_cc in (estimate.bounds_cc or (0.0, 0.0, 0.0, 0.0))[1:3]
@@ -15037,15 +15066,15 @@ class Evidence:
             "strategy": strategy,
             "verdict": verdict,
             "settled_events": found.settled_events,
-            "settled_events_needed": int(DEFAULT_CRITERIA["events_min"]),
+            "settled_events_needed": int(criteria["events_min"]),
             "hours": record.hours,
-            "hours_needed": DEFAULT_CRITERIA["hours_min"],
+            "hours_needed": criteria["hours_min"],
             "net_ud": sum(r.net_ud for r in own) if found.settled_events else net_ud,
             "low_ud": low_ud,
             "high_ud": high_ud,
             "criteria": [
                 {"name": row.name, "value": row.value, "needed": row.needed, "met": row.is_met}
-                for row in judge_criteria(found, DEFAULT_CRITERIA)
+                for row in judge_criteria(found, criteria, variants)
             ],
         }
 
@@ -15135,6 +15164,7 @@ class Services:
     decisions: TradingDecisionService
     orchestrator: TradingFlowOrchestrator
     data_dir: DataDir
+    criteria: Mapping[str, float]
     trading: TradingClientIntegration | None = None
     recorder: Recorder | None = None
     replay: TapePlayer | None = None
@@ -17084,6 +17114,7 @@ class StatusReporter:
         self._noted = 0  # points of this run
         self._days: set[str] = set()
         self._near: set[str] = set()
+        self._variants = 1
         self.failures: Counter[str] = Counter()  # pictures that could not be made, by name
         self._parts = Parts(services, self.tables, self.chronicle, self.alerts, self.failures, hub)
         self._throttle = Throttle(services.clock)
@@ -17115,7 +17146,9 @@ class StatusReporter:
         self._try("tables", self.show_tables)
 
     def load(self) -> None:
-        """Take the last eight hours of the equity curve over from the journal."""
+        """Take the last eight hours of the equity curve over from the journal, and what it knows
+        of earlier runs."""
+        self._variants = tried_variants(self.services.journal.facts("run"))
         since_ms = self.services.clock.now_ms() - int(EQUITY_KEPT * EQUITY_EVERY_S * 1000)
         rows = self.services.journal.rows_of("equity", since_ms=since_ms, limit=EQUITY_KEPT)
         for fact in reversed(rows):
@@ -17152,6 +17185,8 @@ class StatusReporter:
                 chronicle.evidence.row(
                     name,
                     record,
+                    criteria=self.services.criteria,
+                    variants=self._variants,
                     net_ud=self.tables.strategy_pnl_ud(name),
                     markout_cc=statistics.fmean(values) if values else None,
                 )
@@ -20228,6 +20263,7 @@ class House:
             orchestrator=self.orchestrator,
             recorder=self.recorder,
             data_dir=self.data_dir,
+            criteria=read_criteria(self.data_dir.path)[0],
             replay=self.venue.replay,
         )
         return StatusReporter(services, self.hub)
@@ -24017,28 +24053,13 @@ def run_hours(records: Records, from_ms: int) -> tuple[float, set[str]]:
     return len(notes) * EQUITY_EVERY_S / 3600, {new_york_day(at_ms) for at_ms in notes}
 
 
-def read_criteria(home: Path) -> tuple[dict[str, float], str]:
-    """evidence.json, written from the defaults where missing, and its hash."""
-    path = home / "evidence.json"
-    if not path.exists():
-        path.write_text(json.dumps(DEFAULT_CRITERIA, indent=1) + "\n")
-    text = path.read_bytes()
-    try:
-        given = {str(name): float(value) for name, value in json.loads(text).items()}
-    except (ValueError, TypeError, AttributeError) as error:
-        raise ConfigError(f"{path}: not a JSON object of numbers; mend or remove it") from error
-    if set(given) != set(DEFAULT_CRITERIA):
-        raise ConfigError(f"{path}: it must name {', '.join(DEFAULT_CRITERIA)}")
-    return given, hashlib.sha256(text).hexdigest()
-
-
 def evaluate(records: Records, home: Path, from_ms: int) -> AnyRow:
     """The whole report, ready for JSON."""
     criteria, digest = read_criteria(home)
     hours, days = run_hours(records, from_ms)
     names = sorted({str(row["strategy"] or "") for row in records.fills()} - {""})
     evidence = evidence_of(records, from_ms)
-    variants = max(1, len({str(f.body.get("config_sha256")) for f in records.journal.facts("run")}))
+    variants = tried_variants(records.journal.facts("run"))
     passes = [f for f in records.journal.facts("reconcile") if f.at_ms >= from_ms]
     common = Record(
         hours=round(hours, 2),
