@@ -13,6 +13,7 @@ import functools
 import gzip
 import hashlib
 import importlib.metadata
+import importlib.util
 import inspect
 import itertools
 import json
@@ -14406,7 +14407,7 @@ async def test_the_page_judges_by_the_criteria_of_the_report(status_house):
 @pytest.mark.parametrize("text", ["", "[]", '{"p_max": 1}', '{"hours_min": "x"}'])
 def test_criteria_that_cannot_be_read_are_the_operators_mistake(tmp_path, text):
     (tmp_path / "evidence.json").write_text(text)
-    with pytest.raises(t.ConfigError, match="evidence.json"):
+    with pytest.raises(t.ConfigError, match=r"evidence\.json"):
         t.read_criteria(tmp_path)
 
 
@@ -16554,6 +16555,226 @@ async def test_reading_a_control_does_nothing(api_house):
     assert api_house.controls.asked == []
 
 
+# -- hostile bytes -----------------------------------------------------------------------
+
+# A million: FUZZ_INPUTS=1000000 pytest test_trader.py -n 0 -k hostile_bytes --timeout 3600
+FUZZ_INPUTS = int(os.environ.get("FUZZ_INPUTS", "6000"))
+JUNK = [
+    b"", b"\0", b"\xff\xfe", b"{", b"[" * 2000, b'"', b"\\ud800", b"null", b"true", b"-1",
+    b"1e999", b"9" * 30, b"NaN", b'"\xd9\xa3"', b"0.00001", b"..%2f", b"\r\n\r\n", b"\x1b[2J",
+    b"\xe2\x80\xae", b'{"x":' * 500, b"<html>", b"a" * 5000, b",", b":",
+    b"18446744073709551616", b"__proto__",
+]  # fmt: skip
+TIMED = {"ts_ms": 1_795_341_660_000}
+ACK = {"order_id": "o-1", "client_order_id": "kt-1", "fill_count": "1.00", "ts_ms": 5,
+       "remaining_count": "2.00", "average_fill_price": "0.4200"}  # fmt: skip
+SERIES_ROW = {"ticker": "S", "fee_type": "quadratic", "fee_multiplier": 0.5, "title": "t"}
+LEVELS_22 = [["0.4200", "13.00"], ["0.4100", "7.50"]]
+BUCKET = {"refill_rate": 100, "bucket_capacity": 200}
+# Every decoder of an object of the exchange, with something it takes.
+TAKEN: dict[str, dict[str, Any]] = {
+    "decode_market": MARKET, "decode_order": ORDER, "decode_fill": FILL,
+    "decode_orderbook": {"orderbook_fp": {"yes_dollars": LEVELS_22, "no_dollars": []}},
+    "decode_orderbooks": {"orderbooks": [{"ticker": "A",
+                                          "orderbook_fp": {"no_dollars": LEVELS_22}}]},
+    "decode_book_frame": {"market_ticker": "A", "yes_dollars_fp": LEVELS_22, "no_dollars_fp": None},
+    "decode_trade": {**TIMED, "market_ticker": "A", "taker_side": "yes", "trade_id": "t",
+                     "yes_price_dollars": "0.4200", "count_fp": "2.00"},
+    "decode_lifecycle": {"market_ticker": "A", "event_type": "determined", "close_ts": 7,
+                         "result": "yes", "settlement_value": "1.0000",
+                         "price_ranges": MARKET["price_ranges"]},
+    "decode_event": {"event": {"event_ticker": "A", "series_ticker": "S", "title": "t",
+                               "fee_multiplier_override": 0.5}},
+    "decode_series_row": SERIES_ROW, "decode_series": {"series": SERIES_ROW},
+    "decode_queue": {"order_id": "o-1", "queue_position_fp": "9.00"},
+    "decode_position": {"market_ticker": "A", "position_fp": "-2.00",
+                        "position_cost_dollars": "1.2000", "fees_paid_dollars": "0.010000"},
+    "decode_balance": {"balance": 5, "balance_dollars": "0.0512", "portfolio_value": 7,
+                       "updated_ts": 5},
+    "decode_settlement": {"ticker": "A", "market_result": "yes", "yes_count_fp": "1.00",
+                          "no_count_fp": "0.00", "revenue": 100, "value": 100,
+                          "settled_time": "2026-11-22T10:00:00Z"},
+    "decode_create_ack": ACK, "decode_amend_ack": ACK, "decode_decrease_ack": ACK,
+    "decode_cancel_ack": {"order_id": "o-1", "reduced_by": "1.00", "ts_ms": None},
+    "decode_batch_cancel": {"orders": [{"order_id": "o-1", "reduced_by": "1.00",
+                                        "error": {"code": "x", "message": "y"}}]},
+    "decode_exchange_status": {"exchange_active": True, "trading_active": False},
+    "decode_limits": {"usage_tier": "basic", "read": BUCKET, "write": BUCKET},
+    "decode_endpoint_costs": {"default_cost": 10,
+                              "endpoint_costs": [{"method": "GET", "path": "/x", "cost": 2}]},
+    "decode_api_keys": {"api_keys": [{"api_key_id": "k", "scopes": ["read"]}]},
+}  # fmt: skip
+
+
+def spoiled(rng: random.Random, good: bytes) -> bytes:
+    """One to three small accidents: a piece lost, doubled or replaced, a bit turned."""
+    data = bytearray(good)
+    for _ in range(rng.randint(1, 3)):
+        at = rng.randrange(len(data) + 1)
+        end = min(len(data), at + rng.choice((0, 1, 2, 9, len(data))))
+        match rng.randrange(4):
+            case 0:
+                del data[at:end]
+            case 1:
+                data[at:at] = data[at:end]
+            case 2:
+                data[at:end] = rng.choice(JUNK)
+            case _ if at < len(data):
+                data[at] ^= 1 << rng.randrange(8)
+    return bytes(data)
+
+
+def strange_member(rng: random.Random, value: Any) -> Any:
+    """The same picture with one member, however deep, that is not what it should be."""
+    if isinstance(value, dict) and value and rng.random() < 0.9:
+        key = rng.choice(list(value))
+        return {**value, key: strange_member(rng, value[key])}
+    if isinstance(value, list) and value and rng.random() < 0.9:
+        at = rng.randrange(len(value))
+        return [*value[:at], strange_member(rng, value[at]), *value[at + 1 :]]
+    return rng.choice([*STRANGE, 2**62, -(2**62), "0.00001", "\u202e", "a/../b", "x" * 300, [[]]])
+
+
+def is_whole(value: object) -> bool:
+    """No float anywhere in a report."""
+    if dataclasses.is_dataclass(value) and not isinstance(value, type):
+        return all(is_whole(getattr(value, one.name)) for one in dataclasses.fields(value))
+    if isinstance(value, dict):
+        return all(map(is_whole, value.values()))
+    if isinstance(value, list | tuple | frozenset):
+        return all(map(is_whole, value))
+    return not isinstance(value, float)
+
+
+def test_every_decoder_of_an_object_has_a_picture_here() -> None:
+    first = {name: next(iter(inspect.signature(one).parameters.values())).annotation
+             for name, one in vars(t).items() if name.startswith("decode_")}  # fmt: skip
+    assert {name for name, kind in first.items() if kind == "Json"} - {"decode_page"} == set(TAKEN)
+    for name, picture in TAKEN.items():
+        assert is_whole(getattr(t, name)(picture)), name
+
+
+@pytest.mark.parametrize("seed", range(4))
+def test_hostile_bytes_of_the_exchange_are_decoded_or_refused(seed: int) -> None:
+    rng, refused, taken, longest = random.Random(seed), 0, 0, 0
+    for _ in range(FUZZ_INPUTS // 8):
+        name = rng.choice(list(TAKEN))
+        decode, picture = getattr(t, name), TAKEN[name]
+        is_shaped = rng.random() < 0.5
+        made = json.dumps(strange_member(rng, picture) if is_shaped else picture).encode()
+        data = made if is_shaped else spoiled(rng, made)
+        code, words = t.decode_error(400, "application/json", data)
+        assert len(code) <= 64
+        assert len(words) <= t.ERROR_TEXT_MAX
+        try:
+            report = decode(t.load_json(data))
+        except t.WireError as error:
+            longest, refused = max(longest, len(str(error))), refused + 1
+            continue
+        taken += 1
+        assert is_whole(report), (name, data)
+        if name in IN_A_PATH:
+            parts = [report.ticker if hasattr(report, "ticker") else report.order_id]
+            assert all(re.fullmatch(r"(?!\.)[\x21-\x7e]+", part) for part in parts), (name, data)
+            assert not any(set(part) & set("/?#%\\") for part in parts), (name, data)
+    assert longest < 500, "an error never carries a megabyte of the peer's"
+    assert min(refused, taken) > FUZZ_INPUTS // 100, "both ways were gone"
+
+
+# What these tell stands in the path of a request later.
+IN_A_PATH = {"decode_market", "decode_order", "decode_fill", "decode_position", "decode_settlement",
+             "decode_create_ack", "decode_amend_ack", "decode_cancel_ack"}  # fmt: skip
+HOSTILE_REQUESTS = [
+    (b"GET /v3/ws?topics=orders&books=A HTTP/1.1\r\nHost: localhost:PORT\r\nUpgrade: websocket\r\n"
+    b"Connection: Upgrade\r\nSec-WebSocket-Version: 13\r\n"
+    b"Sec-WebSocket-Key: dGhlIHNhbXBsZSBub25jZQ==\r\n\r\n"
+    b"\x81\x85\0\0\0\0hello\x89\x80\0\0\0\0"),
+    (b"POST /v3/control/kill HTTP/1.1\r\nHost: localhost:PORT\r\nX-Trader-Control: 1\r\n"
+    b"Content-Type: application/json\r\nAuthorization: Bearer 00\r\nContent-Length: 11\r\n\r\n"
+    b'{"key":"a"}'),
+    b"GET /v3/topic/orders?limit=5&ticker=A HTTP/1.1\r\nHost: localhost:PORT\r\n\r\n",
+    b"GET /v3/explain/d-1%2F..%2F HTTP/1.1\r\nHost: localhost:PORT\r\n\r\n",
+    (b"GET /v3/equity?from_ms=0&points=600 HTTP/1.1\r\nHost: localhost:PORT\r\n"
+    b"Transfer-Encoding: chunked\r\n\r\n5\r\nhello\r\n0\r\n\r\n"),
+]
+HOSTILE_FIELDS: dict[str, object] = {
+    "key": "k", "reason": "r", "environment": "sim", "to": "open", "strategy": "s", "nonce": "n",
+    "ticker": "A", "keep_orders": True, "all": False, "ratio": 2, "client_order_id": "c",
+}  # fmt: skip
+
+
+class DeafLink:
+    """Takes whatever is written and says nothing."""
+
+    def __getattr__(self, name: str) -> Any:
+        return lambda *_, **__: 0
+
+
+async def poke(port: int, data: bytes) -> None:
+    """Bytes to the server and no more; heard out until it closes, which it must within 5 s."""
+    reader, writer = await asyncio.open_connection("127.0.0.1", port)
+    with contextlib.suppress(ConnectionError):
+        writer.write(data)
+        writer.write_eof()
+        async with asyncio.timeout(5):
+            while await reader.read(65536):
+                pass
+    writer.close()
+    with contextlib.suppress(ConnectionError):
+        await writer.wait_closed()
+
+
+async def hostile_control(rng: random.Random, desk: t.ControlDesk, number: int) -> str:
+    """One spoiled body to the desk, behind the door; the word for what became of it."""
+    action = rng.choice([*t.CONTROL_FIELDS, *(f"replay-{name}" for name in t.REPLAY_FIELDS)])
+    fields = t.CONTROL_FIELDS.get(action) or t.REPLAY_FIELDS[action.removeprefix("replay-")]
+    names = [name for name in HOSTILE_FIELDS if name in fields and rng.random() < 0.7]
+    body = {"key": f"k{number}", **{name: HOSTILE_FIELDS[name] for name in names}}
+    made = json.dumps(strange_member(rng, body) if rng.random() < 0.5 else body).encode()
+    try:
+        given = orjson.loads(made if rng.random() < 0.3 else spoiled(rng, made))
+    except ValueError:
+        return "bad_json"
+    if not isinstance(given, dict):
+        return "bad_json"
+    seen = rng.choice([None, "7", '"7"', "", "8", "\x00", "9" * 50])
+    return str((await desk.take(action, given, seen=seen, by="page", where="x"))[0])
+
+
+async def test_hostile_bytes_to_the_api_are_answered_or_cut(api_house, caplog) -> None:
+    rng, controls, ends = random.Random(19), ApiControls(), Counter()
+    hub, client = api_house.hub, t.WebClient("deaf", DeafLink(), ())
+    desk = t.ControlDesk(api_house.clock, api_house.supervisor, api_house.bus, controls)
+    requests = [one.replace(b"PORT", b"%d" % api_house.port) for one in HOSTILE_REQUESTS]
+    hub.courier.enter(client)
+    for number in range(FUZZ_INPUTS // 2):
+        api_house.skew_s += 0.1                  # so that the pace of a flood is never reached
+        try:
+            if number % 50 == 0:
+                await poke(api_house.port, spoiled(rng, rng.choice(requests)))
+            elif number % 3 == 0:
+                query = spoiled(rng, b"orders,fills,KXCPI-26DEC-T3").decode("utf-8", "replace")
+                t.parse_wanted(rng.choice((None, "none", query)), query)
+            elif number % 3 == 1:
+                ends[await hostile_control(rng, desk, number)] += 1
+            else:
+                hub.heard(client, spoiled(rng, b'{"type":"ping"}'))
+        except t.ApiRefused as refused:
+            ends[refused.code] += 1
+    wanted = {"202", "bad_json", "bad_field", "unknown_field", "unknown_topic", "bad_ticker"}
+    assert wanted <= set(ends), f"every way was gone: {ends}"
+    for ask in controls.asked:
+        words = (ask.strategy, ask.ticker, ask.client_order_id, ask.nonce, ask.to)
+        assert all(word is None or t._WORD.fullmatch(word) for word in words)
+        assert ask.reason.isprintable()
+    assert api_house.controls.asked == [], "nothing came through the door"
+    assert hub.inbound_ignored > 0
+    assert api_house.api.refused["internal"] == 0
+    assert (api_house.deaths, api_house.alerts) == ([], [])
+    assert [line for line in caplog.records if line.levelno >= logging.ERROR] == []
+    assert (await api_house.get("/v3/health"))[0] == 200
+
+
 # -- the security table ------------------------------------------------------------------
 
 # Each row of RELIABILITY §5.2 and the tests that show it; a name of test_dashboard.py is run in
@@ -16605,13 +16826,16 @@ SECURITY = {
     "test_plain_server_behind_https_means_never_sent_and_is_never_trusted",
     "S19": "test_a_ticker_that_must_not_enter_a_url_is_refused "
     "test_what_is_no_plain_decimal_is_refused "
-    "test_garbage_is_counted_and_never_ends_the_connection",
+    "test_garbage_is_counted_and_never_ends_the_connection "
+    "test_hostile_bytes_of_the_exchange_are_decoded_or_refused "
+    "test_hostile_bytes_to_the_api_are_answered_or_cut",
     "S20": "test_what_acts_on_a_terminal_is_written_out "
     "test_bodies_that_are_not_the_contract_are_refused",
     "S21": "test_values_of_any_kind_are_parameters_not_sql "
     "test_tampered_facts_are_found_and_set_aside",
     "S22": "test_every_requirement_is_pinned_with_hashes_and_names_no_registry "
-    "test_first_start_makes_the_venv_and_installs_with_hashes",
+    "test_first_start_makes_the_venv_and_installs_with_hashes "
+    "test_pip_refuses_a_wheel_whose_bytes_are_not_those_of_the_list",
     "S23": "test_a_word_stays_in_its_rooms test_wrong_parameters_end_in_one_clear_sentence",
     "S24": "test_folder_is_made_for_us_alone test_another_user_can_read_nothing_of_the_data_folder "
     "test_folder_that_others_can_read_is_closed_and_one_they_can_write_is_refused",
@@ -20893,6 +21117,49 @@ def test_first_start_makes_the_venv_and_installs_with_hashes(set_up: SetUpFolder
     assert set_up.calls("python3 -m") == ["python3 -m venv --clear .venv"]
     assert set_up.calls(INSTALL) == [INSTALL + "requirements.txt"]
     assert "installing requirements.txt" in ended.stderr
+
+
+def write_wheel(folder: Path, body: str) -> Path:
+    """A wheel of one module, as small as pip takes it."""
+    info, wheel = "tiny-1.0.dist-info", folder / "tiny-1.0-py3-none-any.whl"
+    tag = "Wheel-Version: 1.0\nGenerator: x\nRoot-Is-Purelib: true\nTag: py3-none-any\n"
+    with zipfile.ZipFile(wheel, "w") as packed:
+        packed.writestr("tiny.py", body)
+        packed.writestr(f"{info}/METADATA", "Metadata-Version: 2.1\nName: tiny\nVersion: 1.0\n")
+        packed.writestr(f"{info}/WHEEL", tag)
+        names = ("tiny.py", *(f"{info}/{name}" for name in ("METADATA", "WHEEL", "RECORD")))
+        packed.writestr(f"{info}/RECORD", "".join(f"{name},,\n" for name in names))
+    return wheel
+
+
+@pytest.mark.process
+def test_pip_refuses_a_wheel_whose_bytes_are_not_those_of_the_list(tmp_path: Path) -> None:
+    """With the words of run.sh, against a folder that stands for the index."""
+    if importlib.util.find_spec("pip") is None:
+        pytest.skip("this Python has no pip")
+    wheel = write_wheel(tmp_path, "answer = 1\n")
+    (tmp_path / "list.txt").write_text(
+        f"tiny==1.0 --hash=sha256:{hashlib.sha256(wheel.read_bytes()).hexdigest()}\n"
+    )
+
+    def install(target: str) -> subprocess.CompletedProcess[str]:
+        words = (ROOT_24sh / "run.sh").read_text().split("$python -m pip install ")[1]
+        given = words.split(" -r ")[0].split()
+        assert given == ["--require-hashes", "--only-binary", ":all:"]
+        return subprocess.run(
+            [sys.executable, "-m", "pip", "install", *given, "-r", tmp_path / "list.txt",
+             "--no-index", "--find-links", tmp_path, "--no-cache-dir", "--no-deps",
+             "--target", tmp_path / target],
+            capture_output=True, text=True, check=False, timeout=100,
+        )  # fmt: skip
+
+    assert install("honest").returncode == 0
+    assert (tmp_path / "honest" / "tiny.py").read_text() == "answer = 1\n"
+    write_wheel(tmp_path, "answer = 2\n")
+    done = install("tampered")
+    assert done.returncode != 0
+    assert "DO NOT MATCH THE HASHES" in done.stderr
+    assert not (tmp_path / "tampered" / "tiny.py").exists()
 
 
 def test_second_start_installs_nothing_and_says_nothing_of_it(set_up: SetUpFolder) -> None:

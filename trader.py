@@ -19013,7 +19013,11 @@ class ApiServer:
         ws = web.WebSocketResponse(
             autoping=False, compress=False, max_msg_size=INBOUND_FRAME_MAX_BYTES, timeout=2.0
         )
-        if request.method != "GET" or not ws.can_prepare(request):
+        try:
+            is_upgrade = request.method == "GET" and bool(ws.can_prepare(request))
+        except ValueError:  # of aiohttp, for a key that is no text of base64
+            is_upgrade = False
+        if not is_upgrade:
             raise ApiRefused(426, "upgrade_needed", "this path is a WebSocket")
         if not self._hub.reserve():
             raise ApiRefused(503, "sockets_full", f"{SOCKETS_MAX} pages are open already")
