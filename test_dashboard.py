@@ -243,6 +243,8 @@ class DeskStub:
         self.reads: list[str] = []
         self.is_beating = True
         self.is_refusing = False
+        self.is_slow_to_open_books = False
+        self.book_sockets: list[str] = []
         self.codes = {CODE}
         self.loop = asyncio.new_event_loop()
         self.ready = threading.Event()
@@ -336,10 +338,13 @@ class DeskStub:
     async def _socket(self, request: web.Request) -> web.StreamResponse:
         if self.is_refusing:
             raise web.HTTPServiceUnavailable
+        while self.is_slow_to_open_books and request.query.get("topics") == "none":
+            await asyncio.sleep(0.01)
         ws = web.WebSocketResponse()
         await ws.prepare(request)
         if request.query.get("topics") == "none":
             ticker = request.query.get("books", "")
+            self.book_sockets.append(ticker)
             data = {"rev": 0, "full": True, "rows": [book(ticker)], "gone": []}
             await ws.send_str(self._envelope("books", data))
         else:
@@ -353,6 +358,8 @@ class DeskStub:
                 break
         if ws in self.sockets:
             self.sockets.remove(ws)
+        else:
+            self.book_sockets.remove(ticker)
         return ws
 
     async def _topic(self, request: web.Request) -> web.Response:
@@ -737,6 +744,22 @@ def test_stub_row_keeps_identity_and_focus_when_the_order_changes(
     desk.wait_text("#markets tr[data-key='KXCPI-26DEC-T3'] .bid", "41\\.0")
 
 
+def test_stub_quick_changes_of_the_selection_leave_one_book_socket_and_no_error(
+        desk: Desk, stub: DeskStub) -> None:
+    """A socket that is given up while it still connects is an error in the console otherwise."""
+    stub.change("markets", *[market(f"KXMANY-{i:03d}") for i in range(6)])
+    desk.page.wait_for_selector("#markets tr[data-key='KXMANY-005']")
+    desk.wait_text("#ladder tbody", "47\\.0")
+    stub.is_slow_to_open_books = True
+    for number in range(6):
+        desk.page.click(f"#markets tr[data-key='KXMANY-{number:03d}'] td.bid")
+        desk.wait_text("#ladder .subject b", f"KXMANY-{number:03d}")
+    desk.wait_text("#ladder .empty", "No book of KXMANY-005 yet")
+    stub.is_slow_to_open_books = False
+    desk.wait_text("#ladder tbody", "47\\.0")
+    until(lambda: stub.book_sockets == ["KXMANY-005"], what="the others are closed")
+
+
 def test_stub_empty_panels_say_what_is_missing_and_what_fills_them(
         desk: Desk, stub: DeskStub) -> None:
     desk.page.keyboard.press("2")
@@ -1096,6 +1119,66 @@ def test_stub_no_column_is_squeezed_away(browser: Any, stub: DeskStub, width: in
     desk.close()
 
 
+CUT = """() => [...document.querySelectorAll(
+    'td.num, td.bid, .facts dd, .cell output, .readout, .prints li, .level td, .choice button')]
+  .filter((node) => node.offsetParent && node.scrollWidth > node.clientWidth + 1)
+  .map((node) => `${node.className || node.id} ${node.textContent}`)
+  .concat([...document.querySelectorAll('.panel > header, .cell')]
+    .filter((node) => node.offsetParent && node.scrollWidth > node.clientWidth + 1)
+    .map((node) => node.textContent))"""
+
+
+@pytest.mark.parametrize("width", [1280, 1440])
+def test_stub_no_number_is_cut_off(browser: Any, stub: DeskStub, width: int) -> None:
+    """A number without its last digits is a wrong number."""
+    position = {**first_rows()["positions"][0], "position_h": -12_345_00,
+                "unrealised_ud": -1_234_567_890, "worst_case_ud": -12_345_678_900}
+    stub.rows["markets"]["KXCPI-26DEC-T3"] |= {
+        "bid_cc": 3456, "ask_cc": 9876, "fair_cc": 3456, "edge_cc": -1234, "pnl_ud": -1_234_567_890,
+        "position_h": -12_345_00, "markout_5s_cc": -1234}
+    stub.rows["markets"]["KXFED-26DEC-C25"] |= {"position_h": 250, "pnl_ud": 12_345_678}
+    stub.rows["positions"]["KXCPI-26DEC-T3"] = position
+    stub.rows["overview"] = {"": overview(
+        environment="production", equity_ud=98_765_432_100, day_pnl_ud=-9_876_543_210,
+        realised_ud=-9_876_543_210, unrealised_ud=1_234_567_890, fees_ud=345_678_900,
+        exposure_ud=98_765_430_000, exposure_max_ud=100_000_000_000, drawdown_ud=39_000_000_000,
+        drawdown_max_ud=40_000_000_000)}
+    desk = Desk(browser, stub.url, width=width, height=800).open()
+    for key in "123570":
+        desk.page.keyboard.press(key)
+        desk.page.wait_for_timeout(150)
+        assert desk.page.evaluate(CUT) == [], key
+    desk.close()
+
+
+@pytest.mark.parametrize(("changes", "words", "tone"), [
+    ({}, "TRADING", "gain"),
+    ({"gate": "paused", "gate_why": "lunch"}, "PAUSED", "attention"),
+    ({"gate": "halted", "gate_why": "daily loss"}, "HALTED", "loss"),
+    ({"state": "error", "state_why": "journal full"}, "ERROR journal full", "loss"),
+    ({"state": "shutdown"}, "SHUTDOWN", "attention"),
+    ({"unknown_orders": 1}, "UNKNOWN", "attention"),
+    ({"degraded": [{"reason": "orderbook", "markets": [], "since_at_ms": 1,
+                    "clears_when": "proven again"}]}, "DEGRADED orderbook", "attention"),
+], ids=lambda value: str(value)[:24])
+def test_stub_each_state_is_said_in_words_and_only_a_good_one_is_green(
+        browser: Any, stub: DeskStub, changes: Row, words: str, tone: str) -> None:
+    stub.rows["overview"] = {"": overview(**changes)}
+    desk = Desk(browser, stub.url).open()
+    desk.wait_text("#why", words.replace(" ", ".*"))
+    assert desk.page.get_attribute("#why", "class") == tone
+    green, shown = desk.page.evaluate("""() => {
+      const probe = document.createElement('i');
+      probe.className = 'gain';
+      document.body.append(probe);
+      return [probe, document.querySelector('#f-state output')].map((n) =>
+        getComputedStyle(n).color);
+    }""")
+    is_good = tone == "gain" or ("state" not in changes and "gate" not in changes)
+    assert (green == shown) == is_good
+    desk.close()
+
+
 def test_stub_phone_shows_the_vital_panels_with_large_targets(
         browser: Any, stub: DeskStub) -> None:
     desk = Desk(browser, stub.url, width=360, height=740).open()
@@ -1199,7 +1282,7 @@ def test_stub_a_change_of_one_market_among_two_hundred_touches_its_row_alone(
     desk.page.evaluate(WATCHED)
     for step in range(5):
         stub.change("markets", market("KXMANY-003", bid_cc=1100 + 100 * step))
-    desk.page.wait_for_function("window.moved.size > 0")
+    desk.page.wait_for_function("() => window.moved.size > 0")
     desk.wait_text("#markets tr[data-key='KXMANY-003']", "15.0|15")
     assert desk.page.evaluate("[...window.moved]") == ["KXMANY-003"]
     desk.close()

@@ -32,7 +32,7 @@ import { renderRisk } from "./panels/risk.js";
 import { renderStrategies } from "./panels/strategies.js";
 import { announce, renderStrip } from "./panels/strip.js";
 import { renderSystem } from "./panels/system.js";
-import { Store } from "./store.js";
+import { store } from "./store.js";
 
 /** Panels on the first screen, each with the topics that repaint it. @type {any[][]} */
 const FIXED = [
@@ -59,8 +59,8 @@ const TABS = [
   ["evidence", renderEvidence, ["evidence"]],
 ];
 const ON_PHONE = ["positions", "orders", "activity"];
-
-const store = new Store(paint);
+/** People read a number four times a second, the book ten times; the rest is shown at once. */
+const PACE_MS = { headline: 250, markets: 250, ladder: 100, price: 250, equity: 1000 };
 
 /** What panels read besides the store; `selected` is a ticker or null. */
 const view = {
@@ -70,6 +70,7 @@ const view = {
   get: (topic, key) => store.get(topic, key),
   nowMs: () => store.nowMs(),
   ageMs: (atMs) => store.ageMs(atMs),
+  leftMs: (atMs) => (known(atMs) && store.nowMs() !== null ? atMs - store.nowMs() : null),
   ageWords: duration,
   select: (ticker) => {
     view.selected = ticker;
@@ -93,18 +94,21 @@ const view = {
 
 let everything = true;
 function paint(dirty) {
+  if (store.runId === null) return paintCover();      // nothing is known, and the cover says so
   refillFlashes();
+  const now = everything || dirty.has("view") || dirty.has("link");
   const all = everything || dirty.has("clock") || dirty.has("link");
   everything = false;
-  const due = (topics) => all || topics.some((topic) => dirty.has(topic));
+  const due = (id, topics) => (all || topics.some((topic) => dirty.has(topic)) || dirty.has(id))
+    && (inPace(id) || now);
   chooseMarket();
   for (const [id, render, topics] of FIXED) {
     const on = id === "strip" || (view.frozen === null && shown(byId(id)));
-    if (on && due(topics)) render(byId(id), view);
+    if (on && due(id, topics)) render(byId(id), view);
   }
   for (const [id, render, topics] of TABS) {
     const on = id === view.tab || (phone.matches && ON_PHONE.includes(id));
-    if (on && view.frozen === null && due(topics)) render(byId(id), view);
+    if (on && view.frozen === null && due(id, topics)) render(byId(id), view);
   }
   const age = store.overviewAgeMs();
   setText(byId("tabs-age"), duration(age));
@@ -112,6 +116,23 @@ function paint(dirty) {
   paintCover();
   paintFoot();
   announce(view);
+}
+
+const paintedAt = {};
+const owed = new Set();
+
+/** Whether a panel may be painted again; if not, it is marked for the moment when it may. */
+function inPace(id) {
+  const wait = (paintedAt[id] ?? -Infinity) + (PACE_MS[id] ?? 0) - performance.now();
+  if (wait <= 0) paintedAt[id] = performance.now();
+  else if (!owed.has(id)) {
+    owed.add(id);
+    setTimeout(() => {
+      owed.delete(id);
+      store.mark(id);
+    }, wait);
+  }
+  return wait <= 0;
 }
 
 const shown = (node) => node.id === "replay" || node.offsetParent !== null || node.clientHeight > 0;
@@ -232,10 +253,12 @@ function wireControls() {
   startKeys(view, kill, TABS.map(([id]) => id));
 }
 
-startControls(store);
+startControls();
 applyTheme(memory.get("theme"));
 matchMedia("(prefers-color-scheme: dark)").addEventListener("change", () => applyTheme(null));
 makeTabs();
 wireControls();
 store.applied = (topic, rows, atMs) => topic === "markets" && collectPrices(view, rows, atMs);
-store.start();
+store.applied("markets", store.rows("markets"), store.topics.markets.changedAtMs);
+store.paint = paint;
+store.mark("view");

@@ -47,6 +47,16 @@ function fitted(canvas, width, height) {
   return g;
 }
 
+/** A pale area inside these points. */
+function shade(g, name, alpha, points) {
+  g.globalAlpha = alpha;
+  g.fillStyle = colour(name);
+  g.beginPath();
+  for (const { x, y } of points) g.lineTo(x, y);
+  g.fill();
+  g.globalAlpha = 1;
+}
+
 /** Up to `most` round values between low and high. */
 function niceTicks(low, high, most) {
   const raw = (high - low) / Math.max(1, most);
@@ -118,7 +128,8 @@ export class Chart {
     g.rect(0, 0, this.plot, this.floor);
     g.clip();
     for (const band of p.bands ?? []) this.#band(g, band);
-    if (p.limit !== undefined) this.#limit(g, p);
+    const limit = this.y(p.limit);
+    if (p.limit !== undefined) this.#rule(g, "--loss", [4, 4], 0, limit, this.plot, limit);
     for (const line of p.lines) this.#line(g, line);
     for (const mark of p.marks ?? []) this.#mark(g, mark);
     g.restore();
@@ -175,22 +186,19 @@ export class Chart {
     const rows = band.rows.filter((r) => band.low(r) !== null && band.high(r) !== null
       && band.low(r) !== undefined);
     if (rows.length < 2) return;
-    g.fillStyle = colour(band.colour);
-    g.globalAlpha = 0.16;
-    g.beginPath();
-    for (const row of rows) g.lineTo(this.x(row.at_ms), this.y(band.high(row)));
-    for (const row of rows.reverse()) g.lineTo(this.x(row.at_ms), this.y(band.low(row)));
-    g.fill();
-    g.globalAlpha = 1;
+    const edge = (way) => rows.map((r) => ({ x: this.x(r.at_ms), y: this.y(way(r)) }));
+    shade(g, band.colour, 0.16, [...edge(band.high), ...edge(band.low).reverse()]);
   }
 
-  #limit(g, p) {
-    const y = Math.round(this.y(p.limit)) + 0.5;
-    g.strokeStyle = colour("--loss");
-    g.setLineDash([4, 4]);
+  /** A dashed straight line on whole pixels. */
+  #rule(g, name, dash, ...ends) {
+    const [x0, y0, x1, y1] = ends.map((v) => Math.round(v) + 0.5);
+    g.strokeStyle = colour(name);
+    g.lineWidth = 1;
+    g.setLineDash(dash);
     g.beginPath();
-    g.moveTo(0, y);
-    g.lineTo(this.plot, y);
+    g.moveTo(x0, y0);
+    g.lineTo(x1, y1);
     g.stroke();
     g.setLineDash([]);
   }
@@ -239,19 +247,10 @@ export class Chart {
     }
     g.stroke();
     g.setLineDash([]);
-    if (line.fill && points.length > 1) this.#shade(g, line, points);
-  }
-
-  #shade(g, line, points) {
+    if (!line.fill || points.length < 2) return;
     const solid = points.filter(Boolean);
-    g.globalAlpha = 0.1;
-    g.fillStyle = colour(line.colour);
-    g.beginPath();
-    g.moveTo(solid[0].x, this.floor);
-    for (const { x, y } of solid) g.lineTo(x, y);
-    g.lineTo(solid[solid.length - 1].x, this.floor);
-    g.fill();
-    g.globalAlpha = 1;
+    const foot = (point) => ({ x: point.x, y: this.floor });
+    shade(g, line.colour, 0.1, [foot(solid[0]), ...solid, foot(solid.at(-1))]);
   }
 
   #mark(g, mark) {
@@ -271,14 +270,8 @@ export class Chart {
   }
 
   #crosshair(g, p) {
-    const x = Math.round(this.cross) + 0.5;
-    g.strokeStyle = colour("--muted");
-    g.setLineDash([2, 3]);
-    g.beginPath();
-    g.moveTo(x, 0);
-    g.lineTo(x, this.floor);
-    g.stroke();
-    g.setLineDash([]);
+    const x = this.cross;
+    this.#rule(g, "--muted", [2, 3], x, 0, x, this.floor);
     const text = clockTime(p.from + (this.cross / this.plot) * (p.to - p.from));
     const half = g.measureText(text).width / 2 + 4;
     const at = Math.max(half, Math.min(this.plot - half, x));
@@ -297,21 +290,19 @@ export function spark(canvas, values, name) {
   if (!g || seen.length < 2) return;
   const [low, high] = [Math.min(...seen), Math.max(...seen)];
   const [w, h] = [canvas.clientWidth, canvas.clientHeight];
-  const y = (v) => (high === low ? h / 2 : 2 + (1 - (v - low) / (high - low)) * (h - 4));
+  const points = seen.map((v, i) => ({
+    x: (i / (seen.length - 1)) * (w - 3),
+    y: high === low ? h / 2 : 2 + (1 - (v - low) / (high - low)) * (h - 4),
+  }));
+  shade(g, name, 0.12, [{ x: 0, y: h }, ...points, { x: w - 3, y: h }]);
   g.beginPath();
-  seen.forEach((v, i) => g.lineTo((i / (seen.length - 1)) * (w - 3), y(v)));
+  for (const { x, y } of points) g.lineTo(x, y);
   g.strokeStyle = colour(name);
   g.lineWidth = 1.5;
   g.lineJoin = "round";
   g.stroke();
-  g.lineTo(w - 3, h);
-  g.lineTo(0, h);
-  g.globalAlpha = 0.12;
-  g.fillStyle = colour(name);
-  g.fill();
-  g.globalAlpha = 1;
   g.beginPath();
-  g.arc(w - 3, y(seen[seen.length - 1]), 2, 0, 7);
+  g.arc(w - 3, points.at(-1).y, 2, 0, 7);
   g.fill();
 }
 

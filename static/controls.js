@@ -6,8 +6,10 @@
  */
 
 import { $, arrange, byId, el, plainTable, setText } from "./dom.js";
-import { cents, clockTime, contracts, dollars, duration, plain, plural, upper,
-  words } from "./format.js";
+import {
+  cents, clockTime, contracts, dollars, duration, plain, plural, upper, words,
+} from "./format.js";
+import { store } from "./store.js";
 
 const LOCK_AFTER_MS = 30 * 60 * 1000;
 const HOLD_MS = 1000;
@@ -15,7 +17,6 @@ const REQUEST_TIMEOUT_MS = 10000;
 
 let token = null;
 let usedAt = 0;
-let store = null;
 let notice = null;
 
 const ask = () => byId("ask");
@@ -59,10 +60,10 @@ async function post(path, body, { bearer = token, headers = {} } = {}) {
 const problemOf = (answer) => answer.body.error?.message ?? `HTTP ${answer.status}`;
 
 /** Send one control; answers the response. Phases then come by topic `control`. */
-export async function control(action, body = {}, headers = {}) {
+export async function control(action, body = {}, headers = {}, path = `/v3/control/${action}`) {
   usedAt = performance.now();
   say(`${action}: asking …`);
-  const answer = await post(`/v3/control/${action}`, { key: newKey(), ...body }, { headers });
+  const answer = await post(path, { key: newKey(), ...body }, { headers });
   if (answer.status === 401) lock(`${action}: the trader refused the token; the page is locked`);
   else if (answer.status === 0) {
     say(`${action}: ${problemOf(answer)}; outcome unknown, use: trader.py ${action}`, "loss");
@@ -73,13 +74,8 @@ export async function control(action, body = {}, headers = {}) {
 }
 
 /** Send a tape command. */
-export async function replayControl(action, body = {}) {
-  usedAt = performance.now();
-  const answer = await post(`/v3/replay/${action}`, { key: newKey(), ...body });
-  if (answer.status === 401) lock("tape: the trader refused the token; the page is locked");
-  else if (answer.status >= 400
-    || answer.status === 0) say(`tape ${action} refused: ${problemOf(answer)}`, "attention");
-}
+export const replayControl = (action, body) =>
+  control(`tape ${action}`, body, {}, `/v3/replay/${action}`);
 
 /** Do it when unlocked, otherwise open the unlock dialog. */
 export function guarded(act) {
@@ -102,16 +98,14 @@ function unlocked(value) {
 }
 
 /** Take a one-time code out of the address at once and trade it. */
-export function takeCode() {
+function takeCode() {
   const code = /^#unlock=([\w.~-]{8,256})$/.exec(location.hash)?.[1];
   if (!location.hash.startsWith("#unlock")) return;
   history.replaceState(null, "", location.pathname + location.search);
   if (code) tradeCode(code);
 }
 
-/** @param {any} theStore */
-export function startControls(theStore) {
-  store = theStore;
+export function startControls() {
   takeCode();
   addEventListener("hashchange", takeCode);
   setInterval(() => {
@@ -199,32 +193,26 @@ function consequence(strategy = null) {
   return `${plural(orders.length, "resting order")} will be cancelled; ${stay}.`;
 }
 
-/** @param {string|null} strategy one strategy, or all */
-export function pauseDialog(strategy = null) {
-  const keep = el("input", { type: "checkbox", name: "keep" });
+/** An act that only makes safer: its words, and a reason for who wants to give one. */
+function saferDialog(title, go, lines, act, body = () => ({})) {
   const reason = textInput("reason");
   openAsk({
-    title: strategy ? `Pause ${strategy}` : "Pause trading", go: "Pause", tone: "attention",
-    content: [
-      consequence(strategy), "No new risk is taken until you resume. Nothing is sold.",
-      el("label.tick", keep, "keep the resting orders"),
-      field("Reason (optional)", reason),
-    ],
-    accept: () => accepted("pause", { strategy: strategy ?? undefined,
-      keep_orders: keep.checked || undefined, reason: reason.value || undefined }),
+    title, go, tone: "attention", content: [...lines, field("Reason (optional)", reason)],
+    accept: () => accepted(act, { ...body(), reason: reason.value || undefined }),
   });
 }
 
-export function reduceOnlyDialog() {
-  const reason = textInput("reason");
-  openAsk({
-    title: "Reduce only", go: "Reduce only", tone: "attention",
-    content: [consequence(),
-      "From then on an order must shrink a position; the way back is Resume.",
-      field("Reason (optional)", reason)],
-    accept: () => accepted("reduce-only", { reason: reason.value || undefined }),
-  });
+/** @param {string|null} strategy one strategy, or all */
+export function pauseDialog(strategy = null) {
+  const keep = el("input", { type: "checkbox", name: "keep" });
+  saferDialog(`Pause ${strategy ?? "trading"}`, "Pause", [
+    consequence(strategy), "No new risk is taken until you resume. Nothing is sold.",
+    el("label.tick", keep, "keep the resting orders"),
+  ], "pause", () => ({ strategy: strategy ?? undefined, keep_orders: keep.checked || undefined }));
 }
+
+export const reduceOnlyDialog = () => saferDialog("Reduce only", "Reduce only", [consequence(),
+  "From then on an order must shrink a position; the way back is Resume."], "reduce-only");
 
 /** Fields that risky acts share: typed environment and a reason. */
 function typed() {
@@ -244,7 +232,7 @@ function typed() {
 export function resumeDialog(strategy = null) {
   const sure = typed();
   openAsk({
-    title: strategy ? `Resume ${strategy}` : "Resume trading", go: "Resume",
+    title: `Resume ${strategy ?? "trading"}`, go: "Resume",
     content: ["Strategies may take new risk again. Refused while a reconcile is due or an order "
       + "is unknown.", ...sure.fields],
     ready: sure.ready,
@@ -261,9 +249,8 @@ export function rearmDialog() {
   openAsk({
     title: "Re-arm after the halt", go: "Re-arm", tone: "danger",
     content: [
-      el("p", { class: "loss",
-        text: `Halted by ${plain(o.gate_by)} at ${clockTime(o.gate_since_at_ms)} UTC: `
-        + plain(o.gate_why) }),
+      el("p.loss", `Halted by ${plain(o.gate_by)} at ${clockTime(o.gate_since_at_ms)} UTC: `
+        + plain(o.gate_why)),
       "The cause must be gone. After a loss limit this works from the next trading day on.",
       field("Into", to), ...sure.fields,
     ],
@@ -338,8 +325,8 @@ export function holdButton(button, act) {
     }, HOLD_MS);
   };
   button.addEventListener("pointerdown", (e) => e.button === 0 && start());
-  for (const kind of ["pointerup", "pointerleave", "pointercancel", "blur",
-    "keyup"]) button.addEventListener(kind, stop);
+  const ends = ["pointerup", "pointerleave", "pointercancel", "blur", "keyup"];
+  for (const kind of ends) button.addEventListener(kind, stop);
   button.addEventListener("contextmenu", (e) => e.preventDefault());
   button.addEventListener("keydown", (e) => (e.key === "Enter" || e.key === " ")
     && (e.preventDefault(), start()));

@@ -6,17 +6,19 @@
  * document above VIRTUAL_ABOVE.
  */
 
+import { clockTime, dateTime, plain, upper } from "./format.js";
+
 const VIRTUAL_ABOVE = 100;
 const OVERSCAN = 20;
 const PHONE_ROWS = 15;
-/** Last letters of a ticker that are never cut off: they tell the markets of an event apart. */
+/** Last letters of a `tail` column that are never cut off: they tell one row from another. */
 const TAIL = 8;
 const FLASHES_PER_FRAME = 24;
 const calm = matchMedia("(prefers-reduced-motion: reduce)");
 export const phone = matchMedia("(max-width: 560px)");
 
 /** Ages in ms at which a value is dimmed and hatched. */
-export const DIM_MS = 2000;
+const DIM_MS = 2000;
 export const HATCH_MS = 10000;
 
 /** @param {string} id @returns {any} */
@@ -88,15 +90,15 @@ export function ageClass(ageMs) {
   return ageMs > DIM_MS ? "dim" : "";
 }
 
-/** A bar of a ratio 0…1; unknown is an empty track. @param {any} bar */
-export function setBar(bar, ratio) {
+/** A bar of a ratio 0…1 and its tone; unknown is an empty track. @param {any} bar */
+export function setBar(bar, ratio, tone = "") {
+  setClass(bar, `bar ${tone}`.trim());
   const width = `${Math.round(Math.max(0, Math.min(1, ratio ?? 0)) * 1000) / 10}%`;
   const fill = bar.firstElementChild;
   if (fill.style.width !== width) fill.style.width = width;
 }
 
-export const makeBar = (name = "") => el("span", { class: `bar ${name}`, "aria-hidden": "true" },
-  el("i"));
+export const makeBar = () => el("span.bar", { "aria-hidden": "true" }, el("i"));
 
 /** Put `nodes` in this order under `parent`, moving only what is out of place. */
 export function arrange(parent, nodes) {
@@ -144,6 +146,37 @@ export function fillRows(body, rows) {
   }));
 }
 
+/** Fill a list of names and values; its `dt` and `dd` are kept. */
+export function fillPairs(list, rows) {
+  arrange(list, rows.flat().map((text, i) => {
+    const node = list.children[i] ?? el(i % 2 ? "dd" : "dt");
+    setText(node, text);
+    return node;
+  }));
+}
+
+/** One child per row, kept by key. @param {(key: string) => any} make */
+export function fillCards(list, rows, key, make, paint) {
+  const kept = new Map([...list.children].map((node) => [node.dataset.key, node]));
+  arrange(list, rows.map((row) => {
+    const card = kept.get(row[key]) ?? make(row[key]);
+    card.dataset.key = row[key];
+    paint(card, row);
+    return card;
+  }));
+}
+
+/** Options of a filter: its first one stays, then these; what was chosen stays chosen. */
+export function fillSelect(select, names, label = String) {
+  const wanted = [...new Set(names)].sort();
+  if (select.options.length === wanted.length + 1
+    && wanted.every((name, i) => select.options[i + 1].value === name)) return;
+  const kept = select.value;
+  select.replaceChildren(select.options[0],
+    ...wanted.map((name) => el("option", { value: name, text: label(name) })));
+  select.value = wanted.includes(kept) ? kept : "";
+}
+
 /** A small table. @param {string} caption @param {any[]} heads texts or [text, class] */
 export function plainTable(caption, heads, rows = []) {
   const head = (h) => el("th", { scope: "col", class: h[1] ?? "", text: h[0] });
@@ -171,6 +204,13 @@ export const memory = {
   },
 };
 
+/** Column of moments. @param {number} ch */
+export const times = (ch, label = "Time") => col("time", label, "at_ms", clockTime,
+  { unit: "UTC", ch, hint: (row) => dateTime(row.at_ms) });
+
+/** Column of legs. */
+export const sides = () => col("side", "Side", "side", upper, { ch: 6, tone: (row) => row.side });
+
 /**
  * A column that shows one field. @param {string} id @param {string} label @param {string} field
  * @param {(value: any) => string} format @param {object} [more] further properties
@@ -180,6 +220,8 @@ export const col = (id, label, field, format, more = {}) => ({
   id, label, sort: (row) => row[field], text: (row) => format(row[field]), ...more,
 });
 export const NUM = { num: true };
+/** Column of tickers. @param {object} [more] further properties */
+export const tickers = (more) => col("ticker", "Market", "ticker", plain, { tail: true, ...more });
 export const CENT = { unit: "¢", num: true };
 export const DOLLAR = { unit: "$", num: true };
 
@@ -201,7 +243,7 @@ export const tableOf = (host) => tables.get(host) ?? null;
  * `id` is also the CSS class of the cells, `ch` a fixed width in digits (others share the rest),
  * `sort` the value to sort by (null goes last), `paint` makes content of its own.
  * @typedef {{id: string, label: string, unit?: string, num?: boolean, ch?: number, text: Ask,
- *   tone?: string|Ask, hint?: string|Ask, sort?: Ask, flash?: boolean,
+ *   tail?: boolean, tone?: string|Ask, hint?: string|Ask, sort?: Ask, flash?: boolean,
  *   paint?: (cell: any, row: any, view: any) => void}} Column
  *
  * `empty` says what is missing and what would fill it, `age` is that of a row's truth in ms, `sort`
@@ -260,7 +302,8 @@ export class DataTable {
   }
 
   #class(column, tone = "") {
-    return `${column.id}${column.num ? " num" : ""} ${tone}`.trim();
+    const names = [column.id, column.num && "num", column.tail && "tail", tone];
+    return names.filter(Boolean).join(" ");
   }
 
   #sort(id) {
@@ -416,7 +459,7 @@ export class DataTable {
     if (record.texts[i] === text) return;
     if (column.flash && record.texts[i] !== undefined) flash(record.cells[i]);
     record.texts[i] = text;
-    const cut = column.id === "ticker" ? Math.max(0, text.length - TAIL) : 0;
+    const cut = column.tail ? Math.max(0, text.length - TAIL) : 0;
     const parts = cut ? [text.slice(0, cut), text.slice(cut)] : [];
     record.cells[i].textContent = cut ? "" : text;
     record.cells[i].append(...parts.map((part) => el("span", part)));

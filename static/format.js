@@ -43,9 +43,13 @@ export function money(ud, plus = false) {
   return dollars(ud, { digits: fine ? 4 : 2, plus });
 }
 
-/** Money for table columns: four places, no unit, signed; nothing is a plain 0. */
-export const moneyColumn = (ud) => (ud === 0 ? "0" : dollars(ud, { digits: 4, plus: true,
-  unit: "" }));
+/** Money for table columns: four places below $100, no unit, signed; nothing is a plain 0. */
+export const moneyColumn = (ud) => (ud === 0 ? "0" : dollars(ud,
+  { digits: Math.abs(ud) < 1e8 ? 4 : 2, plus: true, unit: "" }));
+
+/** A limit in few letters: "$100", "$12.5k". */
+export const shortDollars = (ud) => (ud < 1e10 ? dollars(ud, { digits: ud % 1e6 ? 2 : 0 })
+  : `${dollars(ud / 1000, { digits: ud % 1e9 ? 1 : 0 })}k`);
 
 /** All six places, for tooltips. */
 export const exactDollars = (ud) => dollars(ud, { digits: 6 });

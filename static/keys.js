@@ -2,15 +2,14 @@
 /** The keyboard map. Ignored in a field; while a dialog is open only KILL and Escape work. */
 
 import { control, gateDialog, flattenDialog, guarded, unlockDialog } from "./controls.js";
-import { $, byId, el } from "./dom.js";
+import { $, byId, fillPairs } from "./dom.js";
 
 const HELP = [
   ["?", "this help"], ["/", "search the markets"], ["j k ↓ ↑", "rows of the list"],
-    ["Enter", "open: select a market, explain a row"],
-  ["e", "explain the row"], ["1 … 9, 0", "the ten tabs"], ["p", "pause, or resume and re-arm"],
-    ["c", "cancel this market's orders"],
-  ["f", "flatten (preview first)"], ["Shift+K held 1 s", "KILL"], ["u", "unlock the controls"],
-    ["t", "dark or light"],
+  ["Enter", "open: select a market, explain a row"], ["e", "explain the row"],
+  ["1 … 9, 0", "the ten tabs"], ["p", "pause, or resume and re-arm"],
+  ["c", "cancel this market's orders"], ["f", "flatten (preview first)"],
+  ["Shift+K held 1 s", "KILL"], ["u", "unlock the controls"], ["t", "dark or light"],
   ["z", "freeze the view; data goes on"], ["Esc", "close"],
 ];
 
@@ -37,8 +36,7 @@ function cancelMarket(view) {
  */
 export function startKeys(view, kill, tabs) {
   const help = byId("help");
-  $(help, "dl").append(...HELP.flatMap(([key, words]) =>
-    [el("dt", el("kbd", key)), el("dd", words)]));
+  fillPairs($(help, "dl"), HELP);
   const map = {
     "?": () => help.showModal(), "/": () => byId("market-search").focus(),
     j: () => view.activeTable()?.move(1), k: () => view.activeTable()?.move(-1),

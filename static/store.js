@@ -5,7 +5,8 @@
  * One socket carries all topics, a second short-lived one the selected book. A topic message is
  * applied when it is full or follows the last one; otherwise there is a gap, and the whole topic is
  * read again over HTTP. However many messages come, `paint` is called once per animation frame,
- * and not at all while the tab is hidden. Ages are judged on the server's clock.
+ * and not at all while the tab is hidden. Ages are judged on the server's clock. This module is
+ * loaded first: the socket brings its rows while the browser still reads the panels.
  */
 
 const SILENCE_MS = 5000;
@@ -14,29 +15,22 @@ const BACKOFF_MAX_MS = 10000;
 const HELD_MAX = 200;
 const ACTIVITY_KEEP = 500;
 
-const composite = (...names) => (row) => names.map((name) => row[name]).join("|");
-const byField = (name) => (row) => row[name];
-const single = () => "one";
-
-/** Key and, for append topics, how many rows are kept. */
-export const TOPICS = {
-  overview: { key: single }, latency: { key: single }, replay: { key: single },
-  health: { key: byField("component") }, markets: { key: byField("ticker") },
-  books: { key: byField("ticker") }, orders: { key: byField("client_order_id") },
-  positions: { key: byField("ticker") }, funnel: { key: composite("strategy", "reason") },
-  risk: { key: composite("limit", "scope") }, strategies: { key: byField("name") },
-  evidence: { key: byField("strategy") }, control: { key: byField("control_id"), keep: 50 },
-  fills: { key: byField("fill_id"), keep: 500 },
-  decisions: { key: byField("decision_id"), keep: 500 },
-  equity: { key: byField("at_ms"), keep: 2880 }, alerts: { key: byField("alert_id"), keep: 200 },
+/** Fields of each topic's key; none for a topic of one row. */
+const KEYS = {
+  overview: "", latency: "", replay: "", health: "component", markets: "ticker", books: "ticker",
+  orders: "client_order_id", positions: "ticker", funnel: "strategy reason", risk: "limit scope",
+  strategies: "name", evidence: "strategy", control: "control_id", fills: "fill_id",
+  decisions: "decision_id", equity: "at_ms", alerts: "alert_id",
 };
+/** How many rows of an append topic are kept. */
+const KEPT = { control: 50, fills: 500, decisions: 500, equity: 2880, alerts: 200 };
 
 /** Rows of one topic with its revision; `rows()` is cached until the next change. */
-export class Topic {
+class Topic {
   /** @param {string} name */
   constructor(name) {
     this.name = name;
-    this.spec = TOPICS[name];
+    this.fields = KEYS[name].split(" ");
     this.map = new Map();
     this.rev = null;
     this.gap = false;
@@ -62,13 +56,17 @@ export class Topic {
     return data.full || (this.rev !== null && data.rev === this.rev + 1);
   }
 
+  #keyOf(row) {
+    const parts = this.fields.map((name) => row[name]);
+    return parts.length > 1 ? parts.join("|") : this.fields[0] ? parts[0] : "one";
+  }
+
   apply(data, atMs) {
     if (data.full) this.map.clear();
-    for (const row of data.rows) this.map.set(this.spec.key(row), row);
+    for (const row of data.rows) this.map.set(this.#keyOf(row), row);
     for (const key of data.gone ?? []) this.map.delete(key);
-    const keep = this.spec.keep ?? Infinity;
     for (const key of this.map.keys()) {
-      if (this.map.size <= keep) break;
+      if (this.map.size <= (KEPT[this.name] ?? Infinity)) break;
       this.map.delete(key);
     }
     this.rev = data.rev;
@@ -83,7 +81,7 @@ export class Topic {
 }
 
 /** The server's clock: the least delayed message timestamp of the last half minute. */
-export class ServerClock {
+class ServerClock {
   constructor() {
     this.reset();
   }
@@ -119,13 +117,21 @@ export class ServerClock {
 const socketUrl = (query) =>
   `${location.protocol === "https:" ? "wss" : "ws"}://${location.host}/v3/ws${query}`;
 
-export class Store {
-  /** @param {(dirty: Set<string>) => void} paint once per animation frame, with what changed */
-  constructor(paint) {
-    this.paint = paint;
+/** Read from the trader; throws when it does not answer, in its words where it gives some. */
+export async function getJson(path) {
+  const answer = await fetch(path);
+  const body = await answer.json();
+  if (!answer.ok) throw new Error(body.error?.message ?? `HTTP ${answer.status}`);
+  return body;
+}
+
+class Store {
+  constructor() {
+    /** @type {(dirty: Set<string>) => void} called once per animation frame, with what changed */
+    this.paint = () => {};
     /** @type {(topic: string, rows: any[], atMs: number) => void} told of every applied message */
     this.applied = () => {};
-    this.topics = Object.fromEntries(Object.keys(TOPICS).map((name) => [name, new Topic(name)]));
+    this.topics = Object.fromEntries(Object.keys(KEYS).map((name) => [name, new Topic(name)]));
     this.clock = new ServerClock();
     this.link = { live: false, sinceMs: null, retryAt: null, attempts: 0, heardAt: 0 };
     this.activity = [];
@@ -336,29 +342,25 @@ export class Store {
     const query = topic.name === "books" ? `?ticker=${encodeURIComponent(this.bookTicker ?? "")}`
       : "";
     try {
-      const answer = await fetch(`/v3/topic/${topic.name}${query}`);
-      if (!answer.ok) throw new Error(`HTTP ${answer.status}`);
-      const body = await answer.json();
-      if (topic.gap) this.#repaired(topic, body, attempt);
+      const body = await getJson(`/v3/topic/${topic.name}${query}`);
+      if (!topic.gap || this.#repaired(topic, body)) return;
     } catch (error) {
       console.info(`topic ${topic.name} not read (${error}); trying again`);
-      setTimeout(() => topic.gap && this.#repair(topic, attempt + 1),
-        Math.min(8000, 250 * 2 ** attempt));
     }
+    setTimeout(() => topic.gap && this.#repair(topic, attempt + 1),
+      Math.min(8000, 250 * 2 ** attempt));
   }
 
-  #repaired(topic, body, attempt) {
+  /** Take what was read and what came since; false when a message between them is missing. */
+  #repaired(topic, body) {
     const held = topic.held.filter(([data]) => data.rev > body.rev);
-    if (held.length && held[0][0].rev !== body.rev + 1) {
-      setTimeout(() => topic.gap && this.#repair(topic, attempt + 1),
-        Math.min(8000, 250 * 2 ** attempt));
-      return;
-    }
+    if (held.length && held[0][0].rev !== body.rev + 1) return false;
     topic.restart();
     topic.apply({ rev: body.rev, full: true, rows: body.rows }, body.at_ms ?? this.nowMs());
     if (topic.name === "overview") this.#met(topic.map.get("one"));
     for (const [data, stampMs] of held) this.#topic(topic, data, stampMs);
     this.mark(topic.name);
+    return true;
   }
 
   #connectBook(ticker) {
@@ -412,3 +414,7 @@ export class Store {
     this.activityKeys.delete(this.activity.shift().key);
   }
 }
+
+/** The one store of the page. */
+export const store = new Store();
+store.start();

@@ -1,8 +1,8 @@
 // @ts-check
 /** Alerts, and the activity log in the words of the log file: filter, copy a line, copy all. */
 
-import { $, NUM, button, choice, col, dataTable, el, setText } from "../dom.js";
-import { clockTime, count, dateTime, plain, words } from "../format.js";
+import { $, NUM, button, choice, col, dataTable, el, fillSelect, setText, times } from "../dom.js";
+import { count, dateTime, plain, words } from "../format.js";
 
 const MARKS = { error: "✕", warning: "!", success: "✓", info: "·" };
 const TONES = { error: "loss", warning: "attention", success: "gain", info: "" };
@@ -22,8 +22,6 @@ async function copy(text, note) {
 }
 
 const tone = (row) => TONES[severity(row)] ?? "";
-const time = (label) => col("time", label, "at_ms", clockTime,
-  { unit: "UTC", ch: 12, hint: (r) => dateTime(r.at_ms) });
 const mark = { id: "mark", label: "", ch: 4, text: (r) => MARKS[severity(r)] ?? "·", tone,
   hint: severity };
 const message = (label, text) => ({ id: "message", label, text, tone, hint: text });
@@ -35,7 +33,7 @@ const LOG = {
   empty: (view) => (view.store.activity.length ? "No line fits the filter."
     : "No activity yet. The first transition of the trader is the first line."),
   columns: [
-    time("Time"), mark, col("kind", "Kind", "activity_type", words, { ch: 18, tone: "muted" }),
+    times(12), mark, col("kind", "Kind", "activity_type", words, { ch: 18, tone: "muted" }),
     col("state", "State", "state", words, { ch: 20, tone: "muted", text: (r) =>
       words(r.state ?? r.to_state) }),
     message("What happened", (r) => r.message ?? ""),
@@ -47,7 +45,7 @@ const ALERTS = {
   key: (row) => row.alert_id,
   empty: () => "No alert in this run. Degradations, fee differences and limits would show here.",
   columns: [
-    time("Alerts"), mark, message("What needs eyes", (r) => r.text ?? words(r.kind)),
+    times(12, "Alerts"), mark, message("What needs eyes", (r) => r.text ?? words(r.kind)),
     col("repeats", "×", "repeats", (n) => (n > 1 ? count(n) : ""),
       { ...NUM, ch: 5, tone: "muted" }),
   ],
@@ -83,18 +81,9 @@ function chosen(view) {
     && String(r.message).toLowerCase().includes(state.search));
 }
 
-function kinds(select, view) {
-  const names = [...new Set(view.store.activity.map((r) => r.activity_type))].sort();
-  if (select.options.length === names.length + 1) return;
-  const kept = select.value;
-  select.replaceChildren(el("option", { value: "", text: "all kinds" }),
-    ...names.map((n) => el("option", { value: n, text: words(n) })));
-  select.value = names.includes(kept) ? kept : "";
-}
-
 export function renderActivity(root, view) {
   if (!$(root, ".bar-top")) make(root, view);
-  kinds($(root, "select"), view);
+  fillSelect($(root, "select"), view.store.activity.map((r) => r.activity_type), words);
   dataTable($(root, ".log-host"), LOG).update(chosen(view), view);
   dataTable($(root, ".alerts-host"), ALERTS).update(view.rows("alerts"), view);
 }

@@ -2,12 +2,13 @@
 /** Decisions: the funnel by reason with the nearest miss, the live list, and the Explain drawer. */
 
 import {
-  $, NUM, arrange, button, byId, col, dataTable, el, makeBar, plainTable, setAttr, setBar,
-  setClass, setText,
+  $, NUM, arrange, button, byId, col, dataTable, el, fillPairs, makeBar, plainTable, setAttr, setBar,
+  setText, tickers, times,
 } from "../dom.js";
 import {
-  cents, centsDiff, clockTime, contracts, count, dateTime, percent, plain, upper, words,
+  cents, centsDiff, contracts, count, dateTime, percent, plain, upper, words,
 } from "../format.js";
+import { getJson } from "../store.js";
 
 const FUNNEL_ROWS = 14;
 const state = { filter: "", request: 0 };
@@ -23,8 +24,12 @@ function open(title, nodes) {
   if (!dialog.open) dialog.showModal();
 }
 
-const pairs = (rows) => el("dl.pairs",
-  ...rows.flatMap(([name, value]) => [el("dt", name), el("dd", value)]));
+function pairs(rows) {
+  const list = el("dl.pairs");
+  fillPairs(list, rows);
+  return list;
+}
+
 const block = (title, ...children) => el("section.block", el("h3", title),
   ...children);
 
@@ -103,10 +108,7 @@ export async function openExplain(id, view) {
   open(`Explain ${id}`, [el("p.empty", "Asking the trader …")]);
   let nodes;
   try {
-    const answer = await fetch(`/v3/explain/${encodeURIComponent(id)}`);
-    const body = await answer.json();
-    if (!answer.ok) throw new Error(body.error?.message ?? `HTTP ${answer.status}`);
-    nodes = recordNodes(body);
+    nodes = recordNodes(await getJson(`/v3/explain/${encodeURIComponent(id)}`));
   } catch (error) {
     const why = error instanceof Error ? error.message : error;
     nodes = [el("p.empty", { text: `No record of ${id}: ${why}. Kept are the records of `
@@ -125,9 +127,8 @@ const SPEC = {
     ? `No decision with reason "${words(state.filter)}" is kept; pick another bar.`
     : "No decision yet. The first book of a market brings the first one."),
   columns: [
-    col("time", "Time", "at_ms", clockTime, { unit: "UTC", ch: 10, hint: (r) =>
-      dateTime(r.at_ms) }),
-    col("ticker", "Market", "ticker", plain, { ch: 26 }),
+    times(10),
+    tickers({ ch: 26 }),
     col("reason", "Reason", "reason", words, {
       ch: 17, tone: (r) => (r.reason === "acted" ? "gain" : ""),
     }),
@@ -167,8 +168,7 @@ function funnel(root, view) {
     item.row = row;
     const [name, track, share, n, near] = item.firstChild.children;
     setText(name, several ? `${row.strategy}: ${words(row.reason)}` : words(row.reason));
-    setBar(track, row.ratio);
-    setClass(track, `bar ${row.reason === "acted" ? "gain" : ""}`.trim());
+    setBar(track, row.ratio, row.reason === "acted" ? "gain" : "");
     setText(share, percent(row.ratio));
     setText(n, count(row.count));
     setText(near, row.nearest?.value ? `${row.nearest.value}, needs ${row.nearest.limit}`

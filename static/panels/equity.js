@@ -3,7 +3,8 @@
 
 import { Chart } from "../chart.js";
 import { $, choice, el, setText } from "../dom.js";
-import { clockTime, dollars, known, money } from "../format.js";
+import { dollars, known, money } from "../format.js";
+import { getJson } from "../store.js";
 import { drawdowns } from "./headline.js";
 import { RANGES, windowOf } from "./price.js";
 
@@ -19,9 +20,7 @@ async function fetchAll(view) {
   if (performance.now() - state.askedAt < FETCH_AGAIN_MS) return;
   state.askedAt = performance.now();
   try {
-    const answer = await fetch("/v3/equity?from_ms=0&points=600");
-    if (!answer.ok) throw new Error(`HTTP ${answer.status}`);
-    state.all = (await answer.json()).rows ?? [];
+    state.all = (await getJson("/v3/equity?from_ms=0&points=600")).rows;
     view.repaint();
   } catch (error) {
     console.info(`equity series not read (${error}); the last 8 h stay`);
@@ -61,14 +60,14 @@ function readout(root, rows) {
   const at = state.cross;
   const row = at === null ? rows.at(-1) : rows.findLast((r) => r.at_ms <= at);
   const value = row?.[`${state.kind}_ud`];
-  const texts = [at === null ? "" : clockTime(at), `━ ${money(value)}`];
+  const texts = [money(value)];
   if (state.kind === "equity") {
     for (const [line, name] of [["╌", "hold"], ["┄", "random"]]) {
       const other = row?.[`${name}_ud`];
       if (known(other)) texts.push(`${line} ${name} ${dollars(value - other, BESIDE)}`);
     }
   }
-  setText($(root, ".readout"), texts.filter(Boolean).join(" "));
+  setText($(root, ".readout"), texts.join(" "));
 }
 
 function pictureOf(rows, from, to, o) {

@@ -1,18 +1,17 @@
 // @ts-check
 /** Evidence: is any of it good? Criteria, progress, intervals, verdict per strategy. */
 
-import { $, arrange, el, makeBar, setAttr, setBar, setClass, setText } from "../dom.js";
+import { $, arrange, el, fillCards, makeBar, setAttr, setBar, setClass, setText } from "../dom.js";
 import { count, gainTone, known, money, plain, words } from "../format.js";
 
 const VERDICT_TONE = { GO: "gain", "NO-GO": "loss" };
 
 function progress(label) {
-  return el("div.progress", el("span", label), makeBar("wide"),
-    el("b.num"));
+  return el("div.progress", el("span", label), makeBar(), el("b.num"));
 }
 
 function make(name) {
-  return el("article.card", { "data-key": name },
+  return el("article.card",
     el("header", el("h3", name), el("output")),
     progress("Settled events"), progress("Hours"),
     el("div.interval", el("span", "Net, with its interval"),
@@ -22,8 +21,7 @@ function make(name) {
 }
 
 function setProgress(node, have, need) {
-  setBar(node.children[1], known(have) && need ? have / need : null);
-  setClass(node.children[1], `bar wide ${known(have) && have >= need ? "gain" : ""}`.trim());
+  setBar(node.children[1], known(have) && need ? have / need : null, have >= need ? "gain" : "");
   const shown = known(have) && have % 1 ? have.toFixed(1) : plain(have);
   setText(node.children[2], `${shown} of ${plain(need)}`);
 }
@@ -62,10 +60,7 @@ export function renderEvidence(root, view) {
   const rows = view.rows("evidence");
   setText($(root, ".empty"),
     rows.length ? "" : "No evidence yet: it is made once a minute from the fills of a strategy.");
-  const list = $(root, ".cards");
-  arrange(list, rows.map((row) => {
-    const card = [...list.children].find((n) => n.dataset.key === row.strategy)
-      ?? make(row.strategy);
+  fillCards($(root, ".cards"), rows, "strategy", make, (card, row) => {
     const [, events, hours, interval, reasons, note] = card.children;
     const out = $(card, "output");
     setText(out, row.verdict ?? "—");
@@ -79,6 +74,5 @@ export function renderEvidence(root, view) {
     setText(note, row.verdict === "NOT ENOUGH DATA" && missing
       ? `${count(missing)} more independent settled events are needed before a verdict.` : "");
     setAttr(card, "aria-label", `Evidence of ${row.strategy}: ${row.verdict}`);
-    return card;
-  }));
+  });
 }

@@ -1,10 +1,10 @@
 // @ts-check
 /** Fills, newest first: fee charged beside fee expected, markouts, the decision behind each. */
 
-import { CENT, DOLLAR, NUM, button, col, dataTable, setAttr, setText } from "../dom.js";
 import {
-  cents, centsDiff, clockTime, contracts, dateTime, dollars, gainTone, known, plain, upper,
-} from "../format.js";
+  CENT, DOLLAR, NUM, button, col, dataTable, setAttr, setText, sides, tickers, times,
+} from "../dom.js";
+import { cents, centsDiff, contracts, dollars, gainTone, known, plain } from "../format.js";
 import { lastReason } from "./orders.js";
 
 const feeOff = (row) => known(row.fee_expected_ud) && row.fee_ud !== row.fee_expected_ud;
@@ -30,10 +30,9 @@ const SPEC = {
     return `No fills in this run yet. ${why}`;
   },
   columns: [
-    col("time", "Time", "at_ms", clockTime, { unit: "UTC", ch: 12, hint: (r) =>
-      dateTime(r.at_ms) }),
-    col("ticker", "Market", "ticker", String, { ch: 28 }),
-    col("side", "Side", "side", upper, { ch: 6, tone: (r) => r.side }),
+    times(12),
+    tickers({ ch: 28 }),
+    sides(),
     col("count", "Contracts", "count_h", contracts, NUM),
     col("price", "Price", "price_cc", cents, CENT),
     col("role", "Role", "is_taker", (is) => (known(is) ? (is ? "taker" : "maker") : "—"), {

@@ -2,9 +2,10 @@
 /** Seven numbers with sparkline and age; hover or focus gives formula and ledger lines. */
 
 import { spark } from "../chart.js";
-import { $, HATCH_MS, ageClass, el, flash, makeBar, setBar, setClass, setText } from "../dom.js";
+import { $, HATCH_MS, ageClass, el, flash, makeBar, setAttr, setBar, setClass,
+  setText } from "../dom.js";
 import {
-  arrow, dollars, duration, exactDollars, gainTone, known, money, percent,
+  arrow, dollars, duration, exactDollars, gainTone, known, money, percent, shortDollars,
 } from "../format.js";
 
 const SPARK_POINTS = 180;
@@ -73,7 +74,7 @@ function make(root) {
       id: `n-${cell.id}`, "aria-describedby": tip.id },
       el("span.label", { text: cell.label }), el("output"),
       el("canvas", { "aria-hidden": "true" }),
-      el("span.note"), ...(cell.max ? [makeBar("limit")] : []), tip));
+      el("span.note"), ...(cell.max ? [makeBar()] : []), tip));
   }
   root.append(row);
 }
@@ -92,11 +93,12 @@ function paintCell(node, cell, view, o, rows, age) {
   setClass(output, `${tone} ${o ? ageClass(age) : ""}`.trim());
   const limit = o?.[cell.max];
   const ratio = limit > 0 && known(value) ? value / limit : null;
-  const share = `${percent(ratio)} of ${dollars(limit, { digits: limit % 1e6 ? 2 : 0 })}`;
-  setText($(node, ".note"), cell.max && age < HATCH_MS ? share : duration(age));
+  const note = $(node, ".note");
+  const isShare = cell.max && age < HATCH_MS;
+  setText(note, isShare ? percent(ratio) : duration(age));
+  setAttr(note, "data-more", isShare ? ` of ${shortDollars(limit)}` : "");
   const bar = $(node, ".bar");
-  if (bar) setBar(bar, ratio);
-  if (bar) setClass(bar, `bar ${ratio > 0.9 ? "loss" : ratio > 0.7 ? "attention" : ""}`.trim());
+  if (bar) setBar(bar, ratio, ratio > 0.9 ? "loss" : ratio > 0.7 ? "attention" : "");
   const series = cell.series ? cell.series(rows) : [...rows.map((r) => r[cell.field]), value];
   spark($(node, "canvas"), series, tone ? `--${tone}`
     : cell.colour ?? (cell.id === "drawdown" && value > 0 ? "--loss" : "--muted"));

@@ -127,14 +127,14 @@ function make(root) {
     el("div.book", el("table.ladder",
       el("caption.sr", "Order book of the selected market"),
       el("thead", el("tr", ...head)), el("tbody"))),
-    el("ul.prints", { "aria-label": "Last prints" }));
+    el("ul.prints", { "aria-label": "Last prints, with the taker's side" }));
 }
 
 function paintPrints(list, prints, axis) {
   arrange(list, prints.slice(0, PRINTS).map((p, i) => {
     const item = list.children[i] ?? el("li");
     setText(item, [clockTime(p.at_ms), cents(onAxis(axis, p.price_cc)), `×${contracts(p.count_h)}`,
-      `${upper(p.taker_side)} taker`].join("  "));
+      upper(p.taker_side)].join("  "));
     setClass(item, p.taker_side ?? "");
     return item;
   }));

@@ -1,7 +1,9 @@
 // @ts-check
 /** Markets followed: prices, fair value, edge, position, and why nothing is done. */
 
-import { $, CENT, DOLLAR, col, dataTable, el, setAttr, setHidden, setText } from "../dom.js";
+import {
+  $, CENT, DOLLAR, col, dataTable, el, fillPairs, fillSelect, setAttr, setHidden, setText, tickers,
+} from "../dom.js";
 import {
   brief, cents, centsDiff, contracts, dateTime, duration, gainTone, heldTone, known, moneyColumn,
   plain, positionWords, untilClose, words,
@@ -11,9 +13,6 @@ const DETAIL_PX = 186;
 const ROW_PX = 24;
 const SOON_MS = 300_000;
 const PROOF_MARK = { proven: "", resyncing: "↻ ", stale: "! ", never: "… " };
-const left = (row, view) => (known(row.close_at_ms) && view.nowMs() !== null
-  ? row.close_at_ms - view.nowMs() : null);
-
 const spreadOf = (row) => (known(row.bid_cc) && known(row.ask_cc) ? row.ask_cc - row.bid_cc : null);
 
 /** A bar from the middle: NO weight left, YES weight right. */
@@ -40,18 +39,18 @@ const SPEC = {
     return "No market is followed yet: discovery or --tickers fills this list.";
   },
   columns: [
-    col("ticker", "Market", "ticker", String, {
+    tickers({
       text: (r) => (PROOF_MARK[r.proof] ?? "") + r.ticker,
       tone: (r) => (r.proof === "proven" ? "" : "attention"),
       hint: (r) => `${r.ticker}\n${r.title ?? ""}\nbook ${r.proof}, market ${r.status}`,
     }),
     col("title", "Title", "title", plain, { hint: (r) => r.title }),
     col("close", "Closes", "close_at_ms", String, {
-      num: true, ch: 7, text: (r, v) => untilClose(left(r, v), brief),
-      tone: (r, v) => (left(r, v) !== null && left(r, v) < SOON_MS ? "attention" : ""),
+      num: true, ch: 7, text: (r, v) => untilClose(v.leftMs(r.close_at_ms), brief),
+      tone: (r, v) => ((v.leftMs(r.close_at_ms) ?? SOON_MS) < SOON_MS ? "attention" : ""),
     }),
-    col("bid", "Bid", "bid_cc", cents, { ...CENT, ch: 6, flash: true, tone: "yes" }),
-    col("ask", "Ask", "ask_cc", cents, { ...CENT, ch: 6, flash: true, tone: "no" }),
+    col("bid", "Bid", "bid_cc", cents, { ...CENT, ch: 6.3, flash: true, tone: "yes" }),
+    col("ask", "Ask", "ask_cc", cents, { ...CENT, ch: 6.3, flash: true, tone: "no" }),
     { id: "spread", label: "Spr", ...CENT, ch: 6, sort: spreadOf, text: (r) =>
       cents(spreadOf(r)) },
     col("imb", "Imb", "imbalance_ratio", () => "", {
@@ -63,10 +62,10 @@ const SPEC = {
       ...CENT, ch: 7.4, tone: (r) => gainTone(r.edge_cc), hint: "after fee and margin",
     }),
     col("position", "Position", "position_h", (h) => (h === 0 ? "·" : positionWords(h)), {
-      num: true, ch: 8.2, flash: true, tone: (r) => heldTone(r.position_h),
+      num: true, ch: 9.9, flash: true, tone: (r) => heldTone(r.position_h),
     }),
     col("pnl", "P&L", "pnl_ud", (ud) => (ud === 0 ? "·" : moneyColumn(ud)), {
-      ...DOLLAR, ch: 8.8, flash: true, tone: (r) => gainTone(r.pnl_ud) || "muted",
+      ...DOLLAR, ch: 9.9, flash: true, tone: (r) => gainTone(r.pnl_ud) || "muted",
     }),
     col("markout", "Mk5s", "markout_5s_cc", centsDiff, {
       ...CENT, ch: 7.4, tone: (r) => gainTone(r.markout_5s_cc),
@@ -85,17 +84,6 @@ function wire(root, view) {
     () => view.repaint());
 }
 
-/** Keep the strategy filter's options equal to the strategies seen. */
-function strategies(select, rows) {
-  const names = [...new Set(rows.map((r) => r.strategy).filter(Boolean))].sort();
-  if (select.options.length === names.length + 1
-    && names.every((n, i) => select.options[i + 1].value === n)) return;
-  const kept = select.value;
-  select.replaceChildren(el("option", { value: "", text: "any strategy" }),
-    ...names.map((n) => el("option", { value: n, text: n })));
-  select.value = names.includes(kept) ? kept : "";
-}
-
 /** Room below a short list tells more about the selected market. */
 function detail(root, view, few) {
   let box = $(root, ".detail");
@@ -104,27 +92,23 @@ function detail(root, view, few) {
   setHidden(box, !m);
   if (!m) return;
   const last = view.rows("decisions").findLast((d) => d.ticker === m.ticker);
-  const rows = [["Market", plain(m.title)], ["Status", `${plain(m.status)}, book ${m.proof}`],
+  fillPairs(box, [
+    ["Market", plain(m.title)], ["Status", `${plain(m.status)}, book ${m.proof}`],
     ["Closes", `${dateTime(m.close_at_ms)} UTC`],
-      ["Event", `${m.event_ticker ?? "—"} of ${m.series ?? "—"}`],
+    ["Event", `${plain(m.event_ticker)} of ${plain(m.series)}`],
     ["Best bid", `${cents(m.bid_cc)} ¢ × ${contracts(m.bid_h)}`],
-      ["Best ask", `${cents(m.ask_cc)} ¢ × ${contracts(m.ask_h)}`],
-    ["Last price", `${cents(m.last_cc)} ¢`], ["Book moved",
-      `${duration(view.ageMs(m.changed_at_ms))} ago`],
+    ["Best ask", `${cents(m.ask_cc)} ¢ × ${contracts(m.ask_h)}`],
+    ["Last price", `${cents(m.last_cc)} ¢`],
+    ["Book moved", `${duration(view.ageMs(m.changed_at_ms))} ago`],
     ["Last decision", last ? `${words(last.reason)}${last.value ? `: ${last.value}` : ""}` : "—"],
-      ["It needs", last?.limit || "—"]];
-  if (box.children.length !== rows.length * 2) box.replaceChildren(...rows.flatMap(() =>
-    [el("dt"), el("dd")]));
-  rows.forEach(([name, value], i) => {
-    setText(box.children[i * 2], name);
-    setText(box.children[i * 2 + 1], value);
-  });
+    ["It needs", last?.limit || "—"],
+  ]);
 }
 
 export function renderMarkets(root, view) {
   if (!root.dataset.wired) wire(root, view);
   const all = view.rows("markets");
-  strategies($(root, "#filter-strategy"), all);
+  fillSelect($(root, "#filter-strategy"), all.map((r) => r.strategy).filter(Boolean));
   const [search, proof, held, strategy] = ["#market-search", "#filter-proof", "#filter-position",
     "#filter-strategy"].map((id) => $(root, id).value.trim().toLowerCase());
   const fits = (r) => (!search || `${r.ticker} ${r.title ?? ""}`.toLowerCase().includes(search))

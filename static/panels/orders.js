@@ -2,8 +2,8 @@
 /** Working orders; unknown ones on top and amber. Cancel of one order is one click. */
 
 import { control, guarded } from "../controls.js";
-import { CENT, NUM, button, col, dataTable, setAttr } from "../dom.js";
-import { cents, clockTime, contracts, duration, known, micros, upper, words } from "../format.js";
+import { CENT, NUM, button, col, dataTable, setAttr, sides, tickers } from "../dom.js";
+import { cents, clockTime, contracts, duration, known, micros, words } from "../format.js";
 
 const ORDER_OF_STATUS = ["unknown", "intent", "sent", "resting", "rejected", "never_accepted",
   "executed", "canceled"];
@@ -12,10 +12,8 @@ const TONES = { unknown: "attention", rejected: "loss", never_accepted: "loss", 
   canceled: "muted" };
 
 const rank = (row) => ORDER_OF_STATUS.indexOf(row.status) * 1e14 - (row.sent_at_ms ?? 0);
-const age = (row, view) => (known(row.sent_at_ms) && view.nowMs() !== null
-  ? view.nowMs() - row.sent_at_ms : null);
-const expiry = (row, view) => (LIVE.has(row.status) && known(row.expires_at_ms)
-  && view.nowMs() !== null ? row.expires_at_ms - view.nowMs() : null);
+const age = (row, view) => (known(row.sent_at_ms) ? -view.leftMs(row.sent_at_ms) : null);
+const expiry = (row, view) => (LIVE.has(row.status) ? view.leftMs(row.expires_at_ms) : null);
 
 const estimated = (row) => row.ahead_from === "estimate";
 const ahead = (row) =>
@@ -61,8 +59,8 @@ const SPEC = {
       ch: 11, sort: rank, text: (r) => (r.status === "unknown" ? "! " : "") + words(r.status),
       tone: (r) => TONES[r.status] ?? "", hint: (r) => r.status_why,
     }),
-    col("ticker", "Market", "ticker", String, { ch: 28 }),
-    col("side", "Side", "side", upper, { ch: 6, tone: (r) => r.side }),
+    tickers({ ch: 28 }),
+    sides(),
     col("price", "Price", "price_cc", cents, { ...CENT, ch: 9 }),
     col("remaining", "Remaining", "remaining_h", contracts, {
       ...NUM, ch: 12, flash: true, text: (r) =>
@@ -86,7 +84,7 @@ const SPEC = {
     { id: "why", label: "Note", text: (r) => r.status_why ?? "", tone: "muted", hint: (r) =>
       r.status_why },
     {
-      id: "id", label: "Client id", text: (r) => r.client_order_id, tone: "muted",
+      id: "id", label: "Client id", tail: true, text: (r) => r.client_order_id, tone: "muted",
       hint: (r) => `exchange id ${r.order_id ?? "unknown"}`,
     },
     { id: "do", label: "", ch: 11, text: () => "", paint: cancelCell },

@@ -2,7 +2,7 @@
 /** Positions: what is held, what it cost, what leaving costs, the worst that can happen. */
 
 import { flattenDialog, guarded } from "../controls.js";
-import { $, CENT, DOLLAR, NUM, button, col, dataTable, el, setText } from "../dom.js";
+import { $, CENT, DOLLAR, NUM, button, col, dataTable, el, setText, tickers } from "../dom.js";
 import {
   arrow, cents, contracts, duration, gainTone, heldTone, known, money, moneyColumn, plain,
   positionWords, untilClose,
@@ -19,9 +19,6 @@ function verifiedAge(row, view) {
   return view.ageMs(Math.max(carried ?? -Infinity, row.verified_at_ms ?? -Infinity));
 }
 
-const left = (row, view) => (known(row.close_at_ms) && view.nowMs() !== null
-  ? row.close_at_ms - view.nowMs() : null);
-
 const cost = (ud) => moneyColumn(known(ud) ? -ud : null);
 const result = (id, label, field, format, ch) =>
   col(id, label, field, format, { ...DOLLAR, ch, tone: (r) => gainTone(r[field]) || "muted" });
@@ -34,7 +31,7 @@ const SPEC = {
     ? "Positions are not known yet: the first reconcile reads them."
     : "No position. The first fill opens one."),
   columns: [
-    col("ticker", "Market", "ticker", String, {
+    tickers({
       ch: 28, hint: (r, v) => v.get("markets", r.ticker)?.title ?? r.ticker,
     }),
     col("position", "Position", "position_h", positionWords, {
@@ -53,7 +50,7 @@ const SPEC = {
     col("event", "Event", "event_ticker", plain, { ch: 21, tone: "muted" }),
     col("eventworst", "Event worst", "event_worst_ud", moneyColumn, { ...DOLLAR, ch: 13 }),
     col("close", "Closes", "close_at_ms", String, {
-      ...NUM, ch: 10, text: (r, v) => untilClose(left(r, v), duration),
+      ...NUM, ch: 10, text: (r, v) => untilClose(v.leftMs(r.close_at_ms), duration),
     }),
     col("exit", "Cost to exit", "exit_cost_ud", cost, {
       ...DOLLAR, ch: 13.4, hint: "fee and spread at the present book",

@@ -6,7 +6,7 @@
 
 import { Chart } from "../chart.js";
 import { $, choice, el, setText } from "../dom.js";
-import { cents, centsDiff, clockTime, known, plain } from "../format.js";
+import { cents, centsDiff, known, plain } from "../format.js";
 
 const COARSE_KEEP = 200;
 const FINE_KEEP = 2400;
@@ -70,9 +70,7 @@ function readout(root, view) {
   const points = histories.get(view.selected)?.points ?? [];
   const at = state.cross;
   const point = at === null ? points.at(-1) : points.findLast((p) => p.at_ms <= at);
-  const time = at === null ? "" : `${clockTime(at)}  `;
-  const text = point ? `${time}━ ${cents(point.mid_cc)} ╌ fair ${cents(point.fair_cc)}` : "";
-  setText($(root, ".readout"), text);
+  setText($(root, ".readout"), point ? `${cents(point.mid_cc)} ╌ fair ${cents(point.fair_cc)}` : "");
 }
 
 export function renderPrice(root, view) {

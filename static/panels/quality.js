@@ -2,7 +2,7 @@
 /** Fill quality: where the P&L came from, how often and how fast orders fill, markouts. */
 
 import { histogram } from "../chart.js";
-import { $, choice, el, makeBar, setBar, setClass, setText } from "../dom.js";
+import { $, choice, el, fillPairs, makeBar, setBar, setClass, setText } from "../dom.js";
 import {
   centsDiff, contracts, count, dollars, duration, gainTone, known, money, percent,
 } from "../format.js";
@@ -56,8 +56,7 @@ function splitBlock(root, view) {
     ?? (field === "fees_ud" && known(fees) ? -fees : null));
   const largest = Math.max(1, ...values.map((v) => Math.abs(v ?? 0)));
   root.querySelectorAll(".quality-split li").forEach((item, i) => {
-    setBar(item.children[1], known(values[i]) ? Math.abs(values[i]) / largest : null);
-    setClass(item.children[1], `bar ${gainTone(values[i])}`.trim());
+    setBar(item.children[1], Math.abs(values[i] ?? 0) / largest, gainTone(values[i]));
     setText(item.children[2], money(values[i], true));
     setClass(item.children[2], `num ${gainTone(values[i])}`.trim());
   });
@@ -76,7 +75,7 @@ function facts(root, view, fills) {
   const n = fills.length;
   const sum = (field) => fills.reduce((all, f) => all + (f[field] ?? 0), 0);
   const share = `${percent(filled / orders, 1)} (${count(filled)} of ${count(orders)})`;
-  const rows = [
+  fillPairs($(root, ".quality-facts dl"), [
     ["Fills per order", orders ? share : "— (no order yet)"],
     ["Time to fill, median", waits.length ? `${duration(median(waits))} (n = ${waits.length})`
       : "— (no fill of a timed order)"],
@@ -84,12 +83,7 @@ function facts(root, view, fills) {
     ["Contracts filled", n ? contracts(sum("count_h")) : "—"],
     ["Fees charged", n ? dollars(sum("fee_ud"), { digits: 4 }) : "—"],
     ["Fee differences", !n ? "—" : off ? `! ${off} fills not charged as expected` : "none"],
-  ];
-  const list = $(root, ".quality-facts dl");
-  if (!list.children.length) {
-    list.append(...rows.flatMap(([name]) => [el("dt", name), el("dd")]));
-  }
-  list.querySelectorAll("dd").forEach((dd, i) => setText(dd, rows[i][1]));
+  ]);
 }
 
 export function renderQuality(root, view) {

@@ -49,7 +49,8 @@ export function renderReplay(root, view) {
       { value: String(tape.speed_ratio), text: `×${tape.speed_ratio}` }));
     speed.value = String(tape.speed_ratio);
   }
-  setBar(bar, (tape.virtual_at_ms - tape.from_at_ms) / (tape.to_at_ms - tape.from_at_ms));
+  const done = (tape.virtual_at_ms - tape.from_at_ms) / (tape.to_at_ms - tape.from_at_ms);
+  setBar(bar, done, "tape-bar");
   marks($(bar, ".marks"), view.rows("fills"), tape);
   const [at, end] = [tape.virtual_at_ms, tape.to_at_ms].map(clockTime);
   const events = `${count(tape.events_done)} / ${count(tape.events_total)} events`;

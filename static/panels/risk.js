@@ -9,9 +9,8 @@ const danger = (row) => (row.tripped || row.used_ratio >= 1 ? "loss" : row.used_
   ? "attention" : "");
 
 function barCell(cell, row) {
-  if (!cell.firstChild) cell.append(makeBar("wide"));
-  setBar(cell.firstChild, row.used_ratio);
-  setClass(cell.firstChild, `bar wide ${danger(row)}`.trim());
+  if (!cell.firstChild) cell.append(makeBar());
+  setBar(cell.firstChild, row.used_ratio, danger(row));
 }
 
 /** Used or limit in its own unit: money, contracts, else the number given. */

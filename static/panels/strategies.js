@@ -2,7 +2,7 @@
 /** Strategies: results, experimental mark, pause and resume of one, parameters and source. */
 
 import { guarded, pauseDialog, resumeDialog } from "../controls.js";
-import { $, arrange, button, el, setAttr, setClass, setText } from "../dom.js";
+import { $, arrange, button, el, fillCards, setAttr, setClass, setText } from "../dom.js";
 import { arrow, count, gainTone, known, micros, money, percent, plain, words } from "../format.js";
 
 /** @type {any[][]} */
@@ -19,7 +19,7 @@ const isPaused = (s) => s.paused ?? s.enabled === false;
 function make(name) {
   const act = button("", () => guarded(() =>
     (card.paused ? resumeDialog(name) : pauseDialog(name))));
-  const card = el("article.card", { "data-key": name },
+  const card = el("article.card",
     el("header", el("h3", name), el("output"),
     el("span.badge-word", { hidden: true, text: "EXPERIMENTAL" }), act),
     el("dl.figures", ...FIGURES.map(([label]) =>
@@ -30,12 +30,10 @@ function make(name) {
 
 export function renderStrategies(root, view) {
   if (!$(root, ".cards")) root.append(el("p.empty"), el("div.cards"));
-  const list = $(root, ".cards");
   const all = view.rows("strategies");
   setText($(root, ".empty"),
     all.length ? "" : "No strategy runs. Start with --strategy NAME to see one here.");
-  const cards = all.map((s) => {
-    const card = [...list.children].find((node) => node.dataset.key === s.name) ?? make(s.name);
+  fillCards($(root, ".cards"), all, "name", make, (card, s) => {
     card.paused = isPaused(s);
     const state = $(card, "output");
     setText(state, card.paused ? "‖ paused" : "✓ active");
@@ -56,7 +54,5 @@ export function renderStrategies(root, view) {
       setAttr(item, "title", `from ${p.from}`);
       return item;
     }));
-    return card;
   });
-  arrange(list, cards);
 }

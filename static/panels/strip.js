@@ -2,7 +2,7 @@
 /** The strip and the sentence under it: alive, trading or not and why, last control, last alert. */
 
 import { controlWords, isUnlocked } from "../controls.js";
-import { $, ageClass, byId, setAttr, setClass, setHidden, setText } from "../dom.js";
+import { $, ageClass, byId, el, setAttr, setClass, setHidden, setText } from "../dom.js";
 import {
   DASH, arrow, clockTime, count, dollars, duration, known, money, percent, plain, plural, words,
 } from "../format.js";
@@ -17,8 +17,13 @@ const STATE_WORDS = {
   orderbook_connect: "Connecting the feed and waiting for the first books.",
   trading_client_connect: "Connecting the account: key, clock and limits.",
   kalshi_data_sync: "Reconciling orders, fills and positions with the exchange.",
-  error: "Something failed; orders are cancelled and the trader recovers by itself.",
   shutdown: "The trader is shutting down.",
+};
+/** Facts by id: the word shown, the rest for who cannot see it. */
+const FACTS = {
+  state: "State", gate: "Gate", feed: "Feed| age", books: "Books| proven",
+  reconcile: "Reconciled", unknown: "Unknown| orders",
+  budget: "Budget| left of the read and write rate limits", loop: "Loop lag", pause: "Next pause",
 };
 const ALERT_FRESH_MS = 5 * 60 * 1000;
 
@@ -50,10 +55,11 @@ function whySentence(view) {
     return ["✕ HALTED", "loss",
       `${gateWords(o)} No order is created or changed until it is re-armed.`];
   }
-  if (STATE_WORDS[o.state]) {
-    const tone = o.state === "error" ? "loss" : "attention";
-    return [`… ${big(o.state)}`, tone, STATE_WORDS[o.state]];
+  if (o.state === "error") {
+    return ["✕ ERROR", "loss",
+      `${o.state_why ?? "something failed"}: orders are cancelled, the trader recovers by itself.`];
   }
+  if (STATE_WORDS[o.state]) return [`… ${big(o.state)}`, "attention", STATE_WORDS[o.state]];
   if (o.unknown_orders) {
     const many = plural(o.unknown_orders, "order");
     return ["! UNKNOWN", "attention", `${many} of unknown outcome: asked about, never sent again.`];
@@ -92,6 +98,14 @@ function environment(root, o, tape) {
   setAttr(document.documentElement, "data-env", tape ? "replay" : o.environment);
 }
 
+function makeFacts(list) {
+  for (const [id, label] of Object.entries(FACTS)) {
+    const [word, rest = ""] = label.split("|");
+    list.append(el("div", { id: `f-${id}` }, el("dt", word, el("span.sr", rest)),
+      el("dd", el("output", DASH), el("small"))));
+  }
+}
+
 function facts(root, view, o) {
   const now = view.nowMs();
   const waited = view.store.overviewAgeMs() ?? 0;
@@ -100,7 +114,7 @@ function facts(root, view, o) {
   const fact = (id, text, bad, worse, small = "", hint = null) => {
     const box = $(root, id);
     setText($(box, "output"), text);
-    if ($(box, "small")) setText($(box, "small"), small);
+    setText($(box, "small"), small);
     setClass(box, worse ? "loss" : bad ? "attention" : "");
     setAttr(box, "title", hint);
   };
@@ -178,6 +192,7 @@ function browserTab(view, o) {
 
 export function renderStrip(root, view) {
   const o = view.one("overview");
+  if (!$(root, "#f-state")) makeFacts($(root, ".facts"));
   environment(root, o, view.one("replay"));
   if (o) facts(root, view, o);
   setClass($(root, ".facts"), `facts ${o ? ageClass(view.store.overviewAgeMs()) : ""}`.trim());

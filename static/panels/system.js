@@ -5,6 +5,7 @@ import { $, button, el, fillRows, plainTable, setText } from "../dom.js";
 import {
   bytes, clockTime, count, duration, known, micros, plain, words,
 } from "../format.js";
+import { getJson } from "../store.js";
 
 const NOT_HERE = "They are changed in the settings, not here.";
 const BAD_WHEN_POSITIVE = new Set(["gaps", "resyncs", "rest_differences", "http_429",
@@ -39,10 +40,7 @@ function make(root) {
 async function readSettings(root) {
   const note = $(root, ".s-settings p");
   try {
-    const answer = await fetch("/v3/config");
-    if (!answer.ok) throw new Error(`HTTP ${answer.status}`);
-    const map = await answer.json();
-    const list = map.settings ?? Object.entries(map).map(([name, v]) => ({ name, ...v }));
+    const list = (await getJson("/v3/config")).settings;
     const row = (s) => [s.name, [plain(s.value), "num"], [plain(s.source), "muted"]];
     fillRows($(root, ".s-settings tbody"), list.map(row));
     $(root, ".s-settings table").hidden = false;
