@@ -12670,7 +12670,7 @@ class SharedReads:
             async with lock:
                 del self._next[key]
                 answer = await ask(**which)
-        except BaseException as error:
+        except (Exception, asyncio.CancelledError) as error:
             self._fail(key, mine, error)
             raise
         finally:
