@@ -202,6 +202,16 @@ def test_no_room_uses_a_name_of_a_later_room():
     assert not wrong, "\n".join(sorted(wrong))
 
 
+def test_a_name_with_an_underscore_stays_in_the_rooms_of_its_number():
+    own = {name: room[:2] for name, room in top_level_names().items() if name.startswith("_")}
+    wrong = {
+        f"line {node.lineno}: {node.id} of §{own[node.id]}"
+        for node in nodes_of(ast.Name)
+        if own.get(node.id, room_of(node.lineno)) != room_of(node.lineno)
+    }
+    assert not wrong, "\n".join(sorted(wrong))
+
+
 def test_no_name_is_defined_twice():
     seen: dict[str, int] = {}
     for node in TREE.body:
@@ -2086,7 +2096,7 @@ def test_cash_stays_unknown_until_the_exchange_has_told_it():
 
 def test_what_a_ledger_remembers_of_fills_and_orders_is_bounded(monkeypatch):
     monkeypatch.setattr(t, "FILLS_MAX", 10)
-    monkeypatch.setattr(t, "ENDED_ORDERS_MAX", 10)
+    monkeypatch.setattr(t, "FEE_ACCOUNTS_MAX", 10)
     ledger = t.Ledger()
     for number in range(50):
         fill = fill_07(number, YES7, 4000, 1, order_id=f"o{number}")
@@ -12606,8 +12616,8 @@ async def test_a_resting_order_whose_id_names_another_is_alarmed_and_kept(folder
 @virtual_18
 async def test_memories_keep_to_their_bounds(folder_18, monkeypatch):
     house = House18(folder_18)
-    monkeypatch.setattr(t, "ENDED_ORDERS_MAX", 1)
-    monkeypatch.setattr(t, "FILLS_MAX", 1)
+    for name in ("ENDED_ORDERS_MAX", "RECENT_ORDERS_MAX", "PAYOUTS_MAX"):
+        monkeypatch.setattr(t, name, 1)
     for number in range(3):
         key = await house.send(price_cc=1000 + 100 * number, count_h=100)
         await house.answer("create", key, outcome_18(K18.NEVER_SENT))

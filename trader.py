@@ -152,6 +152,7 @@ UD_PER_DOLLAR: Final = 1_000_000  # one dollar of money, in micro-dollars
 PRICE_PLACES: Final = 4
 COUNT_PLACES: Final = 2
 MONEY_PLACES: Final = 6
+MINUTE_S: Final = 60.0
 
 _DECIMAL = re.compile(r"(-?)([0-9]{1,15})(?:\.([0-9]{1,18}))?", re.ASCII)
 
@@ -366,6 +367,9 @@ SPOT_MARKETS_MAX: Final = 10  # books compared with REST per round
 
 # Bounds of §18: execution.
 ENDED_ORDERS_MAX: Final = 2000  # ended orders kept in memory; older ones live in the journal
+RECENT_ORDERS_MAX: Final = 2000  # market, side and price remembered against duplicates
+FEE_ACCOUNTS_MAX: Final = 2000  # orders whose rounding of fees is remembered, or their past fills
+PAYOUTS_MAX: Final = 5000  # markets whose payout is remembered
 FILLS_MAX: Final = 5000  # trade ids kept in memory to book no fill twice; older ones: journal
 RECONCILE_ROUNDS_MAX: Final = 4  # reads of one pass: a difference counts 2 s after its first sight
 UNKNOWN_SCAN_S: Final = 1.0  # pause between two scans for an unknown order
@@ -386,6 +390,7 @@ PEAK_DAYS_READ: Final = 1_000  # daily rows looked through for the peak
 
 # Bounds of §19: decision.
 CYCLES_MAX: Final = 50  # recent trading cycles kept for people
+DECISION_TIMES_MAX: Final = 1000  # of the last decisions that sent something
 NEAREST_MAX: Final = 4096  # (ticker, strategy, reason) rows with a nearest miss
 STRATEGY_FAULTS_MAX: Final = 3  # in a row, then the strategy is switched off
 
@@ -1883,15 +1888,17 @@ def _read_text(obj: Json, key: str, default: str | None = None) -> str:
     raise WireError(f"{key}: no text but {value!r:.60}")
 
 
-def _read_int(obj: Json, key: str) -> int:
+def read_int(obj: Json, key: str) -> int:
+    """A whole number that must be there; WireError for any other kind."""
     value = obj.get(key)
     if type(value) is not int:
         raise WireError(f"{key}: no whole number but {value!r:.60}")
     return value
 
 
-def _read_optional_int(obj: Json, key: str) -> int | None:
-    return None if obj.get(key) is None else _read_int(obj, key)
+def read_optional_int(obj: Json, key: str) -> int | None:
+    """A whole number, None for null or an absent key; WireError for any other kind."""
+    return None if obj.get(key) is None else read_int(obj, key)
 
 
 def _read_object(obj: Json, key: str) -> Json:
@@ -1901,7 +1908,7 @@ def _read_object(obj: Json, key: str) -> Json:
     return value
 
 
-def _read_list(obj: Json, key: str) -> list[Any]:
+def read_list(obj: Json, key: str) -> list[Any]:
     """A list; null and an absent key are the empty one (the exchange has sent null)."""
     value = obj.get(key)
     if value is None:
@@ -2023,7 +2030,7 @@ def decode_page(
     """
     rows: list[T] = []
     refused = 0
-    for item in _read_list(obj, key):
+    for item in read_list(obj, key):
         try:
             rows.append(decode(item if isinstance(item, dict) else {}))
         except WireError:
@@ -2054,7 +2061,7 @@ def decode_orderbook(obj: Json) -> BookSides:
 
 def decode_orderbooks(obj: Json) -> dict[str, BookSides]:
     """Several REST books by ticker."""
-    rows = [row for row in _read_list(obj, "orderbooks") if isinstance(row, dict)]
+    rows = [row for row in read_list(obj, "orderbooks") if isinstance(row, dict)]
     return {_read_text(row, "ticker"): decode_orderbook(row) for row in rows}
 
 
@@ -2345,13 +2352,13 @@ def decode_position(obj: Json) -> PositionReport:
 def decode_balance(obj: Json) -> Balance:
     """Cash exact to the micro-dollar (the cent field is cut off and only a second choice)."""
     exact = obj.get("balance_dollars")
-    cash_ud = _read_int(obj, "balance") * UD_PER_CENT if exact is None else parse_dollars(exact)
+    cash_ud = read_int(obj, "balance") * UD_PER_CENT if exact is None else parse_dollars(exact)
     return Balance(cash_ud=cash_ud, updated_at_ms=_read_time_ms(obj, "updated_ts") or 0)
 
 
 def decode_settlement(obj: Json) -> Settlement:
     """One row of GET /portfolio/settlements."""
-    at_ms, value_cents = _read_time_ms(obj, "settled_time"), _read_optional_int(obj, "value")
+    at_ms, value_cents = _read_time_ms(obj, "settled_time"), read_optional_int(obj, "value")
     if at_ms is None:
         raise WireError("settlement without a time")
     return Settlement(
@@ -2359,7 +2366,7 @@ def decode_settlement(obj: Json) -> Settlement:
         result=_read_text(obj, "market_result"),
         yes_h=_read_count(obj, "yes_count_fp"),
         no_h=_read_count(obj, "no_count_fp"),
-        revenue_ud=_read_int(obj, "revenue") * UD_PER_CENT,
+        revenue_ud=read_int(obj, "revenue") * UD_PER_CENT,
         fee_ud=_read_money(obj, "fee_cost"),
         value_cc=None if value_cents is None else value_cents * CC_PER_CENT,
         at_ms=at_ms,
@@ -2434,7 +2441,7 @@ def decode_create_ack(obj: Json) -> CreateAck:
         filled_h=_read_count(obj, "fill_count"),
         remaining_h=_read_count(obj, "remaining_count"),
         average_price_cc=_read_average_cc(obj),
-        at_ms=_read_int(obj, "ts_ms"),
+        at_ms=read_int(obj, "ts_ms"),
     )
 
 
@@ -2447,7 +2454,7 @@ def decode_amend_ack(obj: Json) -> AmendAck:
         filled_h=_read_optional_count(obj, "fill_count"),
         remaining_h=_read_optional_count(obj, "remaining_count"),
         average_price_cc=_read_average_cc(obj),
-        at_ms=_read_int(obj, "ts_ms"),
+        at_ms=read_int(obj, "ts_ms"),
     )
 
 
@@ -2467,7 +2474,7 @@ def decode_cancel_ack(obj: Json) -> CancelAck:
         order_id=check_path_part(_read_text(obj, "order_id")),
         client_order_id=_read_text(obj, "client_order_id", "") or None,
         reduced_h=_read_count(obj, "reduced_by"),
-        at_ms=_read_optional_int(obj, "ts_ms"),
+        at_ms=read_optional_int(obj, "ts_ms"),
         code=code,
         message=message,
     )
@@ -2524,10 +2531,10 @@ def decode_limits(obj: Json) -> AccountLimits:
     read, write = _read_object(obj, "read"), _read_object(obj, "write")
     return AccountLimits(
         tier=_read_text(obj, "usage_tier", ""),
-        read_per_s=_read_int(read, "refill_rate"),
-        read_burst=_read_int(read, "bucket_capacity"),
-        write_per_s=_read_int(write, "refill_rate"),
-        write_burst=_read_int(write, "bucket_capacity"),
+        read_per_s=read_int(read, "refill_rate"),
+        read_burst=read_int(read, "bucket_capacity"),
+        write_per_s=read_int(write, "refill_rate"),
+        write_burst=read_int(write, "bucket_capacity"),
     )
 
 
@@ -2541,11 +2548,11 @@ class EndpointCosts:
 
 def decode_endpoint_costs(obj: Json) -> EndpointCosts:
     """Answer of GET /account/endpoint_costs; templates keep their `{id}` or `:id` parts."""
-    rows = [row for row in _read_list(obj, "endpoint_costs") if isinstance(row, dict)]
+    rows = [row for row in read_list(obj, "endpoint_costs") if isinstance(row, dict)]
     return EndpointCosts(
-        default=_read_int(obj, "default_cost"),
+        default=read_int(obj, "default_cost"),
         rows=tuple(
-            (_read_text(row, "method"), _read_text(row, "path"), _read_int(row, "cost"))
+            (_read_text(row, "method"), _read_text(row, "path"), read_int(row, "cost"))
             for row in rows
         ),
     )
@@ -2553,11 +2560,11 @@ def decode_endpoint_costs(obj: Json) -> EndpointCosts:
 
 def decode_api_keys(obj: Json) -> tuple[tuple[str, frozenset[str]], ...]:
     """(key id, scopes) of each key of the account."""
-    rows = [row for row in _read_list(obj, "api_keys") if isinstance(row, dict)]
+    rows = [row for row in read_list(obj, "api_keys") if isinstance(row, dict)]
     return tuple(
         (
             _read_text(row, "api_key_id"),
-            frozenset(str(scope) for scope in _read_list(row, "scopes")),
+            frozenset(str(scope) for scope in read_list(row, "scopes")),
         )
         for row in rows
     )
@@ -2956,7 +2963,7 @@ class Ledger:
     def note_past(self, fill: Fill) -> None:
         """Before a fill of an earlier run is applied: its rounding counts for the order's next."""
         self._past.setdefault(fill.order_id, []).append((self._moves_ud(fill), fill))
-        while len(self._past) > ENDED_ORDERS_MAX:
+        while len(self._past) > FEE_ACCOUNTS_MAX:
             self._past.popitem(last=False)
 
     def expected_fee_ud(self, fill: Fill, fees: FeeSchedule) -> int:
@@ -2969,7 +2976,7 @@ class Ledger:
         fee_ud, self._accounts[fill.order_id] = fees.charge(
             cash_ud, fill.price_cc, fill.count_h, is_taker=fill.is_taker, saved_ud=saved_ud
         )
-        while len(self._accounts) > ENDED_ORDERS_MAX:
+        while len(self._accounts) > FEE_ACCOUNTS_MAX:
             self._accounts.popitem(last=False)
         return fee_ud
 
@@ -9320,7 +9327,7 @@ class Subscriptions:
     def on_error(self, frame: Json) -> None:
         """Frame `error`: terminal for a channel, or the refusal of one command."""
         body = frame["msg"]
-        code, text = _read_int(body, "code"), str(body.get("msg"))[:120]
+        code, text = read_int(body, "code"), str(body.get("msg"))[:120]
         self.error_replies += 1
         self.error_codes[code if 0 <= code <= 99 else -1] += 1
         self.last_reply_error = f"{code}: {text}"
@@ -9357,7 +9364,7 @@ class Subscriptions:
     def _refused(self, command: _Command, body: Json, text: str) -> None:
         channel = command.channel
         self._delay(channel)
-        named = [body.get("market_ticker"), *_read_list(body, "market_tickers")]
+        named = [body.get("market_ticker"), *read_list(body, "market_tickers")]
         for ticker in [one for one in named if isinstance(one, str)]:
             if channel.tickers is not None and ticker in channel.tickers:
                 channel.tickers.discard(ticker)
@@ -10876,7 +10883,7 @@ class OrderbookIntegration(BookShelf):
         heard = self.spot.heard.get(msg["market_ticker"])
         if heard is not None:
             heard.add((msg["side"], LEVEL_PRICES[msg["price_dollars"]]))
-        ts_ms = _read_optional_int(msg, "ts_ms")
+        ts_ms = read_optional_int(msg, "ts_ms")
         if ts_ms is not None:
             self._judge_age(ts_ms, msg["market_ticker"])
 
@@ -11892,7 +11899,7 @@ class Booker(OrderKeeper):
         return Payout.of_row(fact.body) if fact is not None else None
 
     def _forget_payouts(self) -> None:
-        while len(self.account.payouts) > FILLS_MAX:
+        while len(self.account.payouts) > PAYOUTS_MAX:
             del self.account.payouts[next(iter(self.account.payouts))]
 
     def replay(self) -> None:
@@ -12200,7 +12207,7 @@ class Sender(Answers):
         )
 
     def _trim_minute(self) -> None:
-        oldest_s = self._clock.monotonic() - 60.0
+        oldest_s = self._clock.monotonic() - MINUTE_S
         while self._minute and self._minute[0][0] <= oldest_s:
             self._minute_ud -= self._minute.popleft()[1]
 
@@ -12213,7 +12220,7 @@ class Sender(Answers):
         self._minute_ud += notional_ud
         if is_create:
             self._recent[intent.ticker, intent.side, intent.price_cc] = intent.at_ms
-            if len(self._recent) > ENDED_ORDERS_MAX:
+            if len(self._recent) > RECENT_ORDERS_MAX:
                 self._recent.clear()
 
     def _reserve(self, intent: Intent, order: Order | None) -> Order:
@@ -12965,7 +12972,7 @@ class Canceller(Resolver):
 # ======================================================================================
 
 
-_FILL_MARGIN_S: Final = 600  # fills are read again from this far before the newest one known
+FILL_MARGIN_S: Final = 600  # fills are read again from this far before the newest one known
 _PAYOUTS_AGAIN_S: Final = 86_400  # payouts of so long are read again when cash differs
 _QUIET_MS: Final = 10_000  # a baseline is read twice when the account traded this recently
 _ADJUST_WINDOW_MS: Final = 3_600_000
@@ -13103,7 +13110,7 @@ class Reconciler(Canceller):
         if self._has_baseline:
             return
         # Twice the margin of later reads: no fill of before may be found by them and booked again.
-        since_s = as_of_ms // 1000 - 2 * _FILL_MARGIN_S
+        since_s = as_of_ms // 1000 - 2 * FILL_MARGIN_S
         for _ in range(RECONCILE_ROUNDS_MAX):
             seen = await self._rest.fills(min_ts_s=since_s)
             if seen and max(fill.at_ms for fill in seen) > as_of_ms - _QUIET_MS:
@@ -13142,7 +13149,7 @@ class Reconciler(Canceller):
 
     async def _read_fills(self) -> None:
         since_ms = self._execution.fills_known_to_ms or self._clock.now_ms()
-        fills = await self._rest.fills(min_ts_s=since_ms // 1000 - _FILL_MARGIN_S)
+        fills = await self._rest.fills(min_ts_s=since_ms // 1000 - FILL_MARGIN_S)
         # A fill tells no client id here: whose it is must be known before it is booked.
         strange = {fill.ticker for fill in fills if not self._execution.is_known(fill)}
         for ticker in sorted(strange):
@@ -13900,7 +13907,7 @@ class TradingDecisionService:
             execution=execution,
             benches=self.benches,
         )
-        self.latency_us: deque[int] = deque(maxlen=1000)
+        self.latency_us: deque[int] = deque(maxlen=DECISION_TIMES_MAX)
         bus.subscribe(TradePrinted, self._on_print)
         bus.subscribe(FillBooked, self._on_fill)
 
@@ -18450,7 +18457,7 @@ class ControlDesk:
         most = REPLAYS_PER_MINUTE_MAX if action.startswith("replay-") else CONTROLS_PER_MINUTE_MAX
         recent = self._recent.setdefault(action, deque(maxlen=most))
         now_s = self._clock.real_s()
-        if len(recent) == most and now_s - recent[0] < 60.0:
+        if len(recent) == most and now_s - recent[0] < MINUTE_S:
             raise ApiRefused(429, "too_often", f"{action}: at most {most} per minute")
         recent.append(now_s)
 
@@ -18759,7 +18766,7 @@ class TokenDoor:
     def _note_bad(self) -> None:
         now_s = self._clock.real_s()
         self._bad.append(now_s)
-        if len(self._bad) == BAD_TOKENS_MAX and now_s - self._bad[0] <= 60.0:
+        if len(self._bad) == BAD_TOKENS_MAX and now_s - self._bad[0] <= MINUTE_S:
             self._locked_until_s = now_s + DOOR_LOCK_S
             self._bad.clear()
             log_api.warning("controls locked reason=wrong tokens seconds=%d", int(DOOR_LOCK_S))
@@ -23314,8 +23321,8 @@ async def read_account(rest: KalshiRest, clock: Clock) -> AccountPicture | None:
         positions = tuple(await rest.positions())
         resting = tuple(await rest.orders(status="resting"))
         known = len(fills), len(paid)
-        since_ms = max((fill.at_ms for fill in fills.values()), default=1000 * _FILL_MARGIN_S)
-        newer = await rest.fills(min_ts_s=since_ms // 1000 - _FILL_MARGIN_S)
+        since_ms = max((fill.at_ms for fill in fills.values()), default=1000 * FILL_MARGIN_S)
+        newer = await rest.fills(min_ts_s=since_ms // 1000 - FILL_MARGIN_S)
         fills |= {(fill.trade_id, fill.order_id): fill for fill in newer}
         paid |= {(each.ticker, each.at_ms): each for each in await rest.settlements()}
         balance = await rest.balance()
@@ -23347,7 +23354,7 @@ def rebuild(picture: AccountPicture, baseline: Fact | None) -> Ledger:
         (fill.at_ms, 0, fill)
         for fill in picture.fills
         if (fill.trade_id, fill.order_id) not in seen
-        and fill.at_ms >= from_ms - 1000 * _FILL_MARGIN_S
+        and fill.at_ms >= from_ms - 1000 * FILL_MARGIN_S
     ]
     events += [(each.at_ms, 1, each) for each in picture.settlements if each.at_ms >= from_ms]
     for _, _, event in sorted(events, key=lambda row: row[:2]):
