@@ -3427,7 +3427,7 @@ def test_market_maker_never_reduces_past_fair_and_keeps_its_bounds(
 
 def test_market_maker_moves_away_at_once_and_closer_only_when_asked_twice() -> None:
     strategy = make("market_maker")
-    near = {"orders": (own("yes", S.YES, 4_800), own("no", S.NO, 4_800))}
+    near = {"orders": (own("yes", S.YES, 4_900), own("no", S.NO, 4_800))}
     worse, same = strategy.decide(make_view(holding=near)).wants
     assert (worse.price_cc, worse.urgent, same.urgent) == (4_700, True, False)
     far = {"orders": (own("yes", S.YES, 4_500), own("no", S.NO, 4_800))}
@@ -3439,6 +3439,46 @@ def test_market_maker_moves_away_at_once_and_closer_only_when_asked_twice() -> N
     assert not any(want.urgent for want in second.wants)
     outdated = make_view(holding=far, memory={"better": {"yes": 4_400}})  # no better than it is
     assert wants_of(strategy.decide(outdated))["yes"] == (S.YES, 4_500, 100)
+
+
+@pytest.mark.parametrize("side", list(t.Side))
+def test_market_maker_keeps_a_quote_while_it_earns_its_least_half_spread(side: Any) -> None:
+    """Book 47 / 52: fair 49.50 ¢, quotes at 47 and 48; floor 1 ¢. Each leg is the other's mirror.
+
+    Sizes at the best prices make fair value breathe; a quote that ran after each breath spent
+    the whole minute's orders and its place in the queue.
+    """
+    strategy = make("market_maker")
+    sizes = {t.Side.YES: ((4_700, 300),), t.Side.NO: ((4_800, 300),)}
+
+    def price(fee: int = 0, **tape: Any) -> int:
+        # The leg stands one tick better than computed: 48 or 49 ¢, 1.5 ¢ from fair.
+        orders = (own(str(side), side, 4_800 if side is t.Side.YES else 4_900),)
+        view = make_view(sizes[t.Side.YES], sizes[t.Side.NO], tape=tape, holding={"orders": orders},
+                         fees=Fees(maker=fee))
+        (want,) = (w for w in strategy.decide(view).wants if w.side is side)
+        assert want.urgent == (want.price_cc != orders[0].price_cc)
+        return want.price_cc - orders[0].price_cc
+
+    assert price() == 0
+    assert price(fee=4_900) == 0  # 1.5 ¢ pay 0.49 ¢ of fee and the floor
+    assert price(fee=5_100) < 0
+    assert price(flow_toxicity=1) < 0  # a tick more is asked for: it moves at once
+
+
+@pytest.mark.parametrize("position_h", [-200, -100, 100, 200])
+def test_market_maker_keeps_no_quote_that_its_inventory_has_made_too_dear(position_h: int) -> None:
+    strategy = make("market_maker")
+    for yes_cc, no_cc in itertools.product(range(4_500, 5_200, 100), range(4_600, 5_100, 100)):
+        orders = (own("yes", S.YES, yes_cc), own("no", S.NO, no_cc))
+        view = make_view(tape={"sigma": 1.0}, holding={"position_h": position_h, "orders": orders})
+        decision = strategy.decide(view)
+        aim_cc = dict(decision.features)["reservation_cc"]
+        for want in decision.wants:
+            own_aim_cc = aim_cc if want.side is S.YES else 10_000 - aim_cc
+            is_reducing = position_h * want.side.signed(1) < 0
+            limit_cc = own_aim_cc - (0 if is_reducing else 100)
+            assert want.price_cc <= min(limit_cc, want.side.to_yes_cc(4_950))
 
 
 def test_market_maker_leaves_a_partly_filled_quote_in_its_place() -> None:

@@ -4690,12 +4690,14 @@ class Quotes:
     """Two quotes around a reservation price, in prices of their own side; None: no valid price.
 
     `variance_c2` is in ¢². `half_cc` holds fee and toxicity; `reservation_cc` is of YES.
+    `least_cc`: as near to the reservation price as a resting quote may come to stand.
     """
 
     fair_cc: int
     variance_c2: float
     fee_cc: int
     half_cc: int
+    least_cc: int
     reservation_cc: int
     yes_cc: int | None
     no_cc: int | None
@@ -4703,6 +4705,12 @@ class Quotes:
     def price_cc(self, side: Side) -> int | None:
         """Bid for `side`."""
         return self.yes_cc if side is Side.YES else self.no_cc
+
+    def is_earning(self, side: Side, price_cc: int) -> bool:
+        """Whether a bid at this price still has its least half-spread and is not past fair."""
+        is_yes = side is Side.YES
+        aim_cc = self.reservation_cc if is_yes else CC_PER_DOLLAR - self.reservation_cc
+        return price_cc <= min(aim_cc - self.least_cc, side.to_yes_cc(self.fair_cc))
 
 
 def make_quotes(
@@ -4720,9 +4728,9 @@ def make_quotes(
     variance_c2 = min(sigma * sigma * seconds, 10_000 * chance * (1.0 - chance))
     spread_c = 0.5 * p.gamma * variance_c2 + math.log1p(p.gamma / p.k) / p.gamma
     maker_cc = max(fee_cc(view.fees, view.best_bid_cc(side), p.size_h, take=False) for side in Side)
-    base_cc = max(p.floor_cc, least_half_cc, round(spread_c * 100))
+    floor_cc = max(p.floor_cc, least_half_cc)
     toxic_cc = tick_cc(view.grid, fair_cc) * view.toxicity if view.toxicity else 0
-    half_cc = widen * (base_cc + maker_cc + toxic_cc)
+    half_cc = widen * (max(floor_cc, round(spread_c * 100)) + maker_cc + toxic_cc)
     lots = view.position_h / p.size_h
     skew_cc = max(-half_cc, min(half_cc, round(lots * p.gamma * variance_c2 * 100)))
     reservation_cc = fair_cc - skew_cc
@@ -4731,6 +4739,7 @@ def make_quotes(
         variance_c2=variance_c2,
         fee_cc=maker_cc,
         half_cc=half_cc,
+        least_cc=widen * (floor_cc + maker_cc + toxic_cc),
         reservation_cc=reservation_cc,
         yes_cc=quote_price_cc(view, Side.YES, fair_cc, reservation_cc - half_cc),
         no_cc=quote_price_cc(view, Side.NO, fair_cc, CC_PER_DOLLAR - reservation_cc - half_cc),
@@ -4810,7 +4819,7 @@ def quote_decision(view: MarketView, quotes: Quotes, p: MakerParams, memory: Mem
     for side in Side:
         found = _quote(view, quotes, p, side)
         if isinstance(found, Want):
-            wants.append(_patient(view, found, seen.get(found.slot), better))
+            wants.append(_patient(view, quotes, found, seen.get(found.slot), better))
         else:
             misses.append(found)
     features = _quote_features(view, quotes, p)
@@ -4857,23 +4866,31 @@ def _quote(
     return want
 
 
-def _patient(view: MarketView, want: Want, seen: JsonValue, better: dict[str, JsonValue]) -> Want:
-    """A worse price at once and urgent; a better one only when it was better last time too."""
+def _patient(
+    view: MarketView, quotes: Quotes, want: Want, seen: JsonValue, better: dict[str, JsonValue]
+) -> Want:
+    """A worse price at once and urgent; a better one only when it was better last time too.
+
+    A price that has become a little too good stays while it still earns the least half-spread:
+    fair value breathes with the sizes at the best prices, and each move gives up a queue place.
+    """
     live = live_order(view, want.slot, want.side)
     if live is None or want.price_cc == live.price_cc:
         return want
     if not view.grid.is_valid(live.side, live.price_cc):  # the grid changed under it
         return want
-    if want.price_cc < live.price_cc:
-        return replace(want, urgent=True)
-    better[want.slot] = want.price_cc
-    if type(seen) is int and seen > live.price_cc and view.grid.is_valid(want.side, seen):
-        return replace(want, price_cc=min(want.price_cc, seen))
-    return replace(
+    same = replace(
         want,
         price_cc=live.price_cc,
         count_h=steady_count_h(live, live.price_cc, want.count_h),
     )
+    if want.price_cc < live.price_cc:
+        is_earning = quotes.is_earning(want.side, live.price_cc)
+        return same if is_earning else replace(want, urgent=True)
+    better[want.slot] = want.price_cc
+    if type(seen) is int and seen > live.price_cc and view.grid.is_valid(want.side, seen):
+        return replace(want, price_cc=min(want.price_cc, seen))
+    return same
 
 
 def _quote_features(
