@@ -9564,6 +9564,7 @@ class FakeRest18:
         self.told_fills: list[t.FillReport] = []
         self.told_positions: list[t.PositionReport] = []
         self.told_settlements: list[t.Settlement] = []
+        self.told_markets: dict[str, t.Market] = {}
         self.cash_ud = RICH_18
         self.errors: dict[str, Exception] = {}
         self.reads: dict[str, int] = defaultdict(int)
@@ -9645,6 +9646,12 @@ class FakeRest18:
     async def settlements(self, ticker=None, min_ts_s=None) -> list[t.Settlement]:
         self._read("settlements")
         return list(self.told_settlements)
+
+    async def market(self, ticker: str) -> t.Market:
+        self._read("market")
+        if ticker not in self.told_markets:
+            raise t.ExchangeError(404, "not_found", "", retryable=False)
+        return self.told_markets[ticker]
 
     async def sync_clock(self, fresh_s: float = 0.0) -> float:
         self._read("clock")
@@ -11935,6 +11942,53 @@ async def test_a_settlement_explains_a_position_that_is_gone(folder_18):
     house.service.on_settled("A-1", "yes", 10_000)
     assert len(house.said(t.MarketSettled)) == 1, "paid out once"
     assert house.service.ledger.cash_ud == RICH_18 + 6_000_000
+
+
+@virtual_18
+async def test_a_position_gone_before_its_payout_is_listed_is_booked_and_not_adopted(folder_18):
+    """The account's lists are read one after the other, and lag: the position can go first."""
+    house = House18(folder_18)
+    house.baseline()
+    key = await house.rest_order()
+    house.service.on_fill(fill_18("t1", key, 1000))
+    await asyncio.sleep(5)
+    closed = make_market(ticker="A-1", status="closed", result="", settlement_cc=None)
+    house.rest.told_markets = {"A-1": closed}
+    for _ in range(3):  # gone, not paid yet, and nothing says what it will pay
+        found = await differ_18(house, cash_ud=RICH_18 - 4_000_000)
+        assert not found.is_clean, "no order before it is explained"
+        await asyncio.sleep(10)
+    house.rest.cash_ud = RICH_18 + 6_000_000
+    house.rest.told_markets["A-1"] = dataclasses.replace(
+        closed, status="finalized", result="yes", settlement_cc=10_000
+    )
+    found = await differ_18(house, cash_ud=RICH_18 + 6_000_000)
+    assert found.is_clean
+    assert [event.cash_ud for event in house.said(t.MarketSettled)] == [10_000_000]
+    assert "reconcile_difference" not in house.alerts()
+    assert house.service.ledger.by_strategy["s", "A-1"].realised_ud == 6_000_000
+    house.rest.told_settlements = [settlement_18(1000, 10_000, 10_000_000)]
+    assert (await differ_18(house, cash_ud=RICH_18 + 6_000_000)).is_clean
+    assert len(house.said(t.MarketSettled)) == 1, "the record comes later and says the same"
+
+
+@pytest.mark.parametrize(
+    ("status", "wait_s"), [("active", 0), ("unknown", 0), ("determined", 121)], ids=str
+)
+@virtual_18
+async def test_a_position_that_no_payout_will_explain_is_adopted(folder_18, status, wait_s):
+    house = House18(folder_18)
+    house.baseline()
+    key = await house.rest_order()
+    house.service.on_fill(fill_18("t1", key, 1000))
+    if status != "unknown":
+        house.rest.told_markets = {"A-1": make_market(ticker="A-1", status=status)}
+    await asyncio.sleep(5)
+    await differ_18(house, cash_ud=RICH_18 - 4_000_000)
+    await asyncio.sleep(wait_s)
+    await differ_18(house, cash_ud=RICH_18 - 4_000_000)
+    assert "reconcile_difference" in house.alerts()
+    assert house.service.ledger.position_h("A-1") == 0
 
 
 @pytest.mark.parametrize("is_reborn", [False, True])

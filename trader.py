@@ -9922,7 +9922,7 @@ log_market = logging.getLogger("trader.market")
 
 SCAN_LIMIT_S: Final = 10.0
 SCAN_MARGIN_S: Final = 86_400  # markets that close later than allowed are seen, to be counted
-_ENDED_STATUSES: Final = frozenset({"closed", "determined", "disputed", "amended", "finalized"})
+ENDED_STATUSES: Final = frozenset({"closed", "determined", "disputed", "amended", "finalized"})
 
 
 class Miss(NamedTuple):
@@ -10234,7 +10234,7 @@ class MarketSelection:
         """A tape's markets: everything that has not ended, in order of ticker."""
         ranked: list[Market] = []
         for _, market in sorted(seen.items()):
-            if market.status not in _ENDED_STATUSES:
+            if market.status not in ENDED_STATUSES:
                 ranked.append(market)
             elif market.ticker not in keep:
                 funnel.lose("not_active", market, Miss(_HOPELESS, f"status {market.status}"))
@@ -12991,6 +12991,7 @@ class Canceller(Resolver):
 
 FILL_MARGIN_S: Final = 600  # fills are read again from this far before the newest one known
 _PAYOUTS_AGAIN_S: Final = 86_400  # payouts of so long are read again when cash differs
+_PAYOUT_WAIT_MS: Final = 120_000  # so long a payout may come after its position has gone
 _QUIET_MS: Final = 10_000  # a baseline is read twice when the account traded this recently
 _ADJUST_WINDOW_MS: Final = 3_600_000
 _PASS_ROW_MS: Final = 60_000  # of clean passes one is written down so often
@@ -13018,6 +13019,7 @@ class Reconciler(Canceller):
         self._row_at_ms = -_PASS_ROW_MS
         self._suspects: tuple[str, ...] = ()
         self._suspected_ms = 0  # when they were first seen
+        self._payouts_due_ms: dict[str, int] = {}  # ticker → its position is gone since
         self._adjusted_ms: deque[int] = deque(maxlen=2)
         self._is_passing = False
         self._wake = asyncio.Event()
@@ -13063,7 +13065,8 @@ class Reconciler(Canceller):
             if cash_difference_ud:
                 await self._read_payouts_again()
             suspects = (*differences, f"cash {cash_difference_ud}", str(changes))
-            if changes == self._execution.changes and self._is_proven(as_of_ms, suspects):
+            is_still = changes == self._execution.changes
+            if is_still and self._is_proven(as_of_ms, suspects) and not self._payouts_due():
                 self._adjust(held, balance, differences, cash_difference_ud, as_of_ms)
                 break
         is_clean = not differences and not cash_difference_ud
@@ -13200,10 +13203,31 @@ class Reconciler(Canceller):
             for ticker, position in self._execution.ledger.positions.items()
             if position.position_h and ticker not in listed
         ]
+        self._payouts_due_ms = {t: ms for t, ms in self._payouts_due_ms.items() if t in gone}
         for ticker in gone:
             for settlement in await self._rest.settlements(ticker=ticker):
                 if settlement.ticker == ticker:
                     self._book_settlement(settlement)
+            if self._execution.ledger.position_h(ticker):
+                await self._await_payout(ticker)
+
+    async def _await_payout(self, ticker: str) -> None:
+        """No payout is listed: the market tells what it pays, or that it has closed and will."""
+        try:
+            market = await self._rest.market(ticker)
+        except ExchangeError as error:
+            if error.status != 404:
+                raise
+            return
+        if market.status == "finalized" and market.settlement_cc is not None:
+            self._execution.on_settled(ticker, market.result, market.settlement_cc)
+        elif market.status in ENDED_STATUSES:
+            self._payouts_due_ms.setdefault(ticker, self._clock.now_ms())
+
+    def _payouts_due(self) -> bool:
+        """Whether a position is gone from a closed market so lately that its payout may come."""
+        since_ms = self._clock.now_ms() - _PAYOUT_WAIT_MS
+        return any(gone_ms > since_ms for gone_ms in self._payouts_due_ms.values())
 
     async def _read_payouts_again(self) -> None:
         """Cash differs: what the exchange paid of late may not be what was booked."""
