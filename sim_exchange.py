@@ -324,6 +324,7 @@ class SimSettings:
     """What one exchange is told at its start.
 
     `balance_dollars` is a decimal string; `latency_ms` is one way and applies on tapes only;
+    `pace`: with 4, synthetic agents act four times as seldom; fair values walk as ever.
     `switches` overrides defaults of `SWITCHES`; `control` opens `/sim/...` on the HTTP server.
     """
 
@@ -343,6 +344,7 @@ class SimSettings:
     fee_multiplier: str = "1"
     settle_after_s: float = 1.0
     rollover: bool = True
+    pace: float = 1.0
 
     def __post_init__(self) -> None:
         for name, value, allowed in (
@@ -356,6 +358,8 @@ class SimSettings:
             raise ValueError(f"markets: {self.markets} is not within 0 to 10000")
         if not 0 <= self.latency_ms <= 60_000:
             raise ValueError(f"latency_ms: {self.latency_ms} is not within 0 to 60000")
+        if not 0.1 <= self.pace <= 1_000:
+            raise ValueError(f"pace: {self.pace} is not within 0.1 to 1000")
         parse_money_ud(self.balance_dollars)
         Switches(self.switches)
 
@@ -4875,7 +4879,7 @@ class SyntheticDriver:
     def __init__(self, engine: Engine, rng: random.Random, settings: SimSettings) -> None:
         self._engine, self._rng = engine, rng
         self._rollover = settings.rollover
-        self._pace = max(1.0, settings.markets / MARKETS_AT_FULL_PACE)
+        self._pace = max(1.0, settings.markets / MARKETS_AT_FULL_PACE) * settings.pace
         self._due: list[tuple[int, int, Callable[[int], float | None]]] = []
         self._made = 0
         self._events: dict[int, Event] = {}
@@ -6863,6 +6867,8 @@ def build_parser() -> argparse.ArgumentParser:
     parser.add_argument("--tape", action="append", default=[], metavar="DIR",
                         help="play a recorded market instead (repeatable)")
     parser.add_argument("--speed", type=float, default=1.0, help="pace of exchange time")
+    parser.add_argument("--pace", type=float, default=1.0,
+                        help="4: synthetic agents act four times as seldom")
     parser.add_argument("--queue", choices=QUEUE_MODELS, default="realistic")
     parser.add_argument("--latency-ms", type=int, default=150, help="one way, on tapes")
     parser.add_argument("--balance-dollars", default="1000")
@@ -6899,7 +6905,7 @@ def settings_from(flags: argparse.Namespace) -> SimSettings:
         balance_dollars=flags.balance_dollars, tier=flags.tier, key_type=flags.key_type,
         queue=flags.queue, latency_ms=flags.latency_ms, switches=switches, faults=flags.faults,
         key_dir=flags.key_dir, control=flags.control, fee_type=flags.fee_type,
-        fee_multiplier=flags.fee_multiplier)
+        fee_multiplier=flags.fee_multiplier, pace=flags.pace)
 
 
 async def serve(flags: argparse.Namespace) -> None:

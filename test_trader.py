@@ -19349,6 +19349,28 @@ def mistakes(
     return found
 
 
+@pytest.mark.parametrize("seed", [1, 2])
+def test_the_default_simulation_trades_within_its_limits(seed: int) -> None:
+    """What a newcomer sees first: five minutes without a refusal, far from orders a minute."""
+    config = t.build_config({"environment": "sim", "record": "off", "sim_seed": str(seed)})
+
+    async def live(coordinator: t.Coordinator, exchange: Any, clock: t.Clock) -> Any:
+        execution, most = coordinator.house.execution, 0
+        for _ in range(300):
+            await clock.sleep(1.0)
+            execution._trim_minute()
+            most = max(most, len(execution._minute))
+        return most, execution.fills_booked, coordinator.house.decisions.funnel
+
+    more = {"markets": config.markets + 2, "pace": t.EMBEDDED_PACE}
+    strategies = t.build_strategies(config)
+    most, fills, funnel = t.run_virtual(config, 1_790_000_000.0, more, strategies, live)
+    told = {str(reason) for _, reason in funnel}
+    assert not told & {"limit_order_rate", "limit_notional_rate", "rate_budget"}, funnel
+    assert most < 0.8 * config.max_orders_per_minute
+    assert fills > 20, "there is something to watch"
+
+
 @pytest.mark.process
 @pytest.mark.parametrize("name", MISTAKES)
 def test_a_mistake_of_the_operator_is_one_clear_sentence_and_code_2(

@@ -22268,6 +22268,7 @@ class SystemdNotifier:
 # ======================================================================================
 
 SIM_JOURNALS_MAX: Final = 10
+EMBEDDED_PACE: Final = 4.0  # one trade in two seconds a market; at 1 four, as in no real one
 LAST_CANCEL_S: Final = 1.0
 
 
@@ -22327,6 +22328,7 @@ async def _embed(config: Config, clock: Clock) -> Venue:
             queue=config.queue_model,
             latency_ms=config.latency_ms,
             faults=config.sim_faults,
+            pace=EMBEDDED_PACE,
         )
         exchange = sim_exchange.SimExchange(settings, clock)
         address = await exchange.start()
