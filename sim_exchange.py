@@ -2924,7 +2924,7 @@ class Gate:
     """Checks the three headers of a request."""
 
     def __init__(self, credentials: Credentials, switches: Switches) -> None:
-        self.credentials = credentials
+        self.keys = {credentials.key_id: credentials}
         self._switches = switches
         self.refuse_until_us = 0
         self.clock_shift_us = 0
@@ -2938,7 +2938,7 @@ class Gate:
             raise Refusal(401, "signature_is_missing_from_headers")
         if not key:
             raise Refusal(401, "key_is_missing_from_headers")
-        if key != self.credentials.key_id:
+        if key not in self.keys:
             raise Refusal(401, "authentication_error", "NOT_FOUND")
         stamp = headers.get("KALSHI-ACCESS-TIMESTAMP", "")
         if not stamp:
@@ -2947,7 +2947,8 @@ class Gate:
         path = raw_path.partition("?")[0]
         plain = re.sub("%[0-9a-f]{2}", lambda m: m[0].upper(), path).rstrip("/")
         if now_us - self.clock_shift_us < self.refuse_until_us or not any(
-                self._verifies(stamp + method + form, signature) for form in {path, plain}):
+                self._verifies(self.keys[key], stamp + method + form, signature)
+                for form in {path, plain}):
             raise Refusal(401, "authentication_error", "INCORRECT_API_KEY_SIGNATURE")
 
     def _check_time(self, stamp: str, now_us: int) -> None:
@@ -2955,8 +2956,9 @@ class Gate:
         if not re.fullmatch(r"[0-9]{10,16}", stamp) or abs(int(stamp) * 1000 - now_us) > window_us:
             raise Refusal(401, "header_timestamp_expired")
 
-    def _verifies(self, text: str, signature: str) -> bool:
-        key = self.credentials.public_key
+    @staticmethod
+    def _verifies(credentials: Credentials, text: str, signature: str) -> bool:
+        key = credentials.public_key
         try:
             raw = base64.b64decode(signature, validate=True)
             if isinstance(key, ed25519.Ed25519PublicKey):
@@ -3938,8 +3940,8 @@ class AccountCalls:
 
     def api_keys(self, call: RestCall) -> Answer:
         """GET /api_keys."""
-        return _ok({"api_keys": [{"api_key_id": self._gate.credentials.key_id,
-                                  "name": "simulated", "scopes": self._gate.scopes}]})
+        return _ok({"api_keys": [{"api_key_id": key_id, "name": "simulated",
+                                  "scopes": self._gate.scopes} for key_id in self._gate.keys]})
 
     def volume_progress(self, call: RestCall) -> Answer:
         """GET /account/api_usage_level/volume_progress."""
@@ -5850,6 +5852,14 @@ class Control:
         """
         self._exchange.gate.clock_shift_us = int(seconds * SECOND_US)
         self._exchange.hub.shift_us = int(seconds * SECOND_US)
+
+    def add_key(self, key_id: str, pem: str) -> None:
+        """One more key of the same account."""
+        self._exchange.gate.keys[key_id] = replace(load_credentials(pem), key_id=key_id)
+
+    def drop_key(self, key_id: str) -> None:
+        """Delete a key: requests signed with it are refused."""
+        del self._exchange.gate.keys[key_id]
 
     def set_latency(self, seconds: float) -> None:
         """Every order write takes so long to arrive (exchange time)."""

@@ -9570,6 +9570,8 @@ class FakeRest18:
         self.reads: dict[str, int] = defaultdict(int)
         self.batch_answers: Callable[[t.Order], t.OrderOutcome] | None = None
         self.groups = 0
+        self.key_id = "acc"
+        self.keys: tuple[t.ApiKey, ...] = ()
         self.deleted: list[str] = []
         self.delete_errors: dict[str, Exception] = {}
         self.decreased_by: list[int] = []
@@ -9659,6 +9661,10 @@ class FakeRest18:
 
     async def learn_limits(self) -> None:
         self._read("limits")
+
+    async def api_keys(self) -> tuple[t.ApiKey, ...]:
+        self._read("keys")
+        return self.keys
 
     async def create_group(self, limit_h: int) -> str:
         self._read("create_group")
@@ -12126,6 +12132,58 @@ async def test_a_fill_found_after_the_payout_is_paid_out_too(folder_18):
     assert house.service.ledger.position_h("A-1") == 0
     again = house.reborn(folder_18, run="run2")
     assert again.service.ledger.cash_ud == RICH_18 - 4_000_000 + 10_000_000 - 1_800_000
+
+
+@pytest.mark.parametrize(
+    ("told", "is_same"),
+    [
+        ("nothing", False),
+        ("order", True),
+        ("historical order", True),
+        ("an order of the same id with another client id", False),
+        ("both keys", True),
+        ("both keys, for other subaccounts", False),
+        ("keys unreadable", False),
+    ],
+    ids=str,
+)
+@virtual_18
+async def test_a_new_key_is_used_only_when_the_account_tells_that_it_is_the_same(
+    folder_18, told, is_same
+):
+    house = House18(folder_18)
+    house.baseline()
+    order = house.order(await house.rest_order())
+    row = report_18(order.client_order_id, order_id=order.order_id)
+    if told == "order":
+        house.rest.listed = [row]
+    if told == "historical order":
+        house.rest.history = [row]
+    if told.startswith("an order"):
+        house.rest.listed = [report_18("kt-sim-acc-other-1", order_id=order.order_id)]
+    if told.startswith("both"):
+        sub = 3 if "other" in told else None
+        scopes = frozenset({"read"})
+        house.rest.keys = (
+            t.ApiKey("acc", scopes, None), t.ApiKey("2222-new", scopes, sub)
+        )  # fmt: skip
+    if told == "keys unreadable":
+        house.rest.errors["keys"] = t.ExchangeError(403, "", "")
+    house.rest.key_id = "2222-new"
+    if is_same:
+        await house.sync.connect()
+        await house.sync.connect()
+        assert len(list(house.journal.facts("control"))) == 1, "asked once"
+        await asyncio.sleep(5)
+        again = house.reborn(folder_18, run="run2")
+        again.rest.key_id = "2222-new"
+        await again.sync.connect()
+        assert again.rest.reads["keys"] == again.rest.reads["orders"] == 0
+    else:
+        with pytest.raises(t.ConfigError, match="accept-key --env sim"):
+            await house.sync.connect()
+        assert list(house.journal.facts("control")) == []
+        assert house.rest.groups == 0, "nothing was sent to an account that may be another"
 
 
 @virtual_18
@@ -19668,31 +19726,128 @@ def test_an_end_that_cannot_be_proven_is_7_and_lists_what_may_remain(trading: Ho
     assert last.count("expires 2") >= len(rest)
 
 
-def test_reload_takes_a_new_key_file_of_the_same_id_only(tmp_path: Path) -> None:
+def test_reload_takes_a_new_key_file_at_once_and_asks_the_account_about_a_new_id(
+    tmp_path: Path,
+) -> None:
     tmp_path.chmod(0o700)
 
-    def config_of(letter: str, name: str) -> t.Config:
+    def config_of(letter: str, name: str, arm: str | None = None) -> t.Config:
         file = tmp_path / name
         file.write_bytes(pem_of(RSA_KEY))
         file.chmod(0o600)
         key_id = f"{letter * 8}-1111-4111-8111-{letter * 12}"
         texts = {"environment": "production", "key_id": key_id, "key_file": str(file)}
-        return t.build_config({**texts, "arm": letter * 4, "data_dir": str(tmp_path)})
+        return t.build_config({**texts, "arm": arm, "data_dir": str(tmp_path)})
 
-    swapped: list[t.KalshiSigner] = []
+    swapped: list[str] = []
+    asked: list[str] = []
     told: list[str] = []
-    house = SimpleNamespace(config=config_of("a", "a.pem"), decisions=SimpleNamespace())
-    house.decisions.exchange = lambda strategies: None
+    house = SimpleNamespace(
+        config=config_of("a", "a.pem", "aaaa"),
+        decisions=SimpleNamespace(exchange=lambda strategies: None),
+        supervisor=SimpleNamespace(spawn=lambda asking, name: asked.append(asking)),
+    )
     desk: Any = SimpleNamespace(
         house=house,
         reload=lambda config: told.append(config.key_id),
-        replace_signer=swapped.append,
+        replace_signer=lambda signer: swapped.append(signer.key_id),
+        change_key=lambda config, signer: signer.key_id,
     )
-    t.reload_settings(desk, lambda: config_of("b", "b.pem"))
-    assert (swapped, told) == ([], []), "the account behind the journal would be another"
-    t.reload_settings(desk, lambda: config_of("a", "new.pem"))
-    assert [signer.key_id for signer in swapped] == [house.config.key_id]
-    assert told == [house.config.key_id]
+    new = config_of("b", "b.pem", "bbbb")
+    t.reload_settings(desk, lambda: new)
+    assert (swapped, asked, told) == ([], [new.key_id], [new.key_id])
+    t.reload_settings(desk, lambda: config_of("c", "c.pem"))
+    assert (swapped, asked, told) == ([], [new.key_id], [new.key_id]), "not armed for the new id"
+    t.reload_settings(desk, lambda: config_of("a", "new.pem", "aaaa"))
+    assert swapped == [house.config.key_id]
+    assert told == [new.key_id, house.config.key_id]
+
+
+def new_key(house: House24, letter: str) -> dict[str, str]:
+    """Settings of a new key of the exchange's account; the file lies beside the others."""
+    key = ed25519.Ed25519PrivateKey.generate()
+    form = serialization.Encoding.PEM, serialization.PrivateFormat.PKCS8
+    pem = key.private_bytes(*form, serialization.NoEncryption())
+    path = house.folder / f"{letter}.pem"
+    path.write_bytes(pem)
+    path.chmod(0o600)
+    key_id = f"{letter * 8}-1111-4111-8111-{letter * 12}"
+    exchange_of(house).control("add_key", key_id=key_id, pem=pem.decode())
+    return {"KALSHI_API_KEY_ID": key_id, "KALSHI_KEY_FILE": str(path)}
+
+
+def key_facts(house: House24) -> list[dict[str, Any]]:
+    return [row for row in house.facts("control") if row["action"] == "accept_key"]
+
+
+@pytest.mark.process
+def test_a_key_is_rotated_by_hup_or_restart_when_the_account_tells_that_it_is_the_same(
+    trading: House24, tmp_path: Path
+) -> None:
+    home, exchange = tmp_path / "home", exchange_of(trading)
+    home.mkdir()
+    for file in ("trader.py", "sim_exchange.py"):
+        (home / file).hardlink_to(trading.root / file)
+    (home / "static").symlink_to(trading.root / "static")
+    trading.root = home
+    old = {name: trading.environ.pop(name) for name in ("KALSHI_API_KEY_ID", "KALSHI_KEY_FILE")}
+
+    def settle_for(key: Mapping[str, str]) -> None:
+        (home / ".env").write_text("".join(f"{name}={text}\n" for name, text in key.items()))
+
+    settle_for(old)
+    bot = trading.bot().until_ready()
+    eventually_24(lambda: exchange.resting(), "orders rest")
+    second = new_key(trading, "b")
+    settle_for(second)
+    bot.signal(signal.SIGHUP)
+    eventually_24(lambda: key_facts(trading), "the new id is accepted", log=bot.log)
+    exchange.control("drop_key", key_id=old["KALSHI_API_KEY_ID"])
+    since = len(creates(exchange))
+    eventually_24(lambda: len(creates(exchange)) > since, "trades with the new key", log=bot.log)
+    bot.signal(signal.SIGKILL)
+    bot.wait()
+
+    third = new_key(trading, "c")  # while no bot runs: the old key is gone, its orders are not
+    exchange.control("drop_key", key_id=second["KALSHI_API_KEY_ID"])
+    settle_for(third)
+    exchange.control("freeze_crowd", is_frozen=True)
+    told = trading.command("kill", "--dry-run").stdout
+    rested = {row["client_order_id"] for row in exchange.resting()}
+    assert all(key in told for key in rested), "orders of the old key's time are still ours"
+    exchange.control("freeze_crowd", is_frozen=False)
+    again = trading.bot().until_ready()
+    until_agreed(again, exchange)
+    by_hup, by_restart = (row["reason"] for row in key_facts(trading))
+    assert "it lists" in by_hup
+    assert "it lists our order" in by_restart, "the old key was gone"
+    again.signal(signal.SIGTERM)
+    assert again.wait() == 0
+    assert exchange.resting() == []
+
+
+@pytest.mark.process
+def test_a_key_of_another_account_is_refused_until_the_operator_gives_his_word(
+    trading: House24,
+) -> None:
+    trading.environ["V3_TRADING_STRATEGY"] = "hold"
+    bot = trading.bot().until_ready()
+    exchange = exchange_of(trading)
+    bot.signal(signal.SIGTERM)
+    assert bot.wait() == 0
+    exchange.control("drop_key", key_id=trading.environ["KALSHI_API_KEY_ID"])
+    trading.environ |= new_key(trading, "b")
+    refused = trading.bot()
+    assert refused.wait() == 2
+    assert "accept-key --env sim" in refused.text
+    assert "Traceback" not in refused.text
+    assert trading.command("accept-key", "--confirm", "paper").returncode == 2
+    assert key_facts(trading) == []
+    told = trading.command("accept-key", "--confirm", "sim", "--reason", "new laptop")
+    assert (told.returncode, key_facts(trading)[0]["reason"]) == (0, "new laptop"), told.stderr
+    last = trading.bot().until_ready()
+    last.signal(signal.SIGTERM)
+    assert last.wait() == 0
 
 
 @pytest.mark.process

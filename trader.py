@@ -2558,13 +2558,22 @@ def decode_endpoint_costs(obj: Json) -> EndpointCosts:
     )
 
 
-def decode_api_keys(obj: Json) -> tuple[tuple[str, frozenset[str]], ...]:
-    """(key id, scopes) of each key of the account."""
+class ApiKey(NamedTuple):
+    """A key of the account; `subaccount` is None when it may act for all of them."""
+
+    key_id: str
+    scopes: frozenset[str]
+    subaccount: int | None
+
+
+def decode_api_keys(obj: Json) -> tuple[ApiKey, ...]:
+    """Each key of the account."""
     rows = [row for row in read_list(obj, "api_keys") if isinstance(row, dict)]
     return tuple(
-        (
-            _read_text(row, "api_key_id"),
-            frozenset(str(scope) for scope in read_list(row, "scopes")),
+        ApiKey(
+            key_id=_read_text(row, "api_key_id"),
+            scopes=frozenset(str(scope) for scope in read_list(row, "scopes")),
+            subaccount=read_optional_int(row, "subaccount"),
         )
         for row in rows
     )
@@ -7734,6 +7743,21 @@ _WRONG_KEYS: Final = (  # what the text contains, what to say
 )
 
 
+def tag_of(key_id: str) -> str:
+    """Last four letters or digits of the key id: tells accounts apart without naming them."""
+    return re.sub(r"[^A-Za-z0-9]", "", key_id)[-4:].lower() or "none"
+
+
+def key_mark(key_id: str) -> str:
+    """How the journal names a key that it has accepted, without telling its id."""
+    return f"key-{hashlib.sha256(key_id.encode()).hexdigest()[:16]}"
+
+
+def accepted_key(key_id: str, by: str, why: str) -> dict[str, JsonValue]:
+    """The fact that a key is of the journal's account; its key is the `key_mark`."""
+    return {"action": "accept_key", "by": by, "reason": why, "key": tag_of(key_id)}
+
+
 def read_key_file(path: Path, *, is_sim: bool, repository: Path) -> bytes:
     """Content of the private key file; ConfigError with the fix when it is not safe to use.
 
@@ -8474,6 +8498,11 @@ class RestTransport:
         path = self._base_path + ENDPOINTS["create"].template
         return SignatureStock(self._signer, self._clock, "POST", path, threads=self._threads)
 
+    @property
+    def key_id(self) -> str:
+        """Id of the key we sign with; "" without one."""
+        return "" if self._signer is None else self._signer.key_id
+
     def replace_signer(self, signer: KalshiSigner) -> None:
         """Use another key from now on (SIGHUP); open orders keep their identity."""
         self.close()
@@ -8856,8 +8885,8 @@ class RestReads(RestTransport):
         """Cost of a request that is not listed; a batch is billed per item like its single form."""
         return endpoint.cost if endpoint.cost != DEFAULT_COST else float(costs.default)
 
-    async def api_keys(self) -> tuple[tuple[str, frozenset[str]], ...]:
-        """(key id, scopes) of the account's keys, where ours may read them."""
+    async def api_keys(self) -> tuple[ApiKey, ...]:
+        """The account's keys, where ours may read them."""
         return decode_api_keys(await self._get("api_keys"))
 
     async def learn_limits(self) -> AccountLimits:
@@ -11201,7 +11230,7 @@ class ClientIds:
 
     def __init__(self, *, prefix: str, environment: str, account: str, run: str) -> None:
         self.root = f"{prefix}-{environment}-{account}-"
-        self.run = run
+        self.account, self.run = account, run
         self._next = 0
 
     def next(self) -> str:
@@ -11938,6 +11967,15 @@ class Booker(OrderKeeper):
     def facts(self, kind: str) -> Iterator[Fact]:
         """What the journal holds of one kind, oldest first."""
         return self._journal.facts(kind)
+
+    def is_key_accepted(self, key_id: str) -> bool:
+        """Whether this key was once shown to be of the journal's account."""
+        return self._journal.has("control", key_mark(key_id))
+
+    def accept_key(self, key_id: str, why: str) -> None:
+        """Remember that this key is of the journal's account."""
+        log_execution.info("key accepted tag=%s why=%s", tag_of(key_id), why)
+        self.write_fact("control", key_mark(key_id), accepted_key(key_id, "account", why))
 
     def refresh_exposure(self, ticker: str) -> None:
         """Bring the risk gate's picture of one holding up to date."""
@@ -13333,6 +13371,32 @@ class Reconciler(Canceller):
 RECONCILE_RETRY_MAX_S: Final = 10.0  # longest jittered wait after a pass that could not be read
 OLD_GROUP_PAUSE_S: Final = 2.0  # between two removals: orders need the budget more
 LOOK_LIMIT_S: Final = 3.0  # at the end, for a look at the list when nothing of ours is known
+PROOF_MARKETS_MAX: Final = 3  # in so many markets the account is searched for orders we know
+
+
+async def prove_account(rest: KalshiRest, execution: ExecutionService) -> str | None:
+    """What tells that the key of `rest` is of the journal's account; None when nothing does.
+
+    An order has an id of the exchange's, which it lists to its owner only. The list of keys tells
+    as much, where both keys are in it and act for the same subaccount.
+    """
+    orders = {o.order_id: o.client_order_id for o in execution.store.orders.values() if o.order_id}
+    newest = reversed([o.ticker for o in execution.store.orders.values() if o.order_id])
+    for ticker in list(dict.fromkeys(newest))[:PROOF_MARKETS_MAX]:
+        for row in (*await rest.orders(ticker=ticker), *await rest.historical_orders(ticker)):
+            if row.client_order_id == orders.get(row.order_id, ""):
+                return f"it lists our order {row.client_order_id}"
+    try:
+        keys = await rest.api_keys()
+    except ExchangeError as error:
+        if error.status != 403:
+            raise
+        return None  # a narrow key may not read them
+    ours = [key for key in keys if key.key_id == rest.key_id]
+    old = [key for key in keys if tag_of(key.key_id) == execution.ids.account]
+    if any(one.subaccount == other.subaccount for one in ours for other in old):
+        return f"it lists the key ending in {execution.ids.account}"
+    return None
 
 
 class TradingClientIntegration(Reconciler):
@@ -13348,11 +13412,28 @@ class TradingClientIntegration(Reconciler):
         Tried again and again while something else is refused, it measures the clock once.
         """
         await self._rest.sync_clock(CLOCK_FRESH_S)
+        await self._know_key()
         await self._rest.learn_limits()
         if self._execution.group_id is None and self._config.is_armed:
             await self.renew_group()
             self._supervisor.spawn(self._drop_old_groups(), name="old_groups")
         self.is_connected = True
+
+    async def _know_key(self) -> None:
+        """A key that is new to the journal must be of its account; ConfigError when it is not."""
+        key_id, account = self._rest.key_id, self._execution.ids.account
+        if tag_of(key_id) == account or self._execution.is_key_accepted(key_id):
+            return
+        how = await prove_account(self._rest, self._execution)
+        if how is None:
+            name = self._config.environment.value
+            raise ConfigError(
+                f"the journal is of the account of a key ending in {account!r}; the account of the"
+                f" key ending in {tag_of(key_id)!r} lists neither that key nor an order of ours."
+                f" If it is the same account: trader.py accept-key --env {name};"
+                " if not, use another --data-dir"
+            )
+        self._execution.accept_key(key_id, f"the account of the new key {how}")
 
     async def renew_group(self) -> None:
         """Make a new group and use it; the old one stays in use until then, or closed."""
@@ -20222,6 +20303,20 @@ class House:
         )
         self.recorder = self._make_recorder()
 
+    def visitor(self, session: aiohttp.ClientSession, signer: KalshiSigner) -> KalshiRest:
+        """A second client that only reads, with another key."""
+        return KalshiRest(
+            session,
+            self.venue.api_url,
+            signer,
+            self.clock,
+            request_timeout_s=self.config.request_timeout_s,
+            rate_share=self.config.rate_share,
+            may_open=lambda: False,
+            permits=lambda _: False,
+            threads=False,
+        )
+
     def _make_recorder(self) -> Recorder | None:
         folder = self.config.record_dir
         if folder is None:
@@ -20786,11 +20881,14 @@ class Climb:
                 error = TimeoutError(f"{self._house.machine.state} ran out of time")
             self._states.fail(str(error) or repr(error))
         except ConfigError as error:
-            log_coordinator.error("cannot go on: %s", error)
-            print(f"error: {error}", file=sys.stderr)
-            self._give_up(str(error))
+            self._cannot_go_on(error)
             return False
         return True
+
+    def _cannot_go_on(self, error: ConfigError) -> None:
+        log_coordinator.error("cannot go on: %s", error)
+        print(f"error: {error}", file=sys.stderr)
+        self._give_up(str(error))
 
     async def _climb(self) -> None:
         """From the present state to READY, each step within its limit."""
@@ -20930,6 +21028,9 @@ class Climb:
                 self._troubles.say_connect_error(str(error))
                 await self._house.clock.sleep(CONNECT_RETRY_S)
                 continue
+            except ConfigError as error:
+                self._cannot_go_on(error)
+                return
             self._guard.clear(Degraded.TRADING)
             return
 
@@ -21006,6 +21107,8 @@ class TapeLabels:
 # Principle: At the end own orders are proven gone, or the exit code says that they may not be.
 # ======================================================================================
 
+KEY_SETTINGS: Final = ("key_id", "key_content", "arm")  # another key id brings its own
+KEY_PROOF_S: Final = 30.0  # longest question to the account of a new key id
 SHUTDOWN_MARGIN_S: Final = 2.0  # kept of STOP_LIMIT_S for the journal and the sockets
 
 
@@ -21037,6 +21140,7 @@ class Coordinator:
             is_virtual=is_virtual,
             on_task_death=lambda name, error: self._states.on_task_death(name, error),
         )
+        self._session = session
         self._states = States(self.house)
         self._troubles = Troubles(self.house, self._states)
         self._climb = Climb(
@@ -21191,7 +21295,8 @@ class Coordinator:
             replace(before, **{s.field: getattr(config, s.field) for s in SETTINGS if s.is_live})
         )
         text = f"settings reloaded: {', '.join(live) or 'nothing new'}"
-        waiting = [s.name for s in changed if not s.is_live]
+        moved = KEY_SETTINGS if config.key_id != before.key_id else ()
+        waiting = [s.name for s in changed if not s.is_live and s.name not in moved]
         if waiting:
             text += f"; waiting for a restart: {', '.join(waiting)}"
         log_coordinator.info("%s", text)
@@ -21202,6 +21307,30 @@ class Coordinator:
         self.house.rest.replace_signer(signer)
         self.house.stream.replace_signer(signer)
         self.house.say.note("control", "key replaced")
+
+    async def change_key(self, config: Config, signer: KalshiSigner) -> None:
+        """Another key id: it is used once the account itself has told that it is the same one."""
+        rest = self.house.visitor(self._session, signer)
+        try:
+            async with asyncio.timeout(KEY_PROOF_S):
+                how = await prove_account(rest, self.house.execution)
+        except (ExchangeError, WireError, TimeoutError) as error:
+            self._key_refused(f"its account cannot be asked: {error!r:.200}")
+            return
+        finally:
+            rest.close()
+        if how is None:
+            self._key_refused("its account lists neither the old key nor an order of ours")
+            return
+        self.house.execution.accept_key(signer.key_id, f"the account of the new key {how}")
+        key = {name: getattr(config, name) for name in KEY_SETTINGS}
+        self.house.take_over(replace(self.house.config, **key))
+        self.replace_signer(signer)
+
+    def _key_refused(self, why: str) -> None:
+        text = f"new key id refused, the old key stays in use: {why}"
+        log_coordinator.error("%s", text)
+        self.house.say.note("control", text, "error")
 
     def stop(self, why: str, *, code: int | None = None) -> None:
         """Ask for a clean end; the first reason and code count."""
@@ -21586,11 +21715,6 @@ REPLAY_STEP_S: Final = 5.0
 QUEUE_MODELS: Final = ("pessimistic", "realistic", "optimistic")
 
 
-def tag_of(key_id: str) -> str:
-    """Last four letters or digits of the key id: tells accounts apart without naming them."""
-    return re.sub(r"[^A-Za-z0-9]", "", key_id)[-4:].lower() or "none"
-
-
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ReplayReport:
     """What one pass over the tapes did. Money in micro-dollars, counts in hundredths."""
@@ -21910,6 +22034,7 @@ COMMANDS: Final[Mapping[str, str]] = {
     "reduce-only": "gate reduce-only",
     "resume": "gate open",
     "rearm": "clear the halt latch",
+    "accept-key": "a new key id is of the journal's account, where that cannot be proven",
     "kill": "halt latch, then cancel everything of ours",
     "cancel-all": "cancel own orders; does not pause",
     "flatten": "leave own positions by reduce-only exits",
@@ -21970,8 +22095,13 @@ OWN_FLAGS: Final = tuple(
         ),
         ("--limit", "orders fills export", "at most so many, newest first", int),
         ("--verify", "explain", "run the strategy again on the stored view"),
-        ("--reason", "pause reduce-only resume rearm kill flatten", "why, for the audit row", str),
-        ("--confirm", "resume rearm", "name of the environment", str),
+        (
+            "--reason",
+            "pause reduce-only resume rearm accept-key kill flatten",
+            "why, for the audit row",
+            str,
+        ),
+        ("--confirm", "resume rearm accept-key", "name of the environment", str),
         ("--to", "rearm", "reduce-only (default) or open", str),
         ("--override", "rearm", "on the day of a loss limit"),
         ("--keep-orders", "pause", "leave resting orders"),
@@ -22314,7 +22444,22 @@ async def open_venue(config: Config, clock: Clock) -> Venue:
     if api_url is None or ws_url is None:
         api_url, ws_url = DEFAULT_URLS[config.environment]
     check_urls(config.environment, api_url, ws_url)
-    return Venue(api_url=api_url, ws_url=ws_url, signer=signer, account_tag=tag_of(config.key_id))
+    return Venue(api_url=api_url, ws_url=ws_url, signer=signer, account_tag=account_of(config))
+
+
+def account_of(config: Config) -> str:
+    """The tag of this account in journal and order ids: the end of its first key's id."""
+    path = DataDir(config.home).journal_path
+    if path.exists():
+        journal = Journal(path, Clock(), config.environment.value, "")
+        try:
+            journal.open_to_read()
+            return journal.about("account") or "none"
+        except TraderError as error:  # whoever opens it next says what is wrong with it
+            log_cli.debug("no account in the journal error=%s", error)
+        finally:
+            journal.close()
+    return tag_of(config.key_id or "")
 
 
 async def _embed(config: Config, clock: Clock) -> Venue:
@@ -22424,14 +22569,11 @@ def reload_settings(coordinator: Coordinator, reload: Callable[[], Config]) -> N
     running = coordinator.house.config
     try:
         config = reload()
-        if config.key_id != running.key_id and not running.is_embedded:
-            # Journal, order ids and --arm belong to the account of the id they began with.
-            raise ConfigError(
-                "KALSHI_API_KEY_ID: another id may be another account; restart to use it"
-                " (the key file of this id may be replaced at any time)"
-            )
+        is_new_id = config.key_id != running.key_id and not running.is_embedded
+        if is_new_id and running.is_armed and not config.is_armed:
+            raise ConfigError("V3_ARM: production needs the end of the new key id")
         signer = None
-        if config.key_file is not None and config.key_content is None:
+        if is_new_id or (config.key_file is not None and config.key_content is None):
             signer = load_signer(read_key_pem(config), config.key_id or "")
         strategies: tuple[Strategy, ...] = ()
         if config.strategy_params != coordinator.house.config.strategy_params:
@@ -22444,7 +22586,10 @@ def reload_settings(coordinator: Coordinator, reload: Callable[[], Config]) -> N
         return
     coordinator.reload(config)
     coordinator.house.decisions.exchange(strategies)
-    if signer is not None:
+    if is_new_id and signer is not None:
+        asking = coordinator.change_key(config, signer)
+        coordinator.house.supervisor.spawn(asking, name="change_key")
+    elif signer is not None:
         coordinator.replace_signer(signer)
 
 
@@ -22878,7 +23023,7 @@ def own_ids(config: Config) -> ClientIds:
     return ClientIds(
         prefix=config.order_prefix,
         environment=config.environment.value,
-        account=tag_of(config.key_id or ""),
+        account=account_of(config),
         run="",
     )
 
@@ -23187,12 +23332,36 @@ def command_control(config: Config, args: argparse.Namespace) -> int:
     return EXIT_OK if status in (200, 202) else EXIT_CHECK
 
 
+def command_accept_key(config: Config, args: argparse.Namespace) -> int:
+    """The operator's word that a new key id is of the journal's account; no bot may run."""
+    need_key(config)
+    data_dir, key_id = DataDir(config.home), config.key_id or ""
+    if config.is_embedded or not data_dir.journal_path.exists():
+        raise ConfigError("accept-key: there is no journal yet, so every key is welcome")
+    load_signer(read_key_pem(config), key_id)
+    data_dir.take_lock({"pid": os.getpid(), "run_id": args.command})
+    account = account_of(config)
+    journal = Journal(data_dir.journal_path, Clock(), config.environment.value, account)
+    journal.open()
+    with contextlib.closing(journal):
+        if account == tag_of(key_id) or journal.has("control", key_mark(key_id)):
+            print("this key is known to the journal already")
+            return EXIT_OK
+        print(f"journal: account of a key ending in {account!r}; new key: {tag_of(key_id)!r}")
+        _confirm(config, args)
+        body = accepted_key(key_id, "cli", args.reason or "the operator's word")
+        journal.fact("control", key_mark(key_id), body, durable=True)
+    print("accepted; the next start uses it")
+    return EXIT_OK
+
+
 def _confirm(config: Config, args: argparse.Namespace) -> None:
     """Ask what must be asked: the environment's name, and in production whether it is meant."""
     name, is_asked = config.environment.value, sys.stdin.isatty()
-    if args.command in ("resume", "rearm") and args.confirm is None and is_asked:
+    is_named = args.command in ("resume", "rearm", "accept-key")
+    if is_named and args.confirm is None and is_asked:
         args.confirm = input(f"{args.command}: type the environment's name ({name}): ").strip()
-    if args.command in ("resume", "rearm") and args.confirm != name:
+    if is_named and args.confirm != name:
         raise ConfigError(f"{args.command} needs --confirm {name}")
     is_risky = args.command in ("cancel-all", "flatten") and not args.dry_run
     if config.environment is Environment.PRODUCTION and is_risky and not args.yes:
@@ -23527,10 +23696,10 @@ def compare_at(config: Config, picture: AccountPicture, mark: int) -> list[AnyRo
 async def _scopes_of(rest: KalshiRest, key_id: str) -> list[str] | None:
     """What a key may do, sorted; None where that cannot be read."""
     try:
-        keys = dict(await rest.api_keys())
+        keys = await rest.api_keys()
     except (ExchangeError, WireError):
         return None
-    return sorted(keys[key_id]) if key_id in keys else None
+    return next((sorted(key.scopes) for key in keys if key.key_id == key_id), None)
 
 
 def _audit_lines(rows: Sequence[AnyRow], scopes: list[str] | None, is_own_key: bool) -> list[str]:
@@ -23707,10 +23876,12 @@ class HomeChecks:
             environment = journal.about("environment")
             if environment != self._known.environment.value:
                 raise Ailment(f"belongs to {environment}", "use another --data-dir")
-            if not self._known.is_embedded and journal.about("account") != tag_of(
-                self._known.key_id or ""
-            ):
-                raise Ailment("belongs to another account", "use another --data-dir")
+            key_id, account = self._known.key_id or "", journal.about("account")
+            is_accepted = account == tag_of(key_id) or journal.has("control", key_mark(key_id))
+            if not (self._known.is_embedded or is_accepted):
+                what = f"is of the account of a key ending in {account!r}"
+                fix = "the next start asks the account; if it is another, use another --data-dir"
+                raise Ailment(what, fix, is_warning=True)
             if not journal.is_sound():
                 fix = f"mv {path}* {data_dir.path / 'backups'}/ ; the next start rebuilds it"
                 raise Ailment("damaged", fix)
@@ -24744,6 +24915,7 @@ _ONE_SHOT: Final[Mapping[str, Callable[[Config, argparse.Namespace], int]]] = {
     "report": command_report,
     "train": command_train,
     "audit": command_audit,
+    "accept-key": command_accept_key,
     **dict.fromkeys(("orders", "positions", "fills"), command_records),
     **dict.fromkeys(CONTROL_COMMANDS, command_control),
 }
