@@ -19418,7 +19418,7 @@ def test_the_default_simulation_trades_within_its_limits(seed: int) -> None:
             await clock.sleep(1.0)
             execution._trim_minute()
             most = max(most, len(execution._minute))
-        return most, execution.fills_booked, coordinator.house.decisions.funnel
+        return most, execution.fills_booked, coordinator.house.decisions.records.funnel
 
     more = {"markets": config.markets + 2, "pace": t.EMBEDDED_PACE}
     strategies = t.build_strategies(config)
@@ -20626,6 +20626,22 @@ def test_the_doctor_finds_faults_of_account_clock_and_journal(trading: House24) 
     assert found[15][0] == "warn"
     exchange.stop()
     assert diagnoses(trading, *flags)[12][0] == "FAIL"
+
+
+@pytest.mark.process
+def test_the_doctor_sends_one_deep_order_and_proves_it_gone_if_no_halt_forbids(
+    trading: House24,
+) -> None:
+    exchange, flags = exchange_of(trading), ("--live", "--port", str(free_port()))
+    found = diagnoses(trading, *flags)
+    assert found[23][0] == "ok", found[23]
+    (order,) = exchange.account()["orders"]
+    assert (order["initial_count_fp"], order["yes_price_dollars"]) == ("1.00", "0.0100")
+    assert (order["status"], order["fill_count_fp"]) == ("canceled", "0.00")
+    assert [row["client_order_id"] for row in trading.facts("intent")] == creates(exchange)
+    (trading.data / "sim" / "KILL").touch()
+    assert "halted" in diagnoses(trading, *flags)[23][1]
+    assert len(creates(exchange)) == 1
 
 
 def lose_the_newest_fact_but_one(house: House24) -> None:

@@ -22079,6 +22079,7 @@ OWN_FLAGS: Final = tuple(
         ("--audit-key-file", "audit", "its private key", str),
         ("--json", _READS, "as JSON, with stable keys and units"),
         ("--alert", "doctor", "also send a test message to the webhook"),
+        ("--live", "doctor", "also send one deep order of one contract, and cancel it"),
         ("--quiet", "status export audit doctor report train", "nothing on success; for cron"),
         ("--origin", "config", "show: with sources"),
         ("--changed", "config", "show: only what is not default"),
@@ -23731,6 +23732,7 @@ DOCTOR_READINGS: Final = 6
 DOCTOR_VIEWS: Final = 100
 DOCTOR_VIEW_MAX_S: Final = 0.05
 DOCTOR_WAIT_S: Final = 5.0
+DOCTOR_LIVE_S: Final = 30.0
 NEEDED_PACKAGES: Final = ("aiohttp", "cryptography", "orjson", "python-dotenv")
 _DOCTOR_FAULTS: Final = (TraderError, aiohttp.ClientError, OSError, TimeoutError, sqlite3.Error)
 
@@ -23949,9 +23951,29 @@ class HomeChecks:
 # ======================================================================================
 # §24l DOCTOR
 # Purpose:   The checks that need the exchange, the table of all checks, and the command.
-# Position:  Sends no order.
+# Position:  Sends no order, save with --live.
 # Principle: The exchange is opened once; a check that watches does so while the others are made.
 # ======================================================================================
+
+
+class DeepProbe:
+    """Wants one contract at the lowest price there is, where that is no best price."""
+
+    Params = Hold.Params
+    name = "doctor"
+    slots = frozenset({"probe"})
+    expectation = "Nothing: it is never filled."
+
+    def __init__(self, params: Hold.Params) -> None:
+        self.p = params
+
+    def decide(self, view: MarketView) -> Decision:
+        """The one order, from the first look on."""
+        price_cc = view.grid.prices[0]
+        if view.best_bid_cc(Side.YES) <= price_cc:
+            return no_wants(Reason.NO_SIGNAL, "the best bid is the lowest price")
+        want = Want(slot="probe", side=Side.YES, price_cc=price_cc, count_h=H_PER_CONTRACT)
+        return Decision(wants=(want,), reason=Reason.ACTED)
 
 
 class Doctor(HomeChecks):
@@ -23968,25 +23990,27 @@ class Doctor(HomeChecks):
         super().__init__(config, wrong=wrong, warnings=warnings, changed=changed)
         self._there: Visit | None = None
         self._market: Market | None = None
+        self._stream: KalshiStream | None = None
         self._data: OrderbookIntegration | None = None
         self._balance: Balance | None = None
         self._fed_s = 0.0
 
-    async def examine(self, *, with_alert: bool) -> list[Diagnosis]:
+    async def examine(self, *, with_alert: bool, is_live: bool = False) -> list[Diagnosis]:
         """Every check in order; the exchange is opened once for all that need it."""
+        remote = (*_REMOTE_CHECKS, _LIVE_CHECK) if is_live else _REMOTE_CHECKS
         found = [await self._try(row) for row in _LOCAL_CHECKS]
         if self._config is None:
-            return found + [_unchecked(row, "settings") for row in _REMOTE_CHECKS]
+            return found + [_unchecked(row, "settings") for row in remote]
         if with_alert:
             found.append(await self._try(_ALERT_CHECK))
         try:
             need_key(self._config)
             async with visit(self._config) as self._there:
-                found += [await self._try(row) for row in _REMOTE_CHECKS]
+                found += [await self._try(row) for row in remote]
         except _DOCTOR_FAULTS as error:
             done = {finding.number for finding in found}
             why = f"the exchange cannot be opened ({_first_line(error)})"
-            found += [_unchecked(row, why) for row in _REMOTE_CHECKS if row.number not in done]
+            found += [_unchecked(row, why) for row in remote if row.number not in done]
         return sorted(found, key=lambda finding: finding.number)
 
     async def _try(self, row: Check) -> Diagnosis:
@@ -24124,7 +24148,7 @@ class Doctor(HomeChecks):
         assert self._there is not None, "remote checks run with the exchange open"
         there, market = self._there, self._need_market()
         bus = EventBus(there.clock, there.supervisor)
-        stream = KalshiStream(
+        stream = self._stream = KalshiStream(
             session=there.session,
             ws_url=there.venue.ws_url,
             signer=there.venue.signer,
@@ -24171,6 +24195,61 @@ class Doctor(HomeChecks):
         return f"unbroken for {DOCTOR_WATCH_S:.0f} s, {self._data.deltas} changes, equals REST"
 
 
+    async def live(self) -> str:
+        """23: the whole bot sends one deep order, hears of it on the socket, cancels, proves it."""
+        config, market = self._known, self._need_market()
+        if not (config.is_armed and config.trading):
+            raise Ailment("no order can be sent", "production needs --arm; leave --watch away")
+        with contextlib.ExitStack() as stack:
+            if config.is_embedded:  # an account of its own, beside the journal of the last one
+                folder = stack.enter_context(tempfile.TemporaryDirectory(prefix="doctor-"))
+                config = replace(config, data_dir=Path(folder))
+            data_dir = DataDir(config.home)
+            data_dir.make()
+            data_dir.take_lock({"pid": os.getpid(), "run_id": "doctor"})
+            stack.callback(data_dir.release_lock)
+            if (halt := data_dir.read_kill()) is not None:
+                raise Ailment(f"halted: {halt.why}", "rearm first")
+            return await self._send_deep(config, data_dir, market.ticker)
+
+    async def _send_deep(self, config: Config, data_dir: DataDir, ticker: str) -> str:
+        assert self._there is not None, "remote checks run with the exchange open"
+        assert self._stream is not None, "check 19 opened a socket"
+        there, stream, heard = self._there, self._stream, set[str | None]()
+        logging.getLogger("trader").setLevel(logging.CRITICAL)  # the end of it is told here
+        coordinator = Coordinator(
+            config=replace(config, mode="config", tickers=(ticker,), record="off", alert_url=None),
+            clock=there.clock,
+            data_dir=data_dir,
+            venue=replace(there.venue, close=None),
+            facts=start_facts(there.clock, {}),
+            strategies=(cast(Strategy, DeepProbe(Hold.Params())),),
+            session=there.session,
+            static={},
+        )
+        execution = coordinator.house.execution
+        stream.handle_decoded("user_order", decode_order, lambda r: heard.add(r.client_order_id))
+        stream.want("user_orders", None)
+        run = asyncio.ensure_future(coordinator.run())
+        begun_s, order = there.clock.real_s(), None
+        while not run.done() and there.clock.real_s() - begun_s < DOCTOR_LIVE_S:
+            await asyncio.sleep(0.05)
+            order = next(iter(execution.store.live(ticker=ticker)), None)
+            if order is not None and order.client_order_id in heard and is_settled(order):
+                break
+        reasons = ", ".join(str(reason) for _, reason in coordinator.house.decisions.records.funnel)
+        coordinator.stop("doctor")
+        if (code := await run) != EXIT_OK:
+            raise Ailment(f"it ended with {code}", "look at the exchange: the order may remain")
+        if order is None:
+            raise Ailment(f"no order left us ({reasons or 'nothing was decided'})", "see `explain`")
+        if order.client_order_id not in heard:
+            what = f"{order.client_order_id} was not heard of on the socket ({order.status})"
+            raise Ailment(what, "look at firewall and proxy; do not trade")
+        price = show_dollars(order.price_cc * UD_PER_DOLLAR // CC_PER_DOLLAR)
+        return f"1 contract of {ticker} at {price} rested, was heard of, and is proven gone"
+
+
 class Check(NamedTuple):
     """One row of OPERATIONS §8: its number, its name, how to ask, what mends a plain fault."""
 
@@ -24205,6 +24284,7 @@ _REMOTE_CHECKS: Final = (  # in the order of asking: check 20 watches while the 
     Check(18, "fees", Doctor.fees, "the dearer schedule is assumed"),
     Check(20, "sequence", Doctor.sequence, "look at the network"),
 )
+_LIVE_CHECK: Final = Check(23, "live order", Doctor.live, "stop the running bot first")
 _ALERT_CHECK: Final = Check(22, "webhook", Doctor.webhook, "check the address")
 
 
@@ -24232,7 +24312,7 @@ def _next_pause(schedule: Json) -> str:
 
 def command_doctor(doctor: Doctor, args: argparse.Namespace) -> int:
     """Every check with its fix; 3 when one failed."""
-    found = asyncio.run(doctor.examine(with_alert=bool(args.alert)))
+    found = asyncio.run(doctor.examine(with_alert=bool(args.alert), is_live=bool(args.live)))
     is_well = all(finding.word != "FAIL" for finding in found)
     if args.json:
         print(json.dumps([dataclasses.asdict(finding) for finding in found], indent=1))
