@@ -11994,6 +11994,10 @@ class Booker(OrderKeeper):
 # ======================================================================================
 
 
+Judge = Callable[[Order, OrderOutcome], None]  # what becomes of an order by this answer
+Settle = Callable[[Order, Order, OrderOutcome], None]  # the order, and its picture at rest
+
+
 class Answers(Booker):
     """Outcomes of creates, amends, decreases and cancels; the breakers over them."""
 
@@ -12059,13 +12063,9 @@ class Answers(Booker):
         self._keep(acked, "acked")
 
     def _after_change(
-        self,
-        kind: CommandKind,
-        order: Order,
-        outcome: OrderOutcome,
-        intent: Intent | None,
-        want: Want | None,
+        self, kind: CommandKind, settle: Settle, order: Order, outcome: OrderOutcome
     ) -> None:
+        """`settle` makes of the order what an answer that says yes proves."""
         self._watch_path(outcome)
         is_other = order.pending is not kind and kind is not CommandKind.CANCEL
         if not order.status.is_live or is_other:
@@ -12075,7 +12075,10 @@ class Answers(Booker):
             self.store.put(order)
         match outcome.kind:
             case OutcomeKind.ACCEPTED:
-                self._changed(kind, order, outcome, intent, want)
+                filled_h = max(order.filled_h, outcome.filled_h)
+                updated_ms = max(order.updated_at_ms, outcome.at_ms)
+                base = replace(_at_rest(order), filled_h=filled_h, updated_at_ms=updated_ms)
+                settle(order, base, outcome)
             case OutcomeKind.REFUSED | OutcomeKind.RATE_LIMITED | OutcomeKind.NEVER_SENT:
                 if order.pending is kind:
                     self._keep(_at_rest(order), f"{kind} refused: {_why(outcome)}")
@@ -12087,50 +12090,31 @@ class Answers(Booker):
             case _:
                 assert_never(outcome.kind)
 
-    def _changed(
-        self,
-        kind: CommandKind,
-        order: Order,
-        outcome: OrderOutcome,
-        intent: Intent | None,
-        want: Want | None,
-    ) -> None:
-        now_ms = self._clock.now_ms()
-        filled_h = max(order.filled_h, outcome.filled_h)
-        base = replace(
-            _at_rest(order),
-            filled_h=filled_h,
-            updated_at_ms=max(order.updated_at_ms, outcome.at_ms),
-        )
+    def _cancelled(self, order: Order, base: Order, outcome: OrderOutcome) -> None:
         # A change without an answer may have raised it: then only its worst, taken off, ends it.
         may_rest_h = max(order.remaining_h, order.worst_h if is_change_open(order) else 0)
-        if kind is CommandKind.CANCEL and outcome.reduced_h < may_rest_h:
+        if outcome.reduced_h < may_rest_h:
             self.on_unknown(order)  # fills we have not heard of: at full risk until proven
-        elif kind is CommandKind.CANCEL:
-            ended = OrderStatus.EXECUTED if filled_h >= order.count_h else OrderStatus.CANCELED
-            self._keep(replace(base, status=ended, why="cancelled by us"), "cancelled")
-        elif want is not None:
-            self._decreased(order, base, order.worst_h - want.count_h, outcome.remaining_h)
-        else:
-            assert intent is not None, "an amend without its intent"
-            moved_ms = order.moved_at_ms if intent.is_refresh else now_ms
-            count_h = max(intent.filled_h + intent.count_h, filled_h)
-            ended = OrderStatus.EXECUTED if filled_h >= count_h else order.status
-            self._keep(
-                replace(
-                    base,
-                    price_cc=intent.price_cc,
-                    count_h=count_h,
-                    moved_at_ms=moved_ms,
-                    expires_at_ms=intent.expires_at_ms,
-                    status=ended,
-                ),
-                "expiry renewed" if intent.is_refresh else "amended",
-            )
+            return
+        is_filled = base.filled_h >= order.count_h
+        ended = OrderStatus.EXECUTED if is_filled else OrderStatus.CANCELED
+        self._keep(replace(base, status=ended, why="cancelled by us"), "cancelled")
 
-    def _decreased(self, order: Order, base: Order, by_h: int, left_h: int) -> None:
+    def _amended(self, intent: Intent, order: Order, base: Order, outcome: OrderOutcome) -> None:
+        count_h = max(intent.filled_h + intent.count_h, base.filled_h)
+        amended = replace(
+            base,
+            price_cc=intent.price_cc,
+            count_h=count_h,
+            moved_at_ms=order.moved_at_ms if intent.is_refresh else self._clock.now_ms(),
+            expires_at_ms=intent.expires_at_ms,
+            status=OrderStatus.EXECUTED if base.filled_h >= count_h else order.status,
+        )
+        self._keep(amended, "expiry renewed" if intent.is_refresh else "amended")
+
+    def _decreased(self, open_h: int, order: Order, base: Order, outcome: OrderOutcome) -> None:
         """The total less what was taken off, exactly: what does not rest of it has filled."""
-        total_h = order.count_h - by_h
+        total_h, left_h = order.count_h - (order.worst_h - open_h), outcome.remaining_h
         if not 0 < left_h <= total_h:  # more was open or filled than we know: the list decides
             self.on_unknown(order)
             return
@@ -12145,7 +12129,7 @@ class Answers(Booker):
         is_open = outcome.kind in (OutcomeKind.ACCEPTED, OutcomeKind.GONE, OutcomeKind.UNKNOWN)
         # A refused cancel proves nothing about another command that has no answer yet.
         if fresh is not None and (is_open or fresh.pending is None):
-            self._after_change(CommandKind.CANCEL, fresh, outcome, None, None)
+            self._after_change(CommandKind.CANCEL, self._cancelled, fresh, outcome)
 
     def _watch_path(self, outcome: OrderOutcome) -> None:
         if outcome.status == 410:
@@ -12222,7 +12206,11 @@ class Sender(Answers):
             reserved = self._reserve(intent, order)
         # The bytes have left; the intent in the journal stands for the order until this row does.
         self._tell_order(reserved, order, "sent" if order is None else "amend sent")
-        self._send(intent.kind, reserved, request, intent)
+        judge: Judge = self._after_create
+        if order is not None:
+            settle = partial(self._amended, intent)
+            judge = partial(self._after_change, CommandKind.AMEND, settle)
+        self._send(intent.kind, reserved, request, judge)
         return ALLOWED
 
     def _refuse_early(self, intent: Intent) -> Verdict | None:
@@ -12295,7 +12283,8 @@ class Sender(Answers):
             return refusal(Reason.ORDER_UNKNOWN, "no order id yet", "known id")
         self._rest.try_budget(CommandKind.CANCEL)
         pending = self._keep(_cancelling(order, self._clock.now_ms()), "cancel sent")
-        self._send(CommandKind.CANCEL, pending, self._rest.cancel(order))
+        judge = partial(self._after_change, CommandKind.CANCEL, self._cancelled)
+        self._send(CommandKind.CANCEL, pending, self._rest.cancel(order), judge)
         return ALLOWED
 
     def _cancel_if_doomed(self, order: Order) -> None:
@@ -12316,32 +12305,21 @@ class Sender(Answers):
             worst_cc=order.price_cc,
         )
         request = self._rest.decrease(order, order.remaining_h - want.count_h)
-        self._send(CommandKind.DECREASE, self._keep(pending, "decrease sent"), request, want=want)
+        settle = partial(self._decreased, want.count_h)
+        judge = partial(self._after_change, CommandKind.DECREASE, settle)
+        self._send(CommandKind.DECREASE, self._keep(pending, "decrease sent"), request, judge)
         return ALLOWED
 
     def _send(
-        self,
-        kind: CommandKind,
-        order: Order,
-        request: Awaitable[OrderOutcome],
-        intent: Intent | None = None,
-        *,
-        want: Want | None = None,
+        self, kind: CommandKind, order: Order, request: Awaitable[OrderOutcome], judge: Judge
     ) -> None:
         key = order.client_order_id
         self.sent[str(kind)] += 1
         self._enter_flight(key)
-        self._supervisor.spawn(
-            self._hear(kind, key, request, intent, want), name=f"order:{kind}:{key}"
-        )
+        self._supervisor.spawn(self._hear(kind, key, request, judge), name=f"order:{kind}:{key}")
 
     async def _hear(
-        self,
-        kind: CommandKind,
-        key: str,
-        request: Awaitable[OrderOutcome],
-        intent: Intent | None,
-        want: Want | None,
+        self, kind: CommandKind, key: str, request: Awaitable[OrderOutcome], judge: Judge
     ) -> None:
         try:
             outcome = await request
@@ -12354,12 +12332,8 @@ class Sender(Answers):
             self._leave_flight(key)
         self.outcomes[f"{kind}:{outcome.kind.value}"] += 1
         order = self.store.orders.get(key)
-        if order is None:
-            return
-        if kind is CommandKind.CREATE:
-            self._after_create(order, outcome)
-        else:
-            self._after_change(kind, order, outcome, intent, want)
+        if order is not None:
+            judge(order, outcome)
 
     def _enter_flight(self, key: str) -> None:
         self.in_flight[key] = self._clock.monotonic()
