@@ -20555,6 +20555,31 @@ def test_without_a_bot_kill_cancels_what_is_ours_and_the_next_start_is_halted(
 
 
 @pytest.mark.process
+def test_a_control_from_the_shell_says_in_words_how_it_went(trading: House24) -> None:
+    exchange = exchange_of(trading)
+    bot = trading.bot().until_ready()
+    eventually_24(lambda: len(exchange.resting()) >= 2, "orders rest")
+    nameless = trading.command("resume", "--confirm", "sim")
+    assert (nameless.returncode, nameless.stdout) == (2, "")
+    assert "resume needs --reason" in nameless.stderr
+    paused = trading.command("pause", "--reason", "lunch")
+    assert paused.returncode == 0, paused.stderr
+    asked, done = re.findall(r"(\d+) of (\d+) cancels confirmed", paused.stdout)[-1]
+    assert int(asked) == int(done) >= 1, paused.stdout
+    assert exchange.resting() == [], "the command ends when they are gone"
+    back = trading.command("resume", "--confirm", "sim", "--reason", "fed")
+    assert (back.returncode, back.stdout) == (0, "resumed\n")
+    exchange.control("black_hole", n=1000, match="*")
+    killed = trading.command("kill", "--reason", "enough")
+    assert killed.returncode == 7, "own orders may remain"
+    assert "halted: enough (by api, since 2" in trading.command("status").stdout
+    refused = trading.command("resume", "--confirm", "sim", "--reason", "no")
+    assert refused.returncode == 3
+    assert refused.stderr == "error: resume: trading is halted; re-arm first\n"
+    bot.process.kill()
+
+
+@pytest.mark.process
 def test_without_a_bot_reduce_only_leaves_a_pause_as_it_is(house: House24) -> None:
     gates = []
     for command in ("reduce-only", "pause", "reduce-only"):

@@ -20950,6 +20950,7 @@ class Climb:
                     self._kept_markets(),
                 )
             except (ExchangeError, WireError, TimeoutError) as error:
+                log_coordinator.warning("no markets yet error=%s", error)
                 self._say.note("operation", f"discovery failed: {error}", "warning")
                 if not is_first:
                     return
@@ -22580,9 +22581,10 @@ def say_start(config: Config, facts: StartFacts, coordinator: Coordinator) -> No
     orders = "orders can be sent" if config.is_armed and config.trading else "no orders can be sent"
     if config.environment is Environment.PRODUCTION and config.is_armed:
         orders += " WITH REAL MONEY"
-    halt = coordinator.house.data_dir.read_kill()
+    kept = coordinator.house.data_dir
+    gate = "halted" if kept.read_kill() else kept.read_state().get("gate", Gate.OPEN)
     print(f"{ENVIRONMENT_WORDS[config.environment]}: {orders}")
-    print(f"strategy {', '.join(config.strategy)}; gate {'halted' if halt else 'as kept on disk'}")
+    print(f"strategy {', '.join(config.strategy)}; gate {gate}")
     print(
         f"limits: order {format_count(config.max_order_h)} contracts, market loss "
         f"{show_dollars(config.max_market_loss_ud)}, "
@@ -22728,6 +22730,8 @@ EXIT_ORDERS_REMAIN: Final = 7
 EXIT_NO_BOT: Final = 8
 EXIT_LOCKED: Final = 75
 CANCEL_PAUSE_S: Final = 0.5
+CONTROL_LOOK_S: Final = 0.2
+CONTROL_FOLLOW_S: Final = 20.0  # so long a command waits for the exchange to confirm a control
 
 
 class NoBotError(TraderError):
@@ -22852,10 +22856,13 @@ def print_rows(
 
 def version_lines() -> list[str]:
     """Version, hash of the file, Python, dependencies, journal schema."""
-    python = sys.version.split()[0]
+    python, packages = sys.version.split()[0], []
+    for name in ("aiohttp", "cryptography", "orjson", "python-dotenv", "uvloop"):
+        with contextlib.suppress(importlib.metadata.PackageNotFoundError):
+            packages.append(f"{name} {importlib.metadata.version(name)}")
     return [
         f"trader {VERSION} file {file_digest(Path(__file__))[:12]} python {python}",
-        f"aiohttp {aiohttp.__version__} orjson {orjson.__version__}",
+        " ".join(packages),
         f"sqlite {sqlite3.sqlite_version} journal schema {JOURNAL_SCHEMA}",
     ]
 
@@ -22908,6 +22915,13 @@ def command_status(config: Config, args: argparse.Namespace) -> int:
     return code
 
 
+def _halt_words(halt: Mapping[str, Any] | None) -> str:
+    if not halt:
+        return "no"
+    since = show_value("_at_ms", halt["since_at_ms"])
+    return f"{escape_controls(halt['why'])} (by {halt['by']}, since {since} UTC)"
+
+
 def _status_lines(
     health: Mapping[str, Any], status: Mapping[str, Any], overview: Mapping[str, Any]
 ) -> list[str]:
@@ -22922,7 +22936,7 @@ def _status_lines(
     return [
         f"{status['environment']}: {health['status']}, state {status['state']}",
         f"gate {overview['gate']}{why}",
-        f"halted: {status['halted'] or 'no'}; degraded: {reasons or 'no'}",
+        f"halted: {_halt_words(status['halted'])}; degraded: {reasons or 'no'}",
         ", ".join(f"{_heading(key)} {show_value(key, overview[key])}" for key in money),
         f"{held} positions, {live} open orders, {unknown} unknown; verified {verified} UTC",
     ]
@@ -23302,9 +23316,34 @@ def command_control(config: Config, args: argparse.Namespace) -> int:
         return _dry_run(config, desk, args)
     if desk.port is None:
         return _control_alone(config, desk, args)
-    status, answer = _control(desk, args)
-    print(json.dumps(answer, indent=2))
-    return EXIT_OK if status in (200, 202) else EXIT_CHECK
+    if args.command in ("resume", "rearm") and not args.reason:
+        raise ConfigError(f"{args.command} needs --reason TEXT, for the audit row")
+    _, answer = _control(desk, args)
+    if (refused := answer.get("error")) is not None:
+        print(f"error: {args.command}: {escape_controls(refused['message'])}", file=sys.stderr)
+        return EXIT_CHECK
+    if "note" in answer:
+        print(answer["note"])
+    return _follow(desk, str(answer["control_id"]))
+
+
+def _follow(desk: Desk, control_id: str) -> int:
+    """Say how a control goes until the exchange has confirmed it; 7 when it did not in time."""
+    told, clock = "", Clock()
+    deadline_s = clock.real_s() + CONTROL_FOLLOW_S
+    while clock.real_s() < deadline_s:
+        found = [row for row in desk.rows("control") if row["control_id"] == control_id]
+        phase, text = (str(found[0][key]) for key in ("phase", "text")) if found else ("", "")
+        if text not in ("", told):
+            told = text
+            print(escape_controls(text), flush=True)
+        if phase == "confirmed":
+            return EXIT_OK
+        if phase in ("failed", "refused"):
+            return EXIT_CHECK
+        asyncio.run(asyncio.sleep(CONTROL_LOOK_S))
+    print("not confirmed yet; `status` and the page tell how it goes on", file=sys.stderr)
+    return EXIT_ORDERS_REMAIN
 
 
 def command_accept_key(config: Config, args: argparse.Namespace) -> int:
@@ -23997,6 +24036,8 @@ class Doctor(HomeChecks):
             word, value, fix = "warn" if error.is_warning else "FAIL", error.value, error.fix
         except _DOCTOR_FAULTS as error:
             word, value, fix = "FAIL", _first_line(error), row.fix
+            if isinstance(error, ExchangeError) and error.status == 0:
+                value, fix = "not checked: the exchange cannot be reached", "mend check 9 first"
         return Diagnosis(number=row.number, check=row.name, word=word, value=value, fix=fix)
 
     @property
@@ -25009,6 +25050,8 @@ def _code_of(error: Exception) -> int:
 
 def _sentence_of(error: Exception) -> str:
     match error:
+        case ExchangeError(status=0):
+            return f"the exchange cannot be reached: {error.message}"
         case ExchangeError():
             return f"the exchange does not answer as it should: {error}"
         case aiohttp.ClientError() | TimeoutError():
