@@ -736,6 +736,37 @@ def test_stub_new_fills_wait_while_the_pointer_rests_on_the_list(
     assert desk.page.get_attribute("#fills tbody tr:first-child", "data-key") == "f-3"
 
 
+def test_stub_a_decision_that_is_looked_at_stays_though_a_newer_one_takes_its_place(
+        desk: Desk, stub: DeskStub) -> None:
+    row = stub.rows["decisions"]["d-000001"]
+    desk.page.keyboard.press("4")
+    desk.page.keyboard.press("j")
+    stub.change("decisions", {**row, "decision_id": "d-000002"}, gone=("d-000001",))
+    desk.wait_text("#decisions .more", "1 new")
+    assert desk.page.evaluate("document.activeElement.dataset.key") == "d-000001"
+    desk.page.keyboard.press("Enter")
+    desk.wait_text("#h-explain", "Explain d-000001")
+    stub.change("decisions", {**row, "decision_id": "d-000003"}, gone=("d-000002",))
+    desk.page.keyboard.press("Escape")
+    assert desk.page.evaluate("document.activeElement.dataset.key") == "d-000001"
+    desk.page.keyboard.press("/")
+    desk.page.wait_for_selector("#decisions tr[data-key='d-000001']", state="detached")
+    shown = on_page(desk, "#decisions", "reason")
+    assert list(shown) == ["d-000003"]
+
+
+def test_stub_a_trader_that_has_sent_nothing_is_watching(browser: Any, stub: DeskStub) -> None:
+    for topic in ("orders", "positions"):
+        stub.rows[topic] = {}
+    desk = Desk(browser, stub.url).open()
+    desk.wait_text("#why", "WATCHING.*market_maker has sent no order yet; last reason: edge below")
+    assert not desk.page.get_attribute("#why", "class")
+    desk.wait_text("#positions .empty", "first fill opens one. Last reason: edge below cost")
+    stub.change("orders", order(1))
+    desk.wait_text("#why", "TRADING.*1 order resting")
+    desk.close()
+
+
 def test_stub_row_keeps_identity_and_focus_when_the_order_changes(
         desk: Desk, stub: DeskStub) -> None:
     desk.page.keyboard.press("j")

@@ -50,6 +50,8 @@ export function el(tag, ...rest) {
 export const button = (text, act, more = {}) =>
   el("button", { type: "button", class: "act", text, on: { click: act }, ...more });
 
+export const dialogOpen = () => $(document, "dialog[open]") !== null;
+
 /** Write text only if it changed; answers whether it did. */
 export function setText(node, text) {
   if (node.textContent === text) return false;
@@ -283,11 +285,11 @@ export class DataTable {
     this.host.classList.add("host");
     this.host.append(this.more, this.scroll);
     this.body.addEventListener("pointerenter", (e) => (this.hovered = e.pointerType === "mouse"));
-    this.body.addEventListener("pointerleave", (e) => e.relatedTarget !== this.more
-      && this.#left());
-    this.more.addEventListener("pointerleave", () => this.#left());
+    this.body.addEventListener("pointerleave", (e) => this.#left(e.relatedTarget === this.more));
+    this.more.addEventListener("pointerleave", () => this.#left(false));
     this.body.addEventListener("click", (e) => this.#clicked(e));
     this.body.addEventListener("focusin", (e) => this.#focused(e));
+    this.body.addEventListener("focusout", () => setTimeout(() => this.#left(false)));
   }
 
   #head(column) {
@@ -318,8 +320,9 @@ export class DataTable {
   update(rows, view) {
     this.rows = rows;
     this.view = view;
+    const before = this.byKey;
     this.byKey = new Map(rows.map((row) => [this.spec.key(row), row]));
-    this.#setOrder();
+    this.#setOrder(before);
     setHidden(this.empty, this.order.length > 0);
     setHidden(this.table, this.order.length === 0);
     setAttr(this.scroll, "tabindex", this.order.length ? null : "0");
@@ -335,20 +338,29 @@ export class DataTable {
     setAttr(head, "aria-sort", way);
   }
 
-  #setOrder() {
+  /** Somebody points at a row, stands on it with the keyboard, reads below or in a dialog. */
+  #isHeld() {
+    return this.hovered || (this.spec.stream && (this.scroll.scrollTop > 4 || dialogOpen()
+      || this.body.contains(document.activeElement)));
+  }
+
+  /** New order of the rows; of a stream that is held none goes, though it ended meanwhile. */
+  #setOrder(before) {
     const wanted = this.spec.stream ? [...this.byKey.keys()].reverse() : this.#sorted();
-    const holding = this.order.length > 0 && (this.hovered
-      || (this.spec.stream && this.scroll.scrollTop > 4));
-    if (!holding) {
+    if (!this.order.length || !this.#isHeld()) {
       this.order = wanted;
       this.#wait(0);
       return;
     }
     const shown = new Set(this.order);
     const fresh = wanted.filter((key) => !shown.has(key));
+    if (this.spec.stream) {
+      for (const key of this.order) this.byKey.set(key, this.byKey.get(key) ?? before.get(key));
+      this.#wait(fresh.length);
+      return;
+    }
     this.order = this.order.filter((key) => this.byKey.has(key));
-    if (this.spec.stream) this.#wait(fresh.length);
-    else this.order.push(...fresh);
+    this.order.push(...fresh);
   }
 
   #wait(n) {
@@ -478,9 +490,9 @@ export class DataTable {
     this.update(this.rows, this.view);
   }
 
-  #left() {
-    this.hovered = false;
-    if (this.view && this.scroll.scrollTop <= 4) this.update(this.rows, this.view);
+  #left(isStaying) {
+    this.hovered = isStaying;
+    if (this.view && !this.#isHeld()) this.update(this.rows, this.view);
   }
 
   #keyOf(target) {

@@ -2,7 +2,7 @@
 /** The keyboard map. Ignored in a field; while a dialog is open only KILL and Escape work. */
 
 import { control, gateDialog, flattenDialog, guarded, unlockDialog } from "./controls.js";
-import { $, byId, fillPairs } from "./dom.js";
+import { $, byId, dialogOpen, fillPairs } from "./dom.js";
 
 const HELP = [
   ["?", "this help"], ["/", "search the markets"], ["j k ↓ ↑", "rows of the list"],
@@ -15,7 +15,6 @@ const HELP = [
 
 const typing = (target) => target instanceof HTMLElement
   && (target.isContentEditable || /^(INPUT|TEXTAREA|SELECT)$/.test(target.tagName));
-const dialogOpen = () => $(document, "dialog[open]") !== null;
 
 /** The record behind the focused row; for a market, that of its newest decision. */
 function explainFocused(view) {

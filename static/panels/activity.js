@@ -24,7 +24,8 @@ async function copy(text, note) {
 const tone = (row) => TONES[severity(row)] ?? "";
 const mark = { id: "mark", label: "", ch: 4, text: (r) => MARKS[severity(r)] ?? "·", tone,
   hint: severity };
-const message = (label, text) => ({ id: "message", label, text, tone, hint: text });
+const message = (label, text) => ({ id: "message", label, text, hint: text,
+  tone: (row) => (severity(row) === "success" ? "" : tone(row)) });
 
 const LOG = {
   id: "activity", caption: "Activity, newest first", stream: true,

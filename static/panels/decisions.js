@@ -128,12 +128,12 @@ const SPEC = {
     : "No decision yet. The first book of a market brings the first one."),
   columns: [
     times(10),
-    tickers({ ch: 26 }),
+    tickers({ ch: 23 }),
     col("reason", "Reason", "reason", words, {
       ch: 17, tone: (r) => (r.reason === "acted" ? "gain" : ""),
     }),
     col("value", "Measured", "value", plain, { hint: (r) => r.value }),
-    col("limit", "Needs", "limit", plain, { tone: "muted", ch: 13, hint: (r) => r.limit }),
+    col("limit", "Needs", "limit", plain, { tone: "muted", ch: 15, hint: (r) => r.limit }),
     col("strategy", "Strategy", "strategy", plain, { ch: 13, tone: "muted" }),
     col("wants", "Wants", "wants", count, { ...NUM, ch: 7 }),
     {
@@ -173,7 +173,7 @@ function funnel(root, view) {
     setText(n, count(row.count));
     setText(near, row.nearest?.value ? `${row.nearest.value}, needs ${row.nearest.limit}`
       : row.stage ? words(row.stage) : "");
-    setAttr(near, "title", row.nearest?.ticker ?? null);
+    setAttr(near, "title", `${row.nearest?.ticker ?? ""}\n${near.textContent}`.trim());
     setAttr(item.firstChild, "aria-pressed", String(state.filter === row.reason));
     return item;
   }));

@@ -2,7 +2,7 @@
 /** Equity (with hold and random), drawdown or exposure over time. */
 
 import { Chart } from "../chart.js";
-import { $, choice, el, setText } from "../dom.js";
+import { $, choice, el, setHidden, setText } from "../dom.js";
 import { dollars, known, money } from "../format.js";
 import { getJson } from "../store.js";
 import { drawdowns } from "./headline.js";
@@ -92,11 +92,13 @@ export function renderEquity(root, view) {
   if (!state.chart) make(root, view);
   if (state.range === "0") fetchAll(view);
   const rows = rowsOf(view);
-  setText($(root, ".empty"),
-    rows.length < 2 ? "The first points come every 10 s once the account is read." : "");
+  const isYoung = rows.length < 2;
+  setText($(root, ".empty"), isYoung ? "A point every 10 s, once the account is read." : "");
+  setHidden($(root, ".plot"), isYoung);
+  setHidden($(root, ".readout"), isYoung);
   readout(root, rows);
   const now = view.nowMs();
-  if (now === null) return;
+  if (now === null || isYoung) return;
   const [from, to] = windowOf(state.range, rows[0]?.at_ms ?? now, now);
   const seen = rows.filter((r) => r.at_ms >= from).map((r) => r[`${state.kind}_ud`]).filter(known);
   const span = seen.length ? Math.max(...seen) - Math.min(...seen) : 0;

@@ -7,6 +7,7 @@ import {
   arrow, cents, contracts, duration, gainTone, heldTone, known, money, moneyColumn, plain,
   positionWords, untilClose,
 } from "../format.js";
+import { lastReason } from "./orders.js";
 
 const RECONCILE_FRESH_MS = 60000;
 
@@ -29,7 +30,7 @@ const SPEC = {
   onOpen: (row, view) => view.select(row.ticker),
   empty: (view) => (view.store.topics.positions.rev === null
     ? "Positions are not known yet: the first reconcile reads them."
-    : "No position. The first fill opens one."),
+    : `No position. The first fill opens one. ${lastReason(view)}`),
   columns: [
     tickers({
       ch: 28, hint: (r, v) => v.get("markets", r.ticker)?.title ?? r.ticker,

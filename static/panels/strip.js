@@ -86,6 +86,9 @@ function trading(view, o) {
   const near = top?.nearest && !/^(acted|kept)$/.test(top.reason)
     ? ` (${top.nearest.value}, needs ${top.nearest.limit})` : "";
   const last = top ? `; last reason: ${words(top.reason)}${near}` : "";
+  if (!working && !held && !view.rows("funnel").some((row) => row.reason === "acted")) {
+    return ["… WATCHING", "", `${names} has sent no order yet${last}.`];
+  }
   return ["✓ TRADING", "gain",
     `${names}: ${plural(working, "order")} resting, ${plural(held, "position")}${last}.`];
 }
