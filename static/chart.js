@@ -68,17 +68,15 @@ function niceTicks(low, high, most) {
 }
 
 /**
- * @typedef {{rows: any[], y: (row: any) => number|null|undefined, colour: string, step?: boolean,
- *   fill?: boolean, width?: number, dash?: number[]}} Line  rows have at_ms
- * @typedef {{from: number, to: number, lines: Line[], format: (value: number) => string,
- *   minSpan: number, limit?: number, marks?: {at_ms: number, y: number, up: boolean,
- *   colour: string}[], bands?: {rows: any[], low: (row: any) => number|null,
- *   high: (row: any) => number|null, colour: string}[]}} Picture  minSpan: least height of the axis
+ * Rows have `at_ms`; `y`, `low` and `high` read a row; `minSpan` is the least height of the axis.
+ * @typedef {{rows: any[], y: Function, colour: string, step?: boolean, fill?: boolean,
+ *   width?: number, dash?: number[]}} Line
+ * @typedef {{from: number, to: number, lines: Line[], format: Function, minSpan: number,
+ *   limit?: number, marks?: any[], bands?: any[]}} Picture
  */
 
 /** One chart in `box`; `read(at)` is told the moment under the crosshair, or null. */
 export class Chart {
-  /** @param {HTMLElement} box @param {(atMs: number|null) => void} read */
   constructor(box, read) {
     this.canvas = document.createElement("canvas");
     this.canvas.setAttribute("role", "img");

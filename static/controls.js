@@ -21,7 +21,6 @@ let notice = null;
 
 const ask = () => byId("ask");
 
-/** True while the page may send controls. */
 export const isUnlocked = () => token !== null;
 
 function say(text, tone = "") {
@@ -73,7 +72,6 @@ export async function control(action, body = {}, headers = {}, path = `/v3/contr
   return answer;
 }
 
-/** Send a tape command. */
 export const replayControl = (action, body) =>
   control(`tape ${action}`, body, {}, `/v3/replay/${action}`);
 
@@ -83,7 +81,6 @@ export function guarded(act) {
   else unlockDialog();
 }
 
-/** Trade a one-time code for the token. */
 async function tradeCode(code) {
   const answer = await post("/v3/unlock", { code }, { bearer: null });
   if (answer.status === 200 && typeof answer.body.token === "string") unlocked(answer.body.token);
@@ -116,11 +113,7 @@ export function startControls() {
 
 // ---- dialogs ----
 
-/**
- * Open the one dialog. `accept` answers null when done, or a sentence about what is wrong.
- * @param {{title: string, go: string, tone?: string, content: (Node|string)[],
- *   ready?: () => boolean, accept: () => Promise<string|null>}} how
- */
+/** Open the one dialog. `accept` answers null when done, or a sentence about what is wrong. */
 function openAsk({ title, go, tone = "", content, ready = () => true, accept }) {
   const dialog = ask();
   const form = $(dialog, "form");
@@ -202,7 +195,7 @@ function saferDialog(title, go, lines, act, body = () => ({})) {
   });
 }
 
-/** @param {string|null} strategy one strategy, or all */
+/** @param {string|null} strategy null is all */
 export function pauseDialog(strategy = null) {
   const keep = el("input", { type: "checkbox", name: "keep" });
   saferDialog(`Pause ${strategy ?? "trading"}`, "Pause", [
@@ -304,10 +297,7 @@ export async function flattenDialog() {
 
 // ---- hold ----
 
-/**
- * A button that acts after being held for a second, by pointer or by Enter or Space.
- * @param {HTMLElement} button @param {() => void} act
- */
+/** A button that acts after being held for a second, by pointer or by Enter or Space. */
 export function holdButton(button, act) {
   let timer = 0;
   const stop = () => {

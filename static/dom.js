@@ -21,10 +21,10 @@ export const phone = matchMedia("(max-width: 560px)");
 const DIM_MS = 2000;
 export const HATCH_MS = 10000;
 
-/** @param {string} id @returns {any} */
+/** @returns {any} */
 export const byId = (id) => document.getElementById(id);
 
-/** The first match inside `root`. @param {any} root @param {string} css @returns {any} */
+/** The first match inside `root`. @returns {any} */
 export const $ = (root, css) => root.querySelector(css);
 
 /**
@@ -46,7 +46,6 @@ export function el(tag, ...rest) {
   return node;
 }
 
-/** A button. @param {string} text @param {(event: any) => void} act @param {object} [more] */
 export const button = (text, act, more = {}) =>
   el("button", { type: "button", class: "act", text, on: { click: act }, ...more });
 
@@ -92,7 +91,7 @@ export function ageClass(ageMs) {
   return ageMs > DIM_MS ? "dim" : "";
 }
 
-/** A bar of a ratio 0…1 and its tone; unknown is an empty track. @param {any} bar */
+/** A bar of a ratio 0…1 and its tone; unknown is an empty track. */
 export function setBar(bar, ratio, tone = "") {
   setClass(bar, `bar ${tone}`.trim());
   const width = `${Math.round(Math.max(0, Math.min(1, ratio ?? 0)) * 1000) / 10}%`;
@@ -116,11 +115,7 @@ export function arrange(parent, nodes) {
   }
 }
 
-/**
- * A group of buttons of which one is pressed.
- * @param {string} label @param {string[][]} options value and words
- * @param {string} current @param {(value: string) => void} pick
- */
+/** A group of buttons of which one is pressed; `options` are pairs of value and words. */
 export function choice(label, options, current, pick) {
   const group = el("span.choice", { role: "group", "aria-label": label });
   const press = (value) => {
@@ -188,41 +183,31 @@ export function plainTable(caption, heads, rows = []) {
     el("thead", el("tr", ...heads.map((h) => head([h].flat())))), body);
 }
 
+/** Where storage is switched off the page works without it. */
+function stored(act) {
+  try {
+    return act();
+  } catch {
+    return null;
+  }
+}
+
 /** Values kept between visits: theme, tab and sort order, nothing else. */
 export const memory = {
-  get: (name) => {
-    try {
-      return localStorage.getItem(`desk.${name}`);
-    } catch {
-      return null;                    // storage is switched off: the page works without it
-    }
-  },
-  set: (name, value) => {
-    try {
-      localStorage.setItem(`desk.${name}`, value);
-    } catch {
-      return;                         // the same
-    }
-  },
+  get: (name) => stored(() => localStorage.getItem(`desk.${name}`)),
+  set: (name, value) => stored(() => localStorage.setItem(`desk.${name}`, value)),
 };
 
-/** Column of moments. @param {number} ch */
 export const times = (ch, label = "Time") => col("time", label, "at_ms", clockTime,
   { unit: "UTC", ch, hint: (row) => dateTime(row.at_ms) });
 
-/** Column of legs. */
 export const sides = () => col("side", "Side", "side", upper, { ch: 6, tone: (row) => row.side });
 
-/**
- * A column that shows one field. @param {string} id @param {string} label @param {string} field
- * @param {(value: any) => string} format @param {object} [more] further properties
- * @returns {Column}
- */
+/** A column that shows one field. @returns {Column} */
 export const col = (id, label, field, format, more = {}) => ({
   id, label, sort: (row) => row[field], text: (row) => format(row[field]), ...more,
 });
 export const NUM = { num: true };
-/** Column of tickers. @param {object} [more] further properties */
 export const tickers = (more) => col("ticker", "Market", "ticker", plain, { tail: true, ...more });
 export const CENT = { unit: "¢", num: true };
 export const DOLLAR = { unit: "$", num: true };
@@ -287,7 +272,8 @@ export class DataTable {
     this.body.addEventListener("pointerenter", (e) => (this.hovered = e.pointerType === "mouse"));
     this.body.addEventListener("pointerleave", (e) => this.#left(e.relatedTarget === this.more));
     this.more.addEventListener("pointerleave", () => this.#left(false));
-    this.body.addEventListener("click", (e) => this.#clicked(e));
+    this.body.addEventListener("click", (e) => !e.target.closest("button") && this.#focused(e)
+      && this.openFocused());
     this.body.addEventListener("focusin", (e) => this.#focused(e));
     this.body.addEventListener("focusout", () => setTimeout(() => this.#left(false)));
   }
@@ -333,9 +319,8 @@ export class DataTable {
 
   #markSort(head, column) {
     if (!column.sort || !this.spec.sort) return;
-    const way = this.sortBy[0] === column.id ? (this.sortBy[1] === "asc" ? "ascending"
-      : "descending") : null;
-    setAttr(head, "aria-sort", way);
+    const [id, way] = this.sortBy;
+    setAttr(head, "aria-sort", id === column.id ? `${way}ending` : null);
   }
 
   /** Somebody points at a row, stands on it with the keyboard, reads below or in a dialog. */
@@ -500,29 +485,20 @@ export class DataTable {
     return this.order.find((key) => this.records.get(key)?.node === node);
   }
 
-  #clicked(event) {
-    const key = this.#keyOf(event.target);
-    if (key === undefined || event.target.closest("button")) return;
-    this.focusKey = key;
-    this.#rove();
-    this.openFocused();
-  }
-
+  /** The row of an event becomes the one in the Tab order; false beside the rows. */
   #focused(event) {
     const key = this.#keyOf(event.target);
-    if (key === undefined) return;
+    if (key === undefined) return false;
     this.focusKey = key;
     this.#rove();
+    return true;
   }
 
   /** Exactly one row is in the Tab order. */
   #rove() {
     if (!this.records.has(this.focusKey)) this.focusKey = this.order[this.shown?.[0] ?? 0];
-    for (const [key, record] of this.records) {
-      const wanted = key === this.focusKey ? "0" : "-1";
-      if (record.node.getAttribute("tabindex") !== wanted) record.node.setAttribute("tabindex",
-        wanted);
-    }
+    for (const [key, record] of this.records) setAttr(record.node, "tabindex",
+      key === this.focusKey ? "0" : "-1");
   }
 
   /** Move the focus by rows; answers whether there was a row. @param {number} step */
@@ -540,7 +516,6 @@ export class DataTable {
     return true;
   }
 
-  /** Enter on the focused row. */
   openFocused() {
     const row = this.byKey?.get(this.focusKey);
     if (row) this.spec.onOpen?.(row, this.view);

@@ -8,16 +8,11 @@
 export const DASH = "—";
 const MINUS = "−";
 
-/** True when a value is known. @param {unknown} value */
 export const known = (value) => value !== null && value !== undefined;
 
-/** Group the digits of a whole number by thousands. @param {number} whole */
 const grouped = (whole) => String(whole).replace(/\B(?=(\d{3})+$)/g, ",");
 
-/**
- * A scaled integer as a decimal text, rounded half away from zero.
- * @param {number} value @param {number} places of the unit @param {number} digits shown
- */
+/** An integer of so many places as a decimal text, rounded half away from zero. */
 function decimal(value, places, digits) {
   const step = 10 ** (places - digits);
   const units = Math.round(Math.abs(value) / step);
@@ -28,10 +23,7 @@ function decimal(value, places, digits) {
 
 const sign = (value, plus) => (value < 0 ? MINUS : plus && value > 0 ? "+" : "");
 
-/**
- * Micro-dollars as dollars: "$999.99", with `plus` "+$0.02".
- * @param {number|null|undefined} ud @param {{digits?: number, plus?: boolean, unit?: string}} [how]
- */
+/** Micro-dollars as dollars: "$999.99", with `plus` "+$0.02". */
 export function dollars(ud, { digits = 2, plus = false, unit = "$" } = {}) {
   return known(ud) ? sign(ud, plus) + unit + decimal(ud, 6, digits) : DASH;
 }
@@ -138,20 +130,16 @@ export const words = (key) => (known(key) && key !== "" ? String(key).replaceAll
 /** Sign as a shape, so that colour is never alone: ▲ ▼ or nothing. */
 export const arrow = (n) => (!known(n) || n === 0 ? "" : n > 0 ? "▲" : "▼");
 
-/** Class name for a gain or a loss. */
 export const gainTone = (n) => (!known(n) || n === 0 ? "" : n > 0 ? "gain" : "loss");
 
-/** Class name for a signed position. */
 export const heldTone = (h) => (h > 0 ? "yes" : h < 0 ? "no" : "muted");
 
 /** Any text as it is; unknown is a dash. */
 export const plain = (value) => (known(value) && value !== "" ? String(value) : DASH);
 
-/** "YES" or "NO". */
 export const upper = (side) => plain(side).toUpperCase();
 
 /** Time left to a close, in the given format. */
 export const untilClose = (ms, format) => (known(ms) && ms <= 0 ? "closed" : format(ms));
 
-/** Simple plural: plural(1, "order") → "1 order". */
 export const plural = (n, noun) => `${count(n)} ${noun}${n === 1 ? "" : "s"}`;

@@ -30,9 +30,6 @@ function cancelMarket(view) {
   if (ticker) guarded(() => control("cancel-all", { ticker }));
 }
 
-/**
- * @param {any} view @param {{start: () => void, stop: () => void}} kill @param {string[]} tabs
- */
 export function startKeys(view, kill, tabs) {
   const help = byId("help");
   fillPairs($(help, "dl"), HELP);
@@ -60,10 +57,7 @@ function onKey(event, map, view, kill) {
   }
   if (dialogOpen()) return;
   if (event.key === "Enter" && event.target.closest?.("tr[data-key]")
-    && !event.target.closest("button")) {
-    view.activeTable()?.openFocused();
-    return;
-  }
+    && !event.target.closest("button")) return view.activeTable()?.openFocused();
   const act = map[event.key];
   if (!act || (event.key.startsWith("Arrow")
     && !event.target.closest?.("table, body > *:not(#strip)"))) return;

@@ -27,7 +27,6 @@ const KEPT = { control: 50, fills: 500, decisions: 500, equity: 2880, alerts: 20
 
 /** Rows of one topic with its revision; `rows()` is cached until the next change. */
 class Topic {
-  /** @param {string} name */
   constructor(name) {
     this.name = name;
     this.fields = KEYS[name].split(" ");
@@ -93,7 +92,6 @@ class ServerClock {
     this.last = null;
   }
 
-  /** @param {number} stampMs server time @param {number} localMs monotonic local time */
   hear(stampMs, localMs) {
     this.last = { stampMs, localMs };
     if (localMs - this.bucketAt > 15000) {
@@ -154,17 +152,17 @@ class Store {
     addEventListener("online", () => this.retryNow());
   }
 
-  /** Rows of a topic. @param {string} name @returns {any[]} */
+  /** @returns {any[]} */
   rows(name) {
     return this.topics[name].rows();
   }
 
-  /** The row of a one-row topic, or null. @param {string} name @returns {any} */
+  /** The row of a one-row topic, or null. @returns {any} */
   one(name) {
     return this.topics[name].map.get("one") ?? null;
   }
 
-  /** @param {string} name @param {unknown} key @returns {any} */
+  /** @returns {any} */
   get(name, key) {
     return this.topics[name].map.get(key) ?? null;
   }
@@ -415,6 +413,5 @@ class Store {
   }
 }
 
-/** The one store of the page. */
 export const store = new Store();
 store.start();

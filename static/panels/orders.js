@@ -40,7 +40,7 @@ function cancelCell(cell, row) {
 export function lastReason(view) {
   const refusals = view.rows("funnel").filter((f) => f.reason !== "acted" && f.reason !== "kept");
   const last = refusals.reduce((a, b) => (a?.last_at_ms >= b.last_at_ms ? a : b), null);
-  if (!last) return "The first evaluation of a strategy will say why.";
+  if (!last) return "No strategy was asked yet.";
   const near = last.nearest?.value ? ` (${last.nearest.value}, needs ${last.nearest.limit})` : "";
   return `Last reason: ${words(last.reason)}${near}.`;
 }

@@ -5,7 +5,7 @@
  */
 
 import { Chart } from "../chart.js";
-import { $, choice, el, setText } from "../dom.js";
+import { $, choice, el, setHidden, setText } from "../dom.js";
 import { cents, centsDiff, known, plain } from "../format.js";
 
 const COARSE_KEEP = 200;
@@ -78,14 +78,15 @@ export function renderPrice(root, view) {
   const now = view.nowMs();
   const points = histories.get(view.selected)?.points ?? [];
   readout(root, view);
-  if (now === null) return;
-  const [from, to] = windowOf(state.range, points[0]?.at_ms ?? now, now);
+  setHidden($(root, ".plot"), !points.length);
+  if (now === null || !points.length) return;
+  const [from, to] = windowOf(state.range, points[0].at_ms, now);
   const fills = view.rows("fills").filter((f) => f.ticker === view.selected && f.at_ms >= from);
   const last = points.at(-1);
-  const tail = last ? [...points, { ...last, at_ms: now }] : [];
+  const tail = [...points, { ...last, at_ms: now }];
   const marks = fills.map((f) => ({ at_ms: f.at_ms, y: f.side === "yes" ? f.price_cc
     : FULL_CC - f.price_cc, up: f.side === "yes", colour: f.side === "yes" ? "--yes" : "--no" }));
-  const change = last && known(last.mid_cc) && known(points[0].mid_cc)
+  const change = known(last.mid_cc) && known(points[0].mid_cc)
     ? last.mid_cc - points[0].mid_cc : null;
   state.chart.draw({
     from, to, marks, minSpan: 200, format: (v) => cents(Math.round(v)),
@@ -95,6 +96,6 @@ export function renderPrice(root, view) {
         dash: [3, 3] },
       { colour: "--text", rows: tail, y: (p) => p.mid_cc, step: true },
     ],
-  }, `${plain(view.selected)}: mid ${cents(last?.mid_cc)} cents, change ${centsDiff(change)}, `
-    + `fair ${cents(last?.fair_cc)}, ${fills.length} own fills since the page opened`);
+  }, `${plain(view.selected)}: mid ${cents(last.mid_cc)} cents, change ${centsDiff(change)}, `
+    + `fair ${cents(last.fair_cc)}, ${fills.length} own fills since the page opened`);
 }

@@ -97,7 +97,8 @@ function environment(root, o, tape) {
   if (!o) return;
   const [word, note] = ENVIRONMENTS[o.environment] ?? [big(o.environment), ""];
   setText($(root, "#env-word"), tape ? "SIM REPLAY" : word);
-  setText($(root, "#env-words"), `${tape ? "recorded tape" : note} · ${o.account ?? ""}`);
+  setText($(root, "#env-words"), [tape ? "recorded tape" : note, o.account].filter(Boolean)
+    .join(" · "));
   setAttr(document.documentElement, "data-env", tape ? "replay" : o.environment);
 }
 
