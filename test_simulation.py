@@ -3236,7 +3236,8 @@ BUGS = (
         '        "count": format_count(intent.filled_h + intent.count_h),\n',
         '        "count": format_count(intent.count_h),\n', ("I6 sizes", "P11")),
     Bug("exit 0 whatever rests",
-        "        code = self._exit_code or 0 if is_done else 7\n", "        code = 0\n",
+        "        code = (self._exit_code or ExitCode.OK) if is_done else ExitCode.ORDERS_REMAIN\n",
+        "        code = ExitCode.OK\n",
         ("P34",)),
     Bug("the stop leaves the orders",
         "            left = await self.house.trading.leave("

@@ -104,7 +104,7 @@ from concurrent.futures import ProcessPoolExecutor, ThreadPoolExecutor
 from dataclasses import KW_ONLY, dataclass, field, replace
 from datetime import UTC, datetime, timedelta
 from email.utils import parsedate_to_datetime
-from enum import Enum, StrEnum
+from enum import Enum, IntEnum, StrEnum
 from functools import lru_cache, partial
 from itertools import pairwise
 from operator import attrgetter
@@ -155,6 +155,20 @@ MONEY_PLACES: Final = 6
 MINUTE_S: Final = 60.0
 
 _DECIMAL = re.compile(r"(-?)([0-9]{1,15})(?:\.([0-9]{1,18}))?", re.ASCII)
+
+
+class ExitCode(IntEnum):
+    """How a command or the bot ended (OPERATIONS §4); 1 is a bug, 128 + n a signal."""
+
+    OK = 0
+    USAGE = 2  # settings, files or keys
+    CHECK = 3  # something that was asked about is not well
+    HALTED = 4
+    DIFFERENCE = 5  # that nothing explains
+    UNREACHABLE = 6
+    ORDERS_REMAIN = 7  # or may remain
+    NO_BOT = 8
+    LOCKED = 75  # another process holds the data directory
 
 
 class TraderError(Exception):
@@ -21118,14 +21132,13 @@ class Coordinator:
         self._session = session
         self._states = States(self.house)
         self._troubles = Troubles(self.house, self._states)
-        self._climb = Climb(
-            self.house, self._states, self._troubles, lambda why: self.stop(why, code=2)
-        )
+        give_up = partial(self.stop, code=ExitCode.USAGE)
+        self._climb = Climb(self.house, self._states, self._troubles, give_up)
         recorder = self.house.recorder
         self._labels = TapeLabels(self.house, recorder) if recorder is not None else None
         self._stop_why: str | None = None
         self._stop_asked = asyncio.Event()
-        self._exit_code: int | None = None
+        self._exit_code: ExitCode | None = None
         self._listen()
 
     def _listen(self) -> None:
@@ -21211,7 +21224,8 @@ class Coordinator:
     def _on_breaker(self, event: BreakerTripped) -> None:
         self.house.operator.kill_now(f"{event.kind}: {event.text}", "limit")
         if self.house.config.exit_on_halt:
-            self.stop("halted", code=5 if event.kind == "position_difference" else 4)
+            is_known = event.kind != "position_difference"
+            self.stop("halted", code=ExitCode.HALTED if is_known else ExitCode.DIFFERENCE)
 
     async def run(self) -> int:
         """Serve, climb to READY, stay there until asked to stop; returns the exit code."""
@@ -21307,7 +21321,7 @@ class Coordinator:
         log_coordinator.error("%s", text)
         self.house.say.note("control", text, "error")
 
-    def stop(self, why: str, *, code: int | None = None) -> None:
+    def stop(self, why: str, *, code: ExitCode | None = None) -> None:
         """Ask for a clean end; the first reason and code count."""
         if self._stop_why is None:
             self._stop_why, self._exit_code = why, code
@@ -21327,7 +21341,7 @@ class Coordinator:
             left = await self.house.trading.leave(limit_s=STOP_LIMIT_S - SHUTDOWN_MARGIN_S)
         remaining = tuple(self.house.execution.store.live())
         is_done = left.is_done and not remaining
-        code = self._exit_code or 0 if is_done else 7
+        code = (self._exit_code or ExitCode.OK) if is_done else ExitCode.ORDERS_REMAIN
         await self._close()
         log_coordinator.info("stopped code=%s", code)
         if not is_done:
@@ -22720,15 +22734,6 @@ async def visit(config: Config, signer: KalshiSigner | None = None) -> AsyncIter
 # Principle: One way to ask, one way to print; who gets no answer is told why by the exit code.
 # ======================================================================================
 
-EXIT_OK: Final = 0
-EXIT_USAGE: Final = 2
-EXIT_CHECK: Final = 3
-EXIT_HALTED: Final = 4
-EXIT_DIFFERENCE: Final = 5
-EXIT_UNREACHABLE: Final = 6
-EXIT_ORDERS_REMAIN: Final = 7
-EXIT_NO_BOT: Final = 8
-EXIT_LOCKED: Final = 75
 CANCEL_PAUSE_S: Final = 0.5
 CONTROL_LOOK_S: Final = 0.2
 CONTROL_FOLLOW_S: Final = 20.0  # so long a command waits for the exchange to confirm a control
@@ -22867,8 +22872,8 @@ def version_lines() -> list[str]:
     ]
 
 
-def settings_rows(found: Mapping[str, Sourced], config: Config) -> tuple[dict[str, JsonValue], ...]:
-    """Every setting with value and source, secrets masked."""
+def sourced_rows(found: Mapping[str, Sourced], config: Config) -> tuple[dict[str, JsonValue], ...]:
+    """Every setting as it was typed, and where; `setting_rows` tells them as a page shows them."""
     rows: list[dict[str, JsonValue]] = []
     for setting in SETTINGS:
         given = found.get(setting.name)
@@ -22900,17 +22905,19 @@ def command_status(config: Config, args: argparse.Namespace) -> int:
         desk.data_dir.make()
         desk.data_dir.new_run_token(Clock())
         print("new run token written; a running bot takes it at its next start")
-        return EXIT_OK
+        return ExitCode.OK
     desk.need()
     if args.link:
         _, answer = desk.post("/v3/unlock/link", {})
         print(answer.get("url") or answer)
-        return EXIT_OK
+        return ExitCode.OK
     health, status = desk.get("/v3/health"), desk.get("/v3/status")
-    code = EXIT_HALTED if status["halted"] else EXIT_OK if health["healthy"] else EXIT_CHECK
+    code = ExitCode.OK if health["healthy"] else ExitCode.CHECK
+    if status["halted"]:
+        code = ExitCode.HALTED
     if args.json:
         print(json.dumps(status, indent=2))
-    elif not (args.quiet and code == EXIT_OK):
+    elif not (args.quiet and code == ExitCode.OK):
         print("\n".join(_status_lines(health, status, desk.rows("overview")[0])))
     return code
 
@@ -22953,7 +22960,7 @@ def command_markets(config: Config, args: argparse.Namespace) -> int:
         if not args.json:
             print(found.funnel)
         print_rows(args, rows, "ticker title bid_cc ask_cc", "no market passes the gates")
-        return EXIT_OK
+        return ExitCode.OK
     desk = Desk(config).need()
     if args.funnel:
         scan = desk.get("/v3/status")["components"]["market_selection"]
@@ -22961,10 +22968,10 @@ def command_markets(config: Config, args: argparse.Namespace) -> int:
             print(scan.get("funnel") or "no scan yet")
         rows = desk.rows("funnel")
         print_rows(args, rows, "strategy stage reason count", "nothing was evaluated yet")
-        return EXIT_OK
+        return ExitCode.OK
     columns = "ticker bid_cc bid_h ask_cc ask_h last_cc position_h pnl_ud proof reason"
     print_rows(args, desk.rows("markets"), columns, "no market is followed")
-    return EXIT_OK
+    return ExitCode.OK
 
 
 async def _scan(config: Config) -> Selection:
@@ -23191,7 +23198,7 @@ def command_records(config: Config, args: argparse.Namespace) -> int:
             columns = "ticker position_h average_cc realised_ud fees_ud verified_at_ms"
     rows = rows[-args.limit :] if args.limit else rows
     print_rows(args, rows, columns, f"no {args.command}")
-    return EXIT_OK
+    return ExitCode.OK
 
 
 def _is_live(row: AnyRow) -> bool:
@@ -23203,13 +23210,13 @@ def command_explain(config: Config, args: argparse.Namespace) -> int:
     record = Records(config).explain(args.what)
     if record is None:
         print(f"{args.what}: no decision, order or fill with this id is kept", file=sys.stderr)
-        return EXIT_CHECK
+        return ExitCode.CHECK
     view = record.pop("view", None)
     if args.json:
         print(json.dumps(record, indent=1, default=str))
     else:
         print("\n".join(_explain_lines(record)))
-    return _verify(config, record, view) if args.verify else EXIT_OK
+    return _verify(config, record, view) if args.verify else ExitCode.OK
 
 
 def _explain_lines(record: AnyRow) -> list[str]:
@@ -23237,7 +23244,7 @@ def _verify(config: Config, record: AnyRow, view: Any) -> int:
     """Same view, same wants? 3 when not; the strategy is that of the present settings."""
     if not isinstance(view, Mapping):
         print("no view was stored with this decision", file=sys.stderr)
-        return EXIT_CHECK
+        return ExitCode.CHECK
     name = str(record["strategy"])
     strategies = {each.name: each for each in build_strategies(config)}
     if name not in strategies:
@@ -23252,7 +23259,7 @@ def _verify(config: Config, record: AnyRow, view: Any) -> int:
     ]
     is_same = wants == record.get("wants")
     print("verified: the same wants" if is_same else f"DIFFERENT: now it wants {wants}")
-    return EXIT_OK if is_same else EXIT_CHECK
+    return ExitCode.OK if is_same else ExitCode.CHECK
 
 
 def command_export(config: Config, args: argparse.Namespace) -> int:
@@ -23267,7 +23274,7 @@ def command_export(config: Config, args: argparse.Namespace) -> int:
     write_out(REDACTOR.clean(_as_text(rows, form)), args)
     if args.out and not args.quiet:
         print(f"{len(rows)} rows of {args.what} written to {args.out}")
-    return EXIT_OK
+    return ExitCode.OK
 
 
 def _as_text(rows: Sequence[AnyRow], form: str) -> str:
@@ -23321,7 +23328,7 @@ def command_control(config: Config, args: argparse.Namespace) -> int:
     _, answer = _control(desk, args)
     if (refused := answer.get("error")) is not None:
         print(f"error: {args.command}: {escape_controls(refused['message'])}", file=sys.stderr)
-        return EXIT_CHECK
+        return ExitCode.CHECK
     if "note" in answer:
         print(answer["note"])
     return _follow(desk, str(answer["control_id"]))
@@ -23338,12 +23345,12 @@ def _follow(desk: Desk, control_id: str) -> int:
             told = text
             print(escape_controls(text), flush=True)
         if phase == "confirmed":
-            return EXIT_OK
+            return ExitCode.OK
         if phase in ("failed", "refused"):
-            return EXIT_CHECK
+            return ExitCode.CHECK
         asyncio.run(asyncio.sleep(CONTROL_LOOK_S))
     print("not confirmed yet; `status` and the page tell how it goes on", file=sys.stderr)
-    return EXIT_ORDERS_REMAIN
+    return ExitCode.ORDERS_REMAIN
 
 
 def command_accept_key(config: Config, args: argparse.Namespace) -> int:
@@ -23360,13 +23367,13 @@ def command_accept_key(config: Config, args: argparse.Namespace) -> int:
     with contextlib.closing(journal):
         if account == tag_of(key_id) or journal.has("control", key_mark(key_id)):
             print("this key is known to the journal already")
-            return EXIT_OK
+            return ExitCode.OK
         print(f"journal: account of a key ending in {account!r}; new key: {tag_of(key_id)!r}")
         _confirm(config, args)
         body = accepted_key(key_id, "cli", args.reason or "the operator's word")
         journal.fact("control", key_mark(key_id), body, durable=True)
     print("accepted; the next start uses it")
-    return EXIT_OK
+    return ExitCode.OK
 
 
 def _confirm(config: Config, args: argparse.Namespace) -> None:
@@ -23416,7 +23423,7 @@ def _dry_run(config: Config, desk: Desk, args: argparse.Namespace) -> int:
             "/v3/control/flatten", {"key": secrets.token_hex(16), "all": bool(args.all)}
         )
         print(json.dumps(preview, indent=2))
-        return EXIT_OK
+        return ExitCode.OK
     if desk.port is None:
         orders = [row_of(order) for order in asyncio.run(_own_resting(config, args))]
     else:
@@ -23426,7 +23433,7 @@ def _dry_run(config: Config, desk: Desk, args: argparse.Namespace) -> int:
     for row in orders:
         print(f"DELETE {row['order_id']} {row['client_order_id']} {row['ticker']}")
     print(f"{len(orders)} cancels; nothing was sent")
-    return EXIT_OK
+    return ExitCode.OK
 
 
 def _is_meant(row: Mapping[str, Any], args: argparse.Namespace) -> bool:
@@ -23461,7 +23468,7 @@ def _control_alone(config: Config, desk: Desk, args: argparse.Namespace) -> int:
     is_cancelling = args.command in ("kill", "cancel-all") or (
         args.command == "pause" and not args.keep_orders
     )
-    return asyncio.run(_cancel_alone(config, args)) if is_cancelling else EXIT_OK
+    return asyncio.run(_cancel_alone(config, args)) if is_cancelling else ExitCode.OK
 
 
 async def _own_resting(config: Config, args: argparse.Namespace) -> list[Order]:
@@ -23484,7 +23491,7 @@ async def _cancel_alone(config: Config, args: argparse.Namespace) -> int:
     """Cancel what is ours at the exchange and look again; 7 when something remains."""
     if config.is_embedded:
         print("the embedded exchange ended with its bot; nothing rests there")
-        return EXIT_OK
+        return ExitCode.OK
     need_key(config)
     async with visit(config) as there:
         rest = there.rest
@@ -23499,7 +23506,7 @@ async def _cancel_alone(config: Config, args: argparse.Namespace) -> int:
     print(f"cancelled {len(found) - len(left)} of {len(found)} own orders, verified")
     for order in left:
         print(f"may remain: {order.client_order_id} {order.ticker}", file=sys.stderr)
-    return EXIT_ORDERS_REMAIN if left else EXIT_OK
+    return ExitCode.ORDERS_REMAIN if left else ExitCode.OK
 
 
 # ======================================================================================
@@ -23662,13 +23669,13 @@ def command_audit(config: Config, args: argparse.Namespace) -> int:
             " try again, or pause the bot meanwhile",
             file=sys.stderr,
         )
-        return EXIT_CHECK
+        return ExitCode.CHECK
     is_clean = all(row["same"] for row in rows)
     if args.json:
         print(json.dumps({"is_clean": is_clean, "scopes": scopes, "rows": rows}, indent=1))
     elif not (args.quiet and is_clean):
         print("\n".join(_audit_lines(rows, scopes, signer is not None)))
-    return EXIT_OK if is_clean else EXIT_DIFFERENCE
+    return ExitCode.OK if is_clean else ExitCode.DIFFERENCE
 
 
 async def _audit(
@@ -24254,7 +24261,7 @@ class Doctor(HomeChecks):
                 break
         reasons = ", ".join(str(reason) for _, reason in coordinator.house.decisions.records.funnel)
         coordinator.stop("doctor")
-        if (code := await run) != EXIT_OK:
+        if (code := await run) != ExitCode.OK:
             raise Ailment(f"it ended with {code}", "look at the exchange: the order may remain")
         if order is None:
             raise Ailment(f"no order left us ({reasons or 'nothing was decided'})", "see `explain`")
@@ -24336,7 +24343,7 @@ def command_doctor(doctor: Doctor, args: argparse.Namespace) -> int:
             fix = f" → {finding.fix}" if finding.fix and finding.word != "ok" else ""
             line = f"{finding.number:2} {finding.word:4} {finding.check}: {finding.value}{fix}"
             print(escape_controls(line))
-    return EXIT_OK if is_well else EXIT_CHECK
+    return ExitCode.OK if is_well else ExitCode.CHECK
 
 
 # ======================================================================================
@@ -24495,13 +24502,13 @@ def command_report(config: Config, args: argparse.Namespace) -> int:
         write_bundle(Path(args.bundle).expanduser(), config, report)
         if not args.quiet:
             print(f"bundle written to {args.bundle}; look through it before you share it")
-        return EXIT_OK
+        return ExitCode.OK
     if args.out and Path(args.out).expanduser().is_dir():
         end = "json" if args.json else "txt"
         args.out = str(Path(args.out).expanduser() / f"report-{new_york_day(now_ms)}.{end}")
     if args.out or not args.quiet:
         write_out(REDACTOR.clean(text) + "\n", args)
-    return EXIT_OK
+    return ExitCode.OK
 
 
 def _run_began_ms(records: Records, run_id: str) -> int:
@@ -24874,7 +24881,7 @@ def command_train(config: Config, args: argparse.Namespace) -> int:
     word = "better than market_maker on unseen episodes" if is_better else "NO edge was shown"
     say(f"{path}: {word}; 95 % {held['low95_cc']:+.1f} … {held['high95_cc']:+.1f} cc per contract")
     say(f"experimental; try it: trader.py --strategy rl --policy {path}")
-    return EXIT_OK
+    return ExitCode.OK
 
 
 # ======================================================================================
@@ -24899,15 +24906,15 @@ def command_config(
     if args.what == "check":
         need_key(config)
         print("settings are valid")
-        return EXIT_OK
-    rows = [r for r in settings_rows(found, config) if not args.changed or r["source"] != "default"]
+        return ExitCode.OK
+    rows = [r for r in sourced_rows(found, config) if not args.changed or r["source"] != "default"]
     if args.json:
         print(json.dumps(rows, indent=2))
-        return EXIT_OK
+        return ExitCode.OK
     for row in rows:
         origin = f"   # {row['source']}" if args.origin else ""
         print(f"{row['name']} = {row['value']}{origin}")
-    return EXIT_OK
+    return ExitCode.OK
 
 
 def command_replay(found: Mapping[str, Sourced], args: argparse.Namespace) -> int:
@@ -24936,14 +24943,14 @@ def command_replay(found: Mapping[str, Sourced], args: argparse.Namespace) -> in
             f"{fee_type} × {multiplier}; eight tapes or fewer prove nothing"
         )
     if any(report.halted for report in reports):
-        return EXIT_HALTED
-    return EXIT_OK if all(report.equals_exchange for report in reports) else EXIT_DIFFERENCE
+        return ExitCode.HALTED
+    return ExitCode.OK if all(report.equals_exchange for report in reports) else ExitCode.DIFFERENCE
 
 
 def command_version() -> int:
     """Version, file hash, Python, dependencies, journal schema."""
     print("\n".join(version_lines()))
-    return EXIT_OK
+    return ExitCode.OK
 
 
 def _own_settings(args: argparse.Namespace) -> dict[str, str]:
@@ -24964,7 +24971,7 @@ def _make_doctor(args: argparse.Namespace, environ: MutableMapping[str, str], ro
         config = build_config({name: given.text for name, given in found.items()})
     except ConfigError as error:
         return Doctor(None, wrong=str(error))
-    rows = (r for r in settings_rows(found, config) if r["source"] != "default")
+    rows = (r for r in sourced_rows(found, config) if r["source"] != "default")
     changed = [f"{row['name']} {row['value']}" for row in rows]
     return Doctor(config, warnings=warnings, changed=changed)
 
@@ -25020,17 +25027,17 @@ def main(argv: Sequence[str] | None = None) -> int:
     """Entry point; returns the exit code of OPERATIONS §4."""
     if not __debug__:
         print("error: this program needs its assertions; start Python without -O", file=sys.stderr)
-        return EXIT_USAGE
+        return ExitCode.USAGE
     sys.modules.setdefault("trader", sys.modules[__name__])
     try:
         return _dispatch(sys.argv[1:] if argv is None else argv, os.environ, HERE)
     except LockHeldError as error:
         if sys.stderr.isatty():
             print(error, file=sys.stderr)
-        return EXIT_LOCKED
+        return ExitCode.LOCKED
     except BrokenPipeError:  # the reader of our output has gone, as `head` does
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-        return EXIT_OK
+        return ExitCode.OK
     except KeyboardInterrupt:
         return 128 + signal.SIGINT
     except (TraderError, aiohttp.ClientError, TimeoutError) as error:
@@ -25041,11 +25048,11 @@ def main(argv: Sequence[str] | None = None) -> int:
 def _code_of(error: Exception) -> int:
     match error:
         case ConfigError() | JournalError():
-            return EXIT_USAGE
+            return ExitCode.USAGE
         case NoBotError():
-            return EXIT_NO_BOT
+            return ExitCode.NO_BOT
         case _:
-            return EXIT_UNREACHABLE
+            return ExitCode.UNREACHABLE
 
 
 def _sentence_of(error: Exception) -> str:
