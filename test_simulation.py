@@ -3139,11 +3139,13 @@ class Bug:
 
 BUGS = (
     Bug("a create is sent again when its fate is unknown",
-        '        self.outcomes[f"{kind}:{outcome.kind.value}"] += 1\n',
-        '        if intent is not None and not intent.order_id and '
-        'outcome.kind is OutcomeKind.UNKNOWN:\n'
-        "            outcome = await self._rest.create(intent, self.group_id)\n"
-        '        self.outcomes[f"{kind}:{outcome.kind.value}"] += 1\n', ("P01",)),
+        "        self._send(intent.kind, reserved, request, judge)\n",
+        "        async def twice() -> OrderOutcome:\n"
+        "            outcome = await request\n"
+        "            if order is None and outcome.kind is OutcomeKind.UNKNOWN:\n"
+        "                outcome = await self._rest.create(intent, self.group_id)\n"
+        "            return outcome\n\n"
+        "        self._send(intent.kind, reserved, twice(), judge)\n", ("P01",)),
     Bug("an error counts as an absence",
         "                    self.scan_errors += 1  # an error is never an absence\n",
         "                    absences += 1\n"
@@ -3207,7 +3209,9 @@ BUGS = (
         '        "cancel_order_on_pause": True,\n', '        "cancel_order_on_pause": False,\n',
         ("P32",)),
     Bug("a determined market is paid at once",
+        "        market = event.market\n"
         '        if market.status == "finalized" and market.settlement_cc is not None:\n',
+        "        market = event.market\n"
         "        if market.result and True:\n"
         '            market = replace(market, settlement_cc=10_000 * (market.result == "yes"))\n',
         ("P30",)),
@@ -3215,8 +3219,11 @@ BUGS = (
         "        if left_ms <= self._config.close_guard_s * 1000:\n", "        if False:\n",
         ("P28",)),
     Bug("a difference is believed at first sight",
-        "        is_same, self._suspects = self._suspects == suspects, suspects\n"
-        "        return is_same\n", "        return True\n", ("P23", "P30", "I2")),
+        "        if suspects != self._suspects:\n"
+        "            self._suspects, self._suspected_ms = suspects, self._clock.now_ms()\n"
+        "            return False\n"
+        "        since_ms = max(self._suspected_ms, self._execution.changed_at_ms)\n",
+        "        since_ms = -10**15\n", ("P23", "P30", "I2")),
     Bug("every order on the account is ours",
         "        return client_order_id is not None and client_order_id.startswith(self.root)\n",
         "        return client_order_id is not None\n", ("P24",)),
