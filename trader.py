@@ -85,7 +85,7 @@ import time
 import traceback
 import zipfile
 import zlib
-from bisect import bisect_left, bisect_right
+from bisect import bisect_left, bisect_right, insort
 from collections import Counter, OrderedDict, deque
 from collections.abc import (
     AsyncIterator,
@@ -2735,27 +2735,20 @@ class OrderBook:
         Raises WireError for a level that would fall below zero: the book has then lost its base.
         `leg` is the wire's word; KeyError for any other.
         """
-        counts = self.counts[leg]
-        before_h = counts.get(price_cc, 0)
-        after_h = before_h + change_h
-        if before_h and after_h > 0:
-            counts[price_cc] = after_h
-            return price_cc == self.prices[leg][-1]
-        if after_h < 0:
-            self.lose(Proof.RESYNCING)
-            raise WireError(f"level {leg} {price_cc} cc of {self.ticker} fell to {after_h} h")
-        return self._reshape(leg, price_cc, after_h)
-
-    def _reshape(self, leg: str, price_cc: int, after_h: int) -> bool:
-        """A level came (`after_h` > 0) or went; True when it is, or was, the best."""
         counts, prices = self.counts[leg], self.prices[leg]
-        if after_h:
+        is_known = price_cc in counts
+        after_h = counts[price_cc] + change_h if is_known else change_h
+        if after_h > 0:
             counts[price_cc] = after_h
             is_best = not prices or price_cc > prices[-1]
-            bisect.insort(prices, price_cc)
-        elif counts.pop(price_cc, None) is None:
-            return False
-        else:
+            if is_known:
+                return price_cc == prices[-1]
+            insort(prices, price_cc)
+        elif after_h < 0:
+            self.lose(Proof.RESYNCING)
+            raise WireError(f"level {leg} {price_cc} cc of {self.ticker} fell to {after_h} h")
+        elif is_known:
+            del counts[price_cc]
             is_best = price_cc == prices[-1]
             del prices[bisect_left(prices, price_cc)]
         if is_best:
