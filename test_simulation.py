@@ -51,6 +51,7 @@ import subprocess
 import sys
 import tempfile
 import time
+import zlib
 from collections import Counter, defaultdict, deque
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
@@ -579,10 +580,11 @@ class RequestLog(deque[Any]):
 
 
 class JournalEye:
-    """A second, read-only reader of the trader's journal file; reads only what is new."""
+    """A second, read-only reader of the trader's journal files; reads only what is new."""
 
     def __init__(self, path: Path, seq: int) -> None:
         self._db = sqlite3.connect(f"file:{path}?mode=ro", uri=True)
+        self._intents = path.with_name(path.name + "-intents")
         self.seq = seq
 
     def news(self) -> list[tuple[int, str, str, dict[str, Any]]]:
@@ -592,7 +594,25 @@ class JournalEye:
             (self.seq,)).fetchall()
         if rows:
             self.seq = rows[-1][0]
-        return [(at_ms, kind, key, json.loads(body)) for _, at_ms, kind, key, body in rows]
+        found = [(at_ms, kind, key, json.loads(body)) for _, at_ms, kind, key, body in rows]
+        return found + list(self._only_written())
+
+    def _only_written(self) -> Iterator[tuple[int, str, str, dict[str, Any]]]:
+        """Intents that stand in their own file and are not in the database yet."""
+        data, at = self._intents.read_bytes() if self._intents.exists() else b"", 0
+        while size := int.from_bytes(data[at + 4 : at + 8], "little"):
+            text = data[at + 8 : at + 8 + size]
+            if zlib.crc32(text) != int.from_bytes(data[at : at + 4], "little"):
+                return
+            chain, seq, at_ms, key, body = json.loads(text)
+            at += 8 + size
+            if at == 8 + size and not self._db.execute(
+                    "SELECT 1 FROM facts WHERE seq = ? AND hex(chain) = ?",
+                    (seq - 1, chain.upper())).fetchone():
+                return
+            if seq == self.seq + 1:
+                self.seq = seq
+                yield at_ms, "intent", key, body
 
     def close(self) -> None:
         self._db.close()
@@ -2400,6 +2420,26 @@ def _(world: World) -> None:
     world.run(60.0)
     assert creates(world) == before
     assert "crash_loop" in world.lives[-1].coordinator.house.container.now.gate_why
+
+
+@scene("P35 killed while an intent stands in its own file only")
+def _(world: World) -> None:
+    for _ in range(3):
+        life = world.lives[-1]
+
+        def die(kind: str, is_after: bool, life: Life = life) -> None:
+            is_its_own = sim.PROCESS.get() == life.name and life.exit_code is None
+            if is_its_own and not is_after and world.trader.journal._intents.waiting:
+                world.kill()
+
+        MortalDb.on_step = die
+        world.until(lambda life=life: life.exit_code is not None, 120.0, "an intent, and the end")
+        MortalDb.on_step = staticmethod(lambda *_: None)
+        world.start(wait=False)
+        world.prove_replay()
+        known = {fact.key for fact in world.trader.journal.facts("intent")}
+        assert world.oracle.sent_creates.keys() <= known, "a create whose intent is lost"
+        world.until(lambda: world.is_ready, 60.0, "ready after the death")
 
 
 @scene("P35 the host dies: nothing outlives the dead-man bound")

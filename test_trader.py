@@ -5642,6 +5642,233 @@ def test_kill_9_loses_no_written_fact(make_journal, tmp_path):
         journal.close()
 
 
+# ---- intents: first in a file of their own ---------------------------------------------
+
+
+def intend(journal: t.Journal, count: int, *, start: int = 0) -> None:
+    for n in range(start, start + count):
+        journal.fact("intent", f"c-{n}", {"n": n, "text": "µ" * n})
+
+
+def ids_in_database(path: Path) -> list[str]:
+    with contextlib.closing(sqlite3.connect(f"file:{path}?mode=ro", uri=True)) as db:
+        return [key for (key,) in db.execute("SELECT key FROM facts ORDER BY seq")]
+
+
+def copy_as_killed(path: Path, name: str) -> Path:
+    """The files of a journal as a kill at this instant would leave them."""
+    for each in t.journal_files(path):
+        if not each.name.endswith("-shm"):
+            shutil.copyfile(each, path.with_name(name + each.name[len(path.name) :]))
+    return path.with_name(name)
+
+
+def ids_of(journal: t.Journal) -> list[str]:
+    return [fact.key for fact in journal.facts()]
+
+
+@pytest.fixture
+def intents(make_journal) -> t.Journal:
+    journal = make_journal()
+    journal.fact("run", "r", {})
+    return journal
+
+
+def test_intent_is_in_its_file_first_and_in_the_database_before_anything_else(intents, tmp_path):
+    intend(intents, 3)
+    assert intents.last_seq == 4
+    assert ids_in_database(intents.path) == ["r"]
+    assert (tmp_path / "j.sqlite3-intents").read_bytes().count(b'"c-') == 3
+    assert mode_of(tmp_path / "j.sqlite3-intents") == 0o600
+    intents.fact("order", "c-2", {})
+    assert ids_in_database(intents.path) == ["r", "c-0", "c-1", "c-2", "c-2"]
+    intend(intents, 1, start=3)
+    assert ids_of(intents)[-1] == "c-3", "a reader sees what only waits"
+    assert intents.verify_chain()
+    intend(intents, 1, start=4)
+    intents.sync()
+    assert ids_in_database(intents.path)[-1] == "c-4"
+
+
+@pytest.mark.parametrize("inserted", range(4))
+def test_kill_between_file_and_row_loses_no_intent(make_journal, intents, inserted):
+    intend(intents, 5)
+    intents._db = mortal = Wrapped(intents._db)
+    mortal.left = inserted
+    with pytest.raises(t.JournalError):
+        intents.fact("order", "c-0", {})
+    copy = copy_as_killed(intents.path, "killed.sqlite3")
+    assert len(ids_in_database(copy)) == 1 + inserted
+    again = make_journal(copy.name)
+    assert ids_of(again) == ["r", "c-0", "c-1", "c-2", "c-3", "c-4"]
+    assert [fact.body["text"] for fact in again.facts("intent")] == ["µ" * n for n in range(5)]
+    assert again.fact("order", "c-0", {}) == 7
+    assert again.verify_chain()
+    again.close()
+    assert make_journal(copy.name).last_seq == 7, "and they are taken over once"
+
+
+INTENDED = """
+    import os, pathlib, signal, sys, trader as t
+    journal = t.Journal(pathlib.Path(sys.argv[1]), t.Clock(), "sim", "acc")
+    journal.open()
+    if not journal.last_seq:
+        journal.fact("run", "r", {})
+    for n in range(journal.last_seq, journal.last_seq + 4):
+        assert journal.fact("intent", f"c-{n}", {"n": n}) == n + 1
+        if n % 3 == 0:
+            journal.fact("order", f"c-{n}", {"n": n})
+            break
+    os.kill(os.getpid(), signal.SIGKILL)
+"""
+
+
+def test_kill_9_right_after_an_intent_loses_none(make_journal, tmp_path):
+    path, count = tmp_path / "j.sqlite3", 1
+    for _ in range(6):
+        run_python(INTENDED, path).wait(timeout=30)
+        begun = max(count, 1)
+        n = next((n for n in range(begun, begun + 4) if n % 3 == 0), None)
+        count = begun + 4 if n is None else n + 2
+        journal = make_journal()
+        assert journal.last_seq == count
+        assert journal.verify_chain()
+        journal.close()
+
+
+def test_torn_or_flipped_record_of_intents_leaves_a_prefix(make_journal, intents, tmp_path):
+    intend(intents, 4)
+    copy_as_killed(intents.path, "base.sqlite3")
+    data = (tmp_path / "j.sqlite3-intents").read_bytes()
+    end, rng = len(data.rstrip(b"\0")), random.Random(11)
+    wholes = set()
+    for n in range(90):
+        at = rng.randrange(end)
+        spoiled = bytearray(data)
+        if n % 2:
+            spoiled[at] ^= 1 << rng.randrange(8)
+        else:
+            spoiled[at:] = bytes(len(data) - at)  # the pages behind never reached the kernel
+        copy = copy_as_killed(tmp_path / "base.sqlite3", f"torn{n}.sqlite3")
+        copy.with_name(copy.name + "-intents").write_bytes(spoiled)
+        again = make_journal(copy.name)
+        assert ids_of(again) == ["r", "c-0", "c-1", "c-2", "c-3"][: again.last_seq]
+        assert again.fact("order", "after", {}) == again.last_seq
+        assert again.verify_chain()
+        wholes.add(again.last_seq)
+        again.close()
+    assert len(wholes) >= 4
+
+
+def test_old_and_foreign_intents_count_for_nothing(make_journal, intents, tmp_path):
+    intend(intents, 3)
+    stale = (tmp_path / "j.sqlite3-intents").read_bytes()
+    intents.fact("order", "c-0", {})
+    intend(intents, 1, start=3)
+    intents.close()
+    assert make_journal().last_seq == 6, "records of rows that are in the database"
+    other = make_journal("other.sqlite3")
+    other.fact("run", "other", {})
+    other.close()
+    (tmp_path / "other.sqlite3-intents").write_bytes(stale)
+    assert ids_of(make_journal("other.sqlite3")) == ["other"], "another chain's"
+
+
+def test_well_formed_nonsense_in_the_file_of_intents_is_no_record(make_journal, intents, tmp_path):
+    chain = intents._chain.hex()
+    intents.close()
+    rows = ([], {}, [chain, 2, 1, "k"], [chain, "2", 1, "k", {}], [1, 2, 3, 4, 5])
+    for n, row in enumerate(rows):
+        text = orjson.dumps(row)
+        record = t.IntentFile._HEAD.pack(zlib.crc32(text), len(text)) + text
+        copy = copy_as_killed(intents.path, f"odd{n}.sqlite3")
+        copy.with_name(copy.name + "-intents").write_bytes(record)
+        assert ids_of(make_journal(copy.name)) == ["r"]
+
+
+def test_more_intents_than_their_file_holds_go_on_in_the_database(intents):
+    intend(intents, 400)
+    assert ids_in_database(intents.path), "written in between"
+    assert ids_of(intents) == ["r", *(f"c-{n}" for n in range(400))]
+    assert intents.verify_chain()
+
+
+def test_full_disk_keeps_the_intent_and_refuses_the_next(intents):
+    intents._db = wrapped = Wrapped(intents._db)
+    wrapped.error = sqlite3.OperationalError("database or disk is full")
+    intend(intents, 10)  # their orders have left: the file has them, the database has no room
+    for kind in ("order", "intent"):
+        with pytest.raises(t.JournalError):
+            intents.fact(kind, "c-10", {})
+    assert intents.last_seq == 11
+    assert not intents.probe()
+    assert intents.newest("run", "r") is not None, "reading goes on"
+    wrapped.error = None
+    assert intents.probe()
+    intend(intents, 1, start=10)
+    assert ids_of(intents) == ["r", *(f"c-{n}" for n in range(11))]
+    assert intents.verify_chain()
+
+
+@pytest.mark.parametrize("code", [errno.EIO, errno.EROFS, errno.ENOSPC])
+def test_file_of_intents_that_cannot_be_written_refuses_the_intent(intents, monkeypatch, code):
+    def refuse(*_):
+        raise OSError(code, os.strerror(code))
+
+    monkeypatch.setattr(os, "pwrite", refuse)
+    with pytest.raises(t.JournalError):
+        intend(intents, 1)
+    assert not intents.is_writable
+    assert not intents.probe()
+    monkeypatch.setattr(os, "pwrite", lambda fd, data, at: len(data) - 1)
+    assert intents.probe()
+    with pytest.raises(t.JournalError, match="No space"):
+        intend(intents, 1)
+    monkeypatch.undo()
+    assert intents.probe()
+    intend(intents, 2)
+    assert ids_of(intents) == ["r", "c-0", "c-1"]
+
+
+def test_intents_that_wait_for_the_database_are_synced_all_the_same(make_journal, monkeypatch):
+    journal = make_journal(worker=True)
+    journal.fact("run", "r", {})
+    journal._db = wrapped = Wrapped(journal._db)
+    wrapped.error = sqlite3.OperationalError("database or disk is full")
+    synced, real = set(), os.fdatasync
+    monkeypatch.setattr(os, "fdatasync", lambda fd: (real(fd), synced.add(fd))[0])
+    intend(journal, 1)
+    eventually_14(lambda: journal._intents._fd in synced)
+    wrapped.error = None
+
+
+def test_data_directory_without_the_file_and_a_link_in_its_place(make_journal, intents, tmp_path):
+    intents.close()
+    path = tmp_path / "j.sqlite3-intents"
+    path.unlink()
+    make_journal().close()
+    assert path.stat().st_size == t.INTENT_FILE_BYTES
+    (tmp_path / "target").write_text("untouched")
+    path.unlink()
+    path.symlink_to(tmp_path / "target")
+    with pytest.raises(t.JournalError):
+        make_journal()
+    assert (tmp_path / "target").read_text() == "untouched"
+
+
+def test_file_of_intents_goes_along_when_the_journal_is_moved(make_journal, intents, tmp_path):
+    intend(intents, 2)
+    copy = copy_as_killed(intents.path, "killed.sqlite3")
+    (tmp_path / "backups").mkdir(exist_ok=True)
+    target = t.move_journal_aside(copy, tmp_path / "backups", "old")
+    assert target is not None
+    assert not copy.with_name(copy.name + "-intents").exists()
+    moved = t.Journal(target, t.Clock(), "sim", "acc", worker=False)
+    moved.open()
+    assert ids_of(moved) == ["r", "c-0", "c-1"]
+    moved.close()
+
+
 # ---- a disk that refuses --------------------------------------------------------------
 
 
@@ -5650,10 +5877,15 @@ class Wrapped:
 
     def __init__(self, db: sqlite3.Connection) -> None:
         self._db, self.error = db, None
+        self.left: int | None = None  # statements that still work
 
     def execute(self, *args):
         if self.error is not None and not args[0].startswith("SELECT"):
             raise self.error
+        if self.left is not None:
+            self.left -= 1
+            if self.left < 0:
+                raise sqlite3.OperationalError("disk I/O error")
         return self._db.execute(*args)
 
     def __getattr__(self, name):

@@ -78,6 +78,7 @@ import sqlite3
 import ssl
 import stat
 import statistics
+import struct
 import sys
 import tempfile
 import threading
@@ -2740,9 +2741,9 @@ class OrderBook:
         after_h = counts[price_cc] + change_h if is_known else change_h
         if after_h > 0:
             counts[price_cc] = after_h
-            is_best = not prices or price_cc > prices[-1]
             if is_known:
                 return price_cc == prices[-1]
+            is_best = not prices or price_cc > prices[-1]
             insort(prices, price_cc)
         elif after_h < 0:
             self.lose(Proof.RESYNCING)
@@ -2751,6 +2752,8 @@ class OrderBook:
             del counts[price_cc]
             is_best = price_cc == prices[-1]
             del prices[bisect_left(prices, price_cc)]
+        else:
+            return False
         if is_best:
             self._refresh_bests()
         return is_best
@@ -6682,6 +6685,7 @@ log_journal = logging.getLogger("trader.journal")
 JOURNAL_SYNC_S: Final = 0.05  # the worker's pace: a write is synced within 100 ms
 JOURNAL_BUSY_S: Final = 0.02  # longest wait for a foreign lock on the file
 JOURNAL_SCHEMA: Final = 1
+_APPEND: Final = "INSERT INTO facts VALUES (?, ?, ?, ?, ?, ?)"
 JOURNAL_APP_ID: Final = 0x4B54524A  # in the SQLite header: this is a journal of this program
 FACT_KINDS: Final = (
     "run",
@@ -6751,6 +6755,30 @@ _VIEWS: Final[Mapping[str, tuple[str, str]]] = {  # for people: kind -> name of 
 }
 
 
+IntentRow = tuple[int, int, str, Mapping[str, JsonValue]]  # seq, at_ms, key, body
+INTENT_FILE_BYTES: Final = 65_536  # about a hundred intents; beyond that they wait for SQLite
+
+
+def plain_json(value: object) -> object:
+    """What orjson does not know, as something it knows: a `default` for its `dumps`."""
+    if isinstance(value, Mapping):
+        return dict(value)
+    if isinstance(value, set | frozenset):
+        return sorted(value, key=str)
+    if isinstance(value, deque):
+        return list(value)
+    if isinstance(value, Path | Secret):
+        return str(value)
+    raise TypeError(f"{type(value).__name__} has no JSON form")
+
+
+def _json_or_none(text: bytes) -> object:
+    try:
+        return orjson.loads(text)
+    except orjson.JSONDecodeError:
+        return None
+
+
 class JournalDamaged(JournalError):
     """The journal's content is not what was written. `copy` is where it was set aside."""
 
@@ -6764,6 +6792,19 @@ def _chain_link(chain: bytes, seq: int, at_ms: int, kind: str, key: str, body: s
     return hashlib.sha256(chain + orjson.dumps((seq, at_ms, kind, key, body))).digest()
 
 
+def _walk_chain(db: sqlite3.Connection) -> tuple[int, bytes, int]:
+    """Follow the hash chain: last number, its hash, and the first wrong number (0: none)."""
+    meta = sorted(db.execute("SELECT name, value FROM meta"))
+    seq, chain = 0, hashlib.sha256(orjson.dumps(meta)).digest()
+    rows = db.execute("SELECT seq, at_ms, kind, key, body, chain FROM facts ORDER BY seq")
+    for row_seq, at_ms, kind, key, body, found in rows:
+        seq += 1
+        chain = _chain_link(chain, seq, at_ms, kind, key, body)
+        if row_seq != seq or found != chain:
+            return seq, chain, seq
+    return seq, chain, 0
+
+
 def _view_sql(kind: str, key_name: str, fields: str) -> str:
     columns = "".join(f", json_extract(body, '$.{name}') AS \"{name}\"" for name in fields.split())
     return (
@@ -6773,9 +6814,93 @@ def _view_sql(kind: str, key_name: str, fields: str) -> str:
 
 
 def journal_files(path: Path) -> list[Path]:
-    """The files of a journal that exist: database, WAL, shared memory."""
-    files = (path.with_name(path.name + suffix) for suffix in ("", "-wal", "-shm"))
+    """The files of a journal that exist: database, WAL, shared memory, intents."""
+    names = (path.name + suffix for suffix in ("", "-wal", "-shm", "-intents"))
+    files = (path.with_name(name) for name in names)
     return [each for each in files if each.exists()]
+
+
+class IntentFile:
+    """Intents that are not in the database yet: no order waits for SQLite's insert.
+
+    `add` is one write into room made before; when it returns, the row outlives the process as a
+    row in SQLite's WAL does. The owner brings `waiting` into the database before he asks or tells
+    it anything else, and at a start what a dead process left here. A record names the hash of the
+    chain it stands on, so old ones, and another journal's, count for nothing. A torn one is none:
+    its order never left.
+
+        crc32, size | JSON [hash before the first, seq, at_ms, key, body] | the next …
+    """
+
+    _HEAD: ClassVar = struct.Struct("<II")
+
+    def __init__(self, path: Path) -> None:
+        self._path = path.with_name(path.name + "-intents")
+        self._fd, self._at = -1, 0
+        self.waiting: deque[IntentRow] = deque()
+
+    def open(self) -> None:
+        """Make the file, or what it lacks of its room, so that later no disk can be too full."""
+        flags = os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW | os.O_CLOEXEC
+        self._fd, self._at = os.open(self._path, flags, FILE_MODE), 0
+        os.lseek(self._fd, 0, os.SEEK_END)
+        _write_all(self._fd, bytes(max(0, INTENT_FILE_BYTES - os.fstat(self._fd).st_size)))
+
+    def add(self, chain: bytes, row: IntentRow) -> bool:
+        """Write a row that stands on `chain` and `waiting`; False: no room. OSError of the disk."""
+        text = orjson.dumps((chain.hex(), *row), default=plain_json)
+        record = self._HEAD.pack(zlib.crc32(text), len(text)) + text
+        if self._at + len(record) > INTENT_FILE_BYTES:
+            return False
+        if os.pwrite(self._fd, record, self._at) != len(record):
+            raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+        self._at += len(record)
+        self.waiting.append(row)
+        return True
+
+    def begin_anew(self) -> None:
+        """Everything is in the database: the next record may take the place of the first."""
+        assert not self.waiting, "rows of the file are not in the database"
+        self._at = 0
+
+    def probe(self) -> None:
+        """OSError when the disk does not take the next record."""
+        if self._at + self._HEAD.size <= INTENT_FILE_BYTES:
+            os.pwrite(self._fd, bytes(self._HEAD.size), self._at)
+
+    def left_behind(self) -> tuple[str, list[IntentRow]]:
+        """Whole records from the first on: the hash they stand on (hex), and their rows."""
+        data, at = os.pread(self._fd, INTENT_FILE_BYTES, 0), 0
+        chain, rows = "", list[IntentRow]()
+        while at + self._HEAD.size <= len(data):
+            mark, size = self._HEAD.unpack_from(data, at)
+            at += self._HEAD.size + size
+            text = data[at - size : at]
+            if not size or zlib.crc32(text) != mark:
+                break
+            match _json_or_none(text):
+                case [str(on), int(seq), int(at_ms), str(key), dict(body)] if not rows or (
+                    on == chain and seq == rows[-1][0] + 1
+                ):
+                    chain = on
+                    rows.append((seq, at_ms, key, body))
+                case _:
+                    break
+        return chain, rows
+
+    def sync(self) -> None:
+        """Bring what waits to the disk; nothing to do when nothing waits."""
+        if self.waiting:
+            sync_data(self._fd)
+
+    def close(self) -> None:
+        """Let go of the file; what waits stays in it for the next start."""
+        if self._fd >= 0:
+            with contextlib.suppress(OSError):
+                self.sync()
+            os.close(self._fd)
+        self._fd = -1
+        self.waiting.clear()
 
 
 def move_journal_aside(path: Path, folder: Path, label: str) -> Path | None:
@@ -6797,9 +6922,11 @@ class _WalSync(threading.Thread):
     counter at a steady pace: waking it would slow the order whose row was just written.
     """
 
-    def __init__(self, path: Path, on_error: Callable[[Exception], None]) -> None:
+    def __init__(
+        self, path: Path, intents: IntentFile, on_error: Callable[[Exception], None]
+    ) -> None:
         super().__init__(name="journal-sync", daemon=True)
-        self._path, self._on_error = path, on_error
+        self._path, self._intents, self._on_error = path, intents, on_error
         self._is_stopping = threading.Event()
         self.written = 0  # rows so far, counted by the loop
         self._synced = self._folded = 0  # how many of them, counted by this thread
@@ -6820,7 +6947,7 @@ class _WalSync(threading.Thread):
         wal_fd = os.open(f"{self._path}-wal", os.O_RDONLY | os.O_CLOEXEC)
         try:
             while not self._is_stopping.wait(JOURNAL_SYNC_S):
-                if self._synced != self.written:
+                if self._synced != self.written or self._intents.waiting:
                     self._sync(wal_fd)
         finally:
             os.close(wal_fd)
@@ -6829,6 +6956,7 @@ class _WalSync(threading.Thread):
         self._synced = self.written
         try:
             sync_data(wal_fd)
+            self._intents.sync()
             self.syncs += 1
             if self.is_fold_due:
                 self._fold()
@@ -6877,6 +7005,7 @@ class JournalFile:
         self._worker: _WalSync | None = None
         self._wal_fd = -1
         self._seq, self._chain = 0, b""
+        self._intents = IntentFile(path)
         self.is_writable = False
         self.last_error: str | None = None
         self.failures = self.syncs = 0
@@ -6907,7 +7036,7 @@ class JournalFile:
             self.close()
             raise
         if self._has_worker:
-            self._worker = _WalSync(self.path, self._sync_failed)
+            self._worker = _WalSync(self.path, self._intents, self._sync_failed)
             self._worker.start()
 
     def open_to_read(self) -> None:
@@ -6949,6 +7078,8 @@ class JournalFile:
             self._create_schema(db)
         self._check_identity(db)
         self._check_content(db)
+        self._intents.open()
+        self._take_over(db)
 
     def _create_schema(self, db: sqlite3.Connection) -> None:
         views = (_view_sql(kind, *columns) for kind, columns in _VIEWS.items())
@@ -6991,21 +7122,46 @@ class JournalFile:
         found = db.execute("PRAGMA quick_check(1)").fetchone()[0]
         if found != "ok":
             raise sqlite3.DatabaseError(found)
-        self._seq, self._chain, broken = self._walk(db)
+        self._seq, self._chain, broken = _walk_chain(db)
         if broken:
             raise sqlite3.DatabaseError(f"hash chain broken at fact {broken}")
 
-    def _walk(self, db: sqlite3.Connection) -> tuple[int, bytes, int]:
-        """Follow the hash chain: last number, its hash, and the first wrong number (0: none)."""
-        meta = sorted(db.execute("SELECT name, value FROM meta"))
-        seq, chain = 0, hashlib.sha256(orjson.dumps(meta)).digest()
-        rows = db.execute("SELECT seq, at_ms, kind, key, body, chain FROM facts ORDER BY seq")
-        for row_seq, at_ms, kind, key, body, found in rows:
-            seq += 1
-            chain = _chain_link(chain, seq, at_ms, kind, key, body)
-            if row_seq != seq or found != chain:
-                return seq, chain, seq
-        return seq, chain, 0
+    def _take_over(self, db: sqlite3.Connection) -> None:
+        """Insert the intents that a dead process had no time for, if they continue this chain."""
+        chain, rows = self._intents.left_behind()
+        before = rows[0][0] - 1 if rows else 0
+        found = db.execute("SELECT chain FROM facts WHERE seq = ?", (before,)).fetchone()
+        if found is None or found[0].hex() != chain:
+            return
+        for seq, at_ms, key, body in rows:
+            if seq == self._seq + 1:
+                log_journal.info("intent taken over seq=%d id=%s", seq, key)
+                self._insert(db, seq, at_ms, "intent", key, body)
+                self._seq = seq
+
+    def _insert(
+        self,
+        db: sqlite3.Connection,
+        seq: int,
+        at_ms: int,
+        kind: str,
+        key: str,
+        body: Mapping[str, JsonValue],
+    ) -> None:
+        text = orjson.dumps(body, default=plain_json).decode()
+        chain = _chain_link(self._chain, seq, at_ms, kind, key, text)
+        db.execute(_APPEND, (seq, at_ms, kind, key, text, chain))
+        self._chain = chain
+
+    def _bring_in(self) -> None:
+        """Insert the intents that stand in their file only; sqlite3.Error: the rest stays there."""
+        waiting, db = self._intents.waiting, self._db
+        while waiting and db is not None:
+            seq, at_ms, key, body = waiting[0]
+            self._insert(db, seq, at_ms, "intent", key, body)
+            waiting.popleft()
+            self._wrote(1)
+        self._intents.begin_anew()
 
     def _give_up(self, error: sqlite3.DatabaseError) -> None:
         """Tell damage from a disk that refuses; never returns."""
@@ -7080,6 +7236,8 @@ class JournalFile:
             # Where only a small row fits, the next fact would fail again: ask for room.
             self._db.execute(query, (self._clock.now_ms(), '"' + " " * PROBE_BYTES + '"'))
         self._db.execute(query, (self._clock.now_ms(), "{}"))
+        self._bring_in()
+        self._intents.probe()
         if self._wal_fd >= 0:
             self._sync_now()
         self.is_writable, self.last_error = True, None
@@ -7099,6 +7257,10 @@ class JournalFile:
         if self._db is None:
             raise JournalError("the journal is closed")
         try:
+            self._bring_in()
+        except sqlite3.Error as error:  # reading goes on: what is written only waits
+            self._refused(error)
+        try:
             return self._db.execute(query, tuple(values)).fetchall()
         except sqlite3.Error as error:
             raise JournalError(f"the journal cannot be read: {error}") from error
@@ -7108,7 +7270,8 @@ class JournalFile:
         if self._db is None:
             raise JournalError("the journal is closed")
         try:
-            return self._walk(self._db)[2] == 0
+            self._bring_in()
+            return _walk_chain(self._db)[2] == 0
         except sqlite3.Error as error:
             raise JournalError(f"the journal cannot be read: {error}") from error
 
@@ -7134,8 +7297,9 @@ class JournalFile:
     def sync(self) -> None:
         """Bring everything written so far to the disk now; JournalError when that fails."""
         try:
+            self._bring_in()
             self._sync_now()
-        except OSError as error:
+        except (sqlite3.Error, OSError) as error:
             raise self._refused(error) from error
 
     def close(self) -> None:
@@ -7143,6 +7307,9 @@ class JournalFile:
         if self._worker is not None:
             self._worker.stop()
             self._worker = None
+        with contextlib.suppress(sqlite3.Error):  # what the disk refuses stays in the file
+            self._bring_in()
+        self._intents.close()
         if self._wal_fd >= 0:
             with contextlib.suppress(OSError):
                 sync_data(self._wal_fd)
@@ -7163,13 +7330,13 @@ class JournalFile:
 # Principle: An append is in the kernel's hands before the next line runs; a worker syncs it soon.
 #
 #   fact() ── INSERT ──► WAL (kernel) ── fdatasync by the worker, <= 100 ms ──► disk
+#   intent ── pwrite ──► its file (kernel) ─ INSERT when its order has left, before all else
 #   explain() ─► batch ── run(), <= 250 ms ──► same file, other tables, pruned
 # ======================================================================================
 
 JOURNAL_FLUSH_S: Final = 0.25
 JOURNAL_PRUNE_S: Final = 60.0
 APPEND_SAMPLE_EVERY: Final = 16  # every so many facts one is timed
-_APPEND: Final = "INSERT INTO facts VALUES (?, ?, ?, ?, ?, ?)"
 
 
 @dataclass(frozen=True, slots=True)
@@ -7181,19 +7348,6 @@ class Fact:
     kind: str
     key: str
     body: dict[str, JsonValue]
-
-
-def plain_json(value: object) -> object:
-    """What orjson does not know, as something it knows: a `default` for its `dumps`."""
-    if isinstance(value, Mapping):
-        return dict(value)
-    if isinstance(value, set | frozenset):
-        return sorted(value, key=str)
-    if isinstance(value, deque):
-        return list(value)
-    if isinstance(value, Path | Secret):
-        return str(value)
-    raise TypeError(f"{type(value).__name__} has no JSON form")
 
 
 class Journal(JournalFile):
@@ -7233,16 +7387,19 @@ class Journal(JournalFile):
         """
         seq, at_ms = self._seq + 1, self._clock.now_ms()
         started_s = 0.0 if seq % APPEND_SAMPLE_EVERY else self._clock.real_s()
-        text = orjson.dumps(body, default=plain_json).decode()
-        chain = _chain_link(self._chain, seq, at_ms, kind, key, text)
+        is_soon = not (durable or (self._syncs_each and kind == "intent"))
         try:
             if self._db is None:
                 raise OSError("the journal is closed")
-            self._db.execute(_APPEND, (seq, at_ms, kind, key, text, chain))
-            self._seq, self._chain = seq, chain
-            if durable or (self._syncs_each and kind == "intent"):
+            may_wait = kind == "intent" and is_soon and self.is_writable and seq > 1
+            if not (may_wait and self._intents.add(self._chain, (seq, at_ms, key, body))):
+                self._bring_in()
+                self._insert(self._db, seq, at_ms, kind, key, body)
+            self._seq = seq
+            if not is_soon:
                 self._sync_now()
-            self._wrote(1)
+            if not self._intents.waiting:
+                self._wrote(1)
         except sqlite3.IntegrityError as error:
             if kind == "fill" and self.has("fill", key):
                 return 0
@@ -7281,6 +7438,7 @@ class Journal(JournalFile):
         if not batch or self._db is None:
             return self._db is not None
         try:
+            self._bring_in()
             self._db.execute("BEGIN")
             for kind in EXPLAIN_KEPT:
                 rows = [row[1:] for row in batch if row[0] == kind]
@@ -17821,6 +17979,7 @@ class Courier:
     def deliver(self, news: Sequence[tuple[_Stream, bytes]]) -> None:
         """Changes of streams to whoever listens: one write each, joined once for equal wishes."""
         joined: dict[frozenset[_Stream], tuple[list[_Stream], bytes]] = {}
+        sent = size = 0
         for client in list(self.clients):
             wish = joined.get(client.streams)
             if wish is None:
@@ -17830,6 +17989,7 @@ class Courier:
             streams, frames = wish
             if not streams:
                 continue
+            transport = client.transport  # the calls of `write` are spared: a hundred may listen
             if client.owed:  # behind already: no look at its backlog, no write
                 self._skip(client, streams)
             elif (backlog := transport.get_write_buffer_size()) > BACKLOG_CLOSE_BYTES:
@@ -17975,7 +18135,6 @@ class Wanted:
     """What a client asked for in its URL."""
 
     topics: tuple[str, ...]
-        sent = size = 0
     books: tuple[str, ...]
 
 
@@ -17985,7 +18144,6 @@ _TICKER_TEXT: Final = re.compile(r"[A-Za-z0-9._\-]{1,100}", re.ASCII)
 def parse_wanted(topics: str | None, books: str | None) -> Wanted:
     """Read `?topics=&books=`; ApiRefused (400) for a name that does not exist or too many books."""
     if not topics:
-            transport = client.transport  # the calls of `write` are spared: a hundred may listen
         names = tuple(TOPICS)
     elif topics == "none":
         names = ()
