@@ -17817,10 +17817,8 @@ class Topic:
         old, quiet = known[0], self.spec.quiet
         if not quiet or old.keys() != row.keys():
             return bool(old == row)
-        for name, value in row.items():  # a row that moved is told apart at its first columns
-            if old[name] != value and name not in quiet:
-                return False
-        return True
+        # A row that moved is told apart at its first columns.
+        return all(old[name] == value or name in quiet for name, value in row.items())
 
     def flush(self, failed: Callable[[Exception], None]) -> Change | None:
         """Take what is pending into the rows; None when that changes nothing.
