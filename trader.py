@@ -6755,7 +6755,7 @@ _VIEWS: Final[Mapping[str, tuple[str, str]]] = {  # for people: kind -> name of 
 }
 
 
-IntentRow = tuple[int, int, str, Mapping[str, JsonValue]]  # seq, at_ms, key, body
+FactRow = tuple[int, int, str, Mapping[str, JsonValue]]  # seq, at_ms, key, body
 INTENT_FILE_BYTES: Final = 65_536  # about a hundred intents; beyond that they wait for SQLite
 
 
@@ -6837,7 +6837,7 @@ class IntentFile:
     def __init__(self, path: Path) -> None:
         self._path = path.with_name(path.name + "-intents")
         self._fd, self._at = -1, 0
-        self.waiting: deque[IntentRow] = deque()
+        self.waiting: deque[FactRow] = deque()
 
     def open(self) -> None:
         """Make the file, or what it lacks of its room, so that later no disk can be too full."""
@@ -6846,7 +6846,7 @@ class IntentFile:
         os.lseek(self._fd, 0, os.SEEK_END)
         _write_all(self._fd, bytes(max(0, INTENT_FILE_BYTES - os.fstat(self._fd).st_size)))
 
-    def add(self, chain: bytes, row: IntentRow) -> bool:
+    def add(self, chain: bytes, row: FactRow) -> bool:
         """Write a row that stands on `chain` and `waiting`; False: no room. OSError of the disk."""
         text = orjson.dumps((chain.hex(), *row), default=plain_json)
         record = self._HEAD.pack(zlib.crc32(text), len(text)) + text
@@ -6868,10 +6868,10 @@ class IntentFile:
         if self._at + self._HEAD.size <= INTENT_FILE_BYTES:
             os.pwrite(self._fd, bytes(self._HEAD.size), self._at)
 
-    def left_behind(self) -> tuple[str, list[IntentRow]]:
+    def left_behind(self) -> tuple[str, list[FactRow]]:
         """Whole records from the first on: the hash they stand on (hex), and their rows."""
         data, at = os.pread(self._fd, INTENT_FILE_BYTES, 0), 0
-        chain, rows = "", list[IntentRow]()
+        chain, rows = "", list[FactRow]()
         while at + self._HEAD.size <= len(data):
             mark, size = self._HEAD.unpack_from(data, at)
             at += self._HEAD.size + size
@@ -7133,21 +7133,14 @@ class JournalFile:
         found = db.execute("SELECT chain FROM facts WHERE seq = ?", (before,)).fetchone()
         if found is None or found[0].hex() != chain:
             return
-        for seq, at_ms, key, body in rows:
-            if seq == self._seq + 1:
-                log_journal.info("intent taken over seq=%d id=%s", seq, key)
-                self._insert(db, seq, at_ms, "intent", key, body)
-                self._seq = seq
+        for row in rows:
+            if row[0] == self._seq + 1:
+                log_journal.info("intent taken over seq=%d id=%s", row[0], row[2])
+                self._insert(db, "intent", row)
+                self._seq += 1
 
-    def _insert(
-        self,
-        db: sqlite3.Connection,
-        seq: int,
-        at_ms: int,
-        kind: str,
-        key: str,
-        body: Mapping[str, JsonValue],
-    ) -> None:
+    def _insert(self, db: sqlite3.Connection, kind: str, row: FactRow) -> None:
+        seq, at_ms, key, body = row
         text = orjson.dumps(body, default=plain_json).decode()
         chain = _chain_link(self._chain, seq, at_ms, kind, key, text)
         db.execute(_APPEND, (seq, at_ms, kind, key, text, chain))
@@ -7157,8 +7150,7 @@ class JournalFile:
         """Insert the intents that stand in their file only; sqlite3.Error: the rest stays there."""
         waiting, db = self._intents.waiting, self._db
         while waiting and db is not None:
-            seq, at_ms, key, body = waiting[0]
-            self._insert(db, seq, at_ms, "intent", key, body)
+            self._insert(db, "intent", waiting[0])
             waiting.popleft()
             self._wrote(1)
         self._intents.begin_anew()
@@ -7394,7 +7386,7 @@ class Journal(JournalFile):
             may_wait = kind == "intent" and is_soon and self.is_writable and seq > 1
             if not (may_wait and self._intents.add(self._chain, (seq, at_ms, key, body))):
                 self._bring_in()
-                self._insert(self._db, seq, at_ms, kind, key, body)
+                self._insert(self._db, kind, (seq, at_ms, key, body))
             self._seq = seq
             if not is_soon:
                 self._sync_now()
