@@ -48,6 +48,7 @@ import re
 import resource
 import socket
 import statistics
+import struct
 import subprocess
 import sys
 import tempfile
@@ -417,6 +418,7 @@ TICK_PRICES = 97  # different ones in a row, so that no order repeats one within
 TICK_GAP_S = 0.01
 WARM_ORDERS = 20
 WARM_LIMIT_S = 30.0
+SO_TIMESTAMPNS = 35  # Linux; the socket module does not name it
 ORDER_PATH = b"/portfolio/events/orders "
 LOAD_TICKERS = tuple(f"KXBENCH-26DEC31-L{number}" for number in range(10))
 LOAD_PER_S = 5_000
@@ -426,7 +428,11 @@ CALL_GAP_S = 0.01
 
 
 class StubLine(asyncio.Protocol):
-    """One connection of the stub, first HTTP, then perhaps WebSocket; stamps what it hears."""
+    """One connection of the stub, first HTTP, then perhaps WebSocket; the kernel stamps its bytes.
+
+    A stamp of our own would also measure when the scheduler lets this process read: on two cores
+    it may have to wait until the client has done what it does after its order.
+    """
 
     def __init__(self, stub: StubExchange) -> None:
         self._stub = stub
@@ -434,20 +440,45 @@ class StubLine(asyncio.Protocol):
         self._is_socket = False
         self._sids = 0
         self._transport: Any = None
+        self._reader: Any = None
 
     def connection_made(self, transport: Any) -> None:
-        """Switch off Nagle's wait: its milliseconds would be measured as ours."""
+        """Read ourselves; no wait of Nagle's, whose milliseconds would be measured as ours."""
         self._transport = transport
-        transport.get_extra_info("socket").setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+        transport.pause_reading()
+        self._reader = socket.socket(fileno=os.dup(transport.get_extra_info("socket").fileno()))
+        self._reader.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+        self._reader.setsockopt(socket.SOL_SOCKET, SO_TIMESTAMPNS, 1)
+        asyncio.get_running_loop().add_reader(self._reader, self._read)
 
     def connection_lost(self, exc: Exception | None) -> None:
         """The client is gone; ticks to it have nowhere to go."""
+        self._let_go()
         if self._is_socket:
             self._stub.is_done.set()
 
-    def data_received(self, data: bytes) -> None:
-        """Stamp first, then take apart."""
-        heard_s = time.perf_counter()
+    def _let_go(self) -> None:
+        if self._reader is not None:
+            asyncio.get_running_loop().remove_reader(self._reader)
+            self._reader.close()
+        self._reader = None
+
+    def _read(self) -> None:
+        try:
+            data, notes, _, _ = self._reader.recvmsg(65536, 64)
+        except BlockingIOError:
+            return
+        except OSError:
+            data, notes = b"", []
+        if not data:
+            self._let_go()
+            self._transport.close()
+            return
+        stamps = [struct.unpack("qq", raw) for _, kind, raw in notes if kind == SO_TIMESTAMPNS]
+        self.take(data, stamps[0][0] + stamps[0][1] / 1e9 if stamps else time.time())
+
+    def take(self, data: bytes, heard_s: float) -> None:
+        """Bytes that came at this wall time."""
         if not self._buffer and data.startswith(b"POST ") and ORDER_PATH in data:
             self._stub.hear_order(heard_s)
         self._buffer += data
@@ -529,8 +560,8 @@ def ws_text(data: bytes) -> bytes:
 class StubExchange:
     """Raw sockets on loopback that speak just enough to be traded with, and stamp two moments.
 
-    A tick is stamped right before its bytes go to the kernel, its order when the first bytes of the
-    POST are read; only the first order after a tick counts, and a tick without one is missed.
+    A tick is stamped right before its bytes go to the kernel, its order by the kernel when the
+    bytes of the POST come; only the first order after a tick counts, a tick without one is missed.
     """
 
     def __init__(self, ticks: int, *, load_per_s: int = 0, open_orders: int = 0) -> None:
@@ -604,7 +635,7 @@ class StubExchange:
             number += 1
             price = f"{(FLOOR_CC + 10 * (number % TICK_PRICES)) / 1e4:.4f}"
             frame = self._delta(sid, price, "20.00")
-            self._tick_s = time.perf_counter()
+            self._tick_s = time.time()
             line.send(frame)
             await asyncio.sleep(TICK_GAP_S)
             self.missed += bool(self._tick_s) and self._warm > WARM_ORDERS
