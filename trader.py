@@ -58,14 +58,12 @@ import gc
 import hashlib
 import hmac
 import importlib
-import importlib.metadata
 import importlib.util
 import io
 import json
 import logging
 import logging.handlers
 import math
-import multiprocessing
 import os
 import random
 import re
@@ -84,7 +82,6 @@ import tempfile
 import threading
 import time
 import traceback
-import zipfile
 import zlib
 from bisect import bisect_left, bisect_right, insort
 from collections import Counter, OrderedDict, deque
@@ -101,7 +98,7 @@ from collections.abc import (
     MutableMapping,
     Sequence,
 )
-from concurrent.futures import ProcessPoolExecutor, ThreadPoolExecutor
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import KW_ONLY, dataclass, field, replace
 from datetime import UTC, datetime, timedelta
 from email.utils import parsedate_to_datetime
@@ -24004,7 +24001,9 @@ class HomeChecks:
     def packages(self) -> str:
         """2: the four packages, as pinned."""
         pins = dict(re.findall(r"(?m)^([\w-]+)==([\w.]+)", _text_of(HERE / "requirements.txt")))
-        have = {name: importlib.metadata.version(name) for name in NEEDED_PACKAGES}
+        from importlib.metadata import version  # a start of the bot does not pay for it
+
+        have = {name: version(name) for name in NEEDED_PACKAGES}
         strange = [
             f"{name} {version} instead of {pins[name]}"
             for name, version in have.items()
@@ -24678,6 +24677,8 @@ def write_bundle(path: Path, config: Config, report: AnyRow) -> None:
         "trader.log": "\n".join(tail),
     }
     secret = (config.key_id or "", tag_of(config.key_id or "") if config.key_id else "")
+    import zipfile  # here alone: a start of the bot does not pay for it
+
     try:
         with zipfile.ZipFile(path, "w", zipfile.ZIP_DEFLATED) as bundle:
             for name, text in parts.items():
@@ -25017,6 +25018,9 @@ def command_train(config: Config, args: argparse.Namespace) -> int:
     with contextlib.ExitStack() as stack:
         run_all: Callable[[Sequence[Episode]], Sequence[EpisodeResult]] = run_here
         if workers > 1:
+            import multiprocessing  # here alone: a start of the bot does not pay for them
+            from concurrent.futures import ProcessPoolExecutor
+
             spawn = multiprocessing.get_context("spawn")
             pool = stack.enter_context(ProcessPoolExecutor(workers, mp_context=spawn))
             run_all = lambda jobs: list(pool.map(run_episode, jobs, chunksize=1))  # noqa: E731
