@@ -3085,9 +3085,12 @@ def worst_loss_ud(position: Position | None, orders: Iterable[tuple[Side, int, i
     """
     held_h, cost_ud = (position.position_h, position.cost_ud) if position else (0, 0)
     held = Side.NO if held_h < 0 else Side.YES
-    rows = list(orders)
-    grown_ud = cost_ud + sum(price_cc * count_h for side, price_cc, count_h in rows if side is held)
-    crossing = [(price_cc, count_h) for side, price_cc, count_h in rows if side is not held]
+    grown_ud, crossing = cost_ud, list[tuple[int, int]]()
+    for side, price_cc, count_h in orders:
+        if side is held:
+            grown_ud += price_cc * count_h
+        else:
+            crossing.append((price_cc, count_h))
     turned_ud = _turned_ud(crossing, held_h=abs(held_h), cost_ud=cost_ud) if crossing else 0
     return max(grown_ud, turned_ud)
 
@@ -3207,12 +3210,11 @@ class ExposureBook:
     def reach_h(self, ticker: str, side: Side, *, without: str = "") -> int:
         """Position in `side` direction if every open order of that side filled and no other."""
         held = self._positions.get(ticker)
-        open_h = sum(
-            row[2]
-            for key, row in self.orders_of(ticker).items()
-            if row[0] is side and key != without
-        )
-        return side.signed(held.position_h if held else 0) + open_h
+        reach_h = side.signed(held.position_h if held else 0)
+        for key, row in self.orders_of(ticker).items():
+            if row[0] is side and key != without:
+                reach_h += row[2]
+        return reach_h
 
     def held_h(self, ticker: str) -> int:
         """Signed position as the gate sees it."""
