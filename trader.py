@@ -4000,19 +4000,24 @@ def _measure_levels(view: Any, parts: ViewParts) -> Mapping[str, Any]:
     return {"yes": yes, "no": no}
 
 
+_MARKET_FIELDS: Final = (
+    "event_ticker",
+    "series",
+    "category",
+    "status",
+    "open_at_ms",
+    "close_at_ms",
+    "volume_24h_h",
+)
+_market_values: Final = attrgetter(*_MARKET_FIELDS)
+
+
 def _measure_market(view: Any, parts: ViewParts) -> Mapping[str, Any]:
     market = parts.market
-    return {
-        "event_ticker": market.event_ticker,
-        "series": market.series,
-        "category": market.category,
-        "status": market.status,
-        "open_at_ms": market.open_at_ms,
-        "close_at_ms": market.close_at_ms,
-        "lifetime_s": (market.close_at_ms - market.open_at_ms) / 1000,
-        "left_s": (market.close_at_ms - view.now_ms) / 1000,
-        "volume_24h_h": market.volume_24h_h,
-    }
+    found = dict(zip(_MARKET_FIELDS, _market_values(market), strict=True))
+    found["lifetime_s"] = (market.close_at_ms - market.open_at_ms) / 1000
+    found["left_s"] = (market.close_at_ms - view.now_ms) / 1000
+    return found
 
 
 def _measure_tape(view: Any, parts: ViewParts) -> Mapping[str, Any]:
@@ -4033,11 +4038,7 @@ def _measure_draw(view: Any, parts: ViewParts) -> Mapping[str, Any]:
 _HOLDING_FIELDS: Final = tuple(f.name for f in dataclasses.fields(Holding))
 _GROUP_OF: Final[Mapping[str, Callable[[Any, ViewParts], Mapping[str, Any]]]] = {
     **dict.fromkeys(("yes", "no"), _measure_levels),
-    **dict.fromkeys(
-        ("event_ticker", "series", "category", "status", "open_at_ms", "close_at_ms"),
-        _measure_market,
-    ),
-    **dict.fromkeys(("lifetime_s", "left_s", "volume_24h_h"), _measure_market),
+    **dict.fromkeys((*_MARKET_FIELDS, "lifetime_s", "left_s"), _measure_market),
     **dict.fromkeys(set(TapeReading._fields) - {"flow_toxicity"}, _measure_tape),
     "toxicity": _measure_tape,
     **dict.fromkeys(_HOLDING_FIELDS, _measure_holding),
@@ -15342,10 +15343,13 @@ class RunFacts:
 
 
 class TapePlayer(Protocol):
-    """A tape that is being played."""
+    """A tape that is being played; the embedded exchange satisfies it."""
 
     def replay_status(self) -> Mapping[str, Any]:
         """The row of topic `replay`."""
+
+    def replay_command(self, action: str, value: float | None) -> None:
+        """Carry out play, pause, speed (`value`: ratio) or settle."""
 
 
 class Board(Protocol):
@@ -19917,13 +19921,6 @@ KILL_RETRY_S: Final = 2.0
 LOSS_BREAKERS: Final = ("daily_loss", "drawdown")
 
 
-class ReplayPort(TapePlayer, Protocol):
-    """What a tape that is being played can be told; the embedded exchange satisfies it."""
-
-    def replay_command(self, action: str, value: float | None) -> None:
-        """Carry out play, pause, speed (`value`: ratio) or settle."""
-
-
 def _told_of(report: CancelReport) -> str:
     text = f"{report.confirmed} of {report.sent} cancels confirmed by the exchange"
     if not report.is_proven:
@@ -19970,7 +19967,7 @@ class Operator:
         decisions: TradingDecisionService,
         exits: Exits,
         config: Config,
-        replay: ReplayPort | None,
+        replay: TapePlayer | None,
     ) -> None:
         self._clock, self._supervisor, self._bus = clock, supervisor, bus
         self._journal, self._guard, self._container = journal, guard, container
@@ -20269,7 +20266,7 @@ class Venue:
     ws_url: str
     signer: KalshiSigner
     account_tag: str
-    replay: ReplayPort | None = None
+    replay: TapePlayer | None = None
     close: Callable[[], Awaitable[None]] | None = None
 
 
