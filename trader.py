@@ -18079,33 +18079,6 @@ def _inbound_kind(text: str | bytes | None) -> str | None:
     return kind if isinstance(kind, str) else None
 
 
-# ======================================================================================
-# §22c SOCKETS
-# Purpose:   Browser sockets: who listens to what, and at which pace.
-# Position:  Made by §23; §21 feeds it rows; §22f admits clients.
-# Principle: A client is told what it asked for in its URL; nothing but ping travels inward.
-# ======================================================================================
-
-
-class LiveSource(Protocol):
-    """What a new client is told before the topics; §21 satisfies it."""
-
-    def history(self) -> Row:
-        """`data` of `history_replay`."""
-
-    def trader_status(self) -> Row:
-        """`data` of `trader_status`."""
-
-    def trading_state(self) -> Row:
-        """`data` of `trading_state`."""
-
-    def book_row(self, ticker: str) -> Row | None:
-        """Row of the topic `books`; None for a market nobody follows."""
-
-    def freshen(self) -> None:
-        """Bring the tables up to date: somebody looks after nobody did."""
-
-
 @dataclass(frozen=True, slots=True)
 class Wanted:
     """What a client asked for in its URL."""
@@ -18141,6 +18114,33 @@ def parse_books(text: str | None) -> tuple[str, ...]:
         if not _TICKER_TEXT.fullmatch(ticker):
             raise ApiRefused(400, "bad_ticker", f"not a ticker: {ticker!r:.60}")
     return tuple(tickers)
+
+
+# ======================================================================================
+# §22c SOCKETS
+# Purpose:   Browser sockets: who listens to what, and at which pace.
+# Position:  Made by §23; §21 feeds it rows; §22f admits clients.
+# Principle: A client is told what it asked for in its URL; nothing but ping travels inward.
+# ======================================================================================
+
+
+class LiveSource(Protocol):
+    """What a new client is told before the topics; §21 satisfies it."""
+
+    def history(self) -> Row:
+        """`data` of `history_replay`."""
+
+    def trader_status(self) -> Row:
+        """`data` of `trader_status`."""
+
+    def trading_state(self) -> Row:
+        """`data` of `trading_state`."""
+
+    def book_row(self, ticker: str) -> Row | None:
+        """Row of the topic `books`; None for a market nobody follows."""
+
+    def freshen(self) -> None:
+        """Bring the tables up to date: somebody looks after nobody did."""
 
 
 class WebSocketManager:
@@ -24098,14 +24098,6 @@ class HomeChecks:
         return f"status {status}"
 
 
-# ======================================================================================
-# §24l DOCTOR
-# Purpose:   The checks that need the exchange, the table of all checks, and the command.
-# Position:  Sends no order, save with --live.
-# Principle: The exchange is opened once; a check that watches does so while the others are made.
-# ======================================================================================
-
-
 class DeepProbe:
     """Wants one contract at the lowest price there is, where that is no best price."""
 
@@ -24124,6 +24116,30 @@ class DeepProbe:
             return no_wants(Reason.NO_SIGNAL, "the best bid is the lowest price")
         want = Want(slot="probe", side=Side.YES, price_cc=price_cc, count_h=H_PER_CONTRACT)
         return Decision(wants=(want,), reason=Reason.ACTED)
+
+
+def _first_line(error: BaseException) -> str:
+    return REDACTOR.clean((str(error) or repr(error)).splitlines()[0])[:200]
+
+
+def _next_pause(schedule: Json) -> str:
+    """Start of the next maintenance window, as the exchange writes it; "none known"."""
+    inner = schedule.get("schedule")
+    windows = inner.get("maintenance_windows") if isinstance(inner, dict) else None
+    starts = [
+        str(row["start_datetime"])
+        for row in windows or ()
+        if isinstance(row, dict) and row.get("start_datetime")
+    ]
+    return escape_controls(min(starts, default="none known"))
+
+
+# ======================================================================================
+# §24l DOCTOR
+# Purpose:   The checks that need the exchange, the table of all checks, and the command.
+# Position:  Sends no order, save with --live.
+# Principle: The exchange is opened once; a check that watches does so while the others are made.
+# ======================================================================================
 
 
 class Doctor(HomeChecks):
@@ -24444,22 +24460,6 @@ def _unchecked(row: Check, why: str) -> Diagnosis:
     return Diagnosis(
         number=row.number, check=row.name, word="FAIL", value=f"not checked: {why}", fix=row.fix
     )
-
-
-def _first_line(error: BaseException) -> str:
-    return REDACTOR.clean((str(error) or repr(error)).splitlines()[0])[:200]
-
-
-def _next_pause(schedule: Json) -> str:
-    """Start of the next maintenance window, as the exchange writes it; "none known"."""
-    inner = schedule.get("schedule")
-    windows = inner.get("maintenance_windows") if isinstance(inner, dict) else None
-    starts = [
-        str(row["start_datetime"])
-        for row in windows or ()
-        if isinstance(row, dict) and row.get("start_datetime")
-    ]
-    return escape_controls(min(starts, default="none known"))
 
 
 def command_doctor(doctor: Doctor, args: argparse.Namespace) -> int:
