@@ -16696,11 +16696,11 @@ class Chronicle:
         self._hub.broadcast("system_activity", row)
         return row
 
-    def filled_in_window_h(self) -> int:
-        """Contracts filled in the order group's rolling window."""
-        since_ms = self.services.clock.now_ms() - int(GROUP_WINDOW_S * 1000)
-        recent = list(self.fills.values())[-100:]
-        return sum(int_in(r, "count_h") for r in recent if int_in(r, "at_ms") >= since_ms)
+
+def filled_in_window_h(fills: Sequence[StatusRow], now_ms: int) -> int:
+    """Contracts filled in the order group's rolling window."""
+    since_ms = now_ms - int(GROUP_WINDOW_S * 1000)
+    return sum(int_in(row, "count_h") for row in fills[-100:] if int_in(row, "at_ms") >= since_ms)
 
 
 # ======================================================================================
@@ -16727,11 +16727,6 @@ class Parts:
     alerts: Alerts
     failures: Counter[str]  # pictures that could not be made, by name
     board: Board
-
-    @property
-    def hub_status(self) -> dict[str, object]:
-        """Counters of the browser sockets."""
-        return self.board.status()
 
 
 def _cents(money_ud: int | None) -> int | None:
@@ -16762,8 +16757,8 @@ def trader_status_data(parts: Parts) -> StatusRow:
             "markets_connected": data.proven,
             "snapshots_received": data.snapshots,
             "deltas_received": data.deltas,
-            "ws_clients": parts.hub_status["active_connections"],
-            "ws_messages_sent": parts.hub_status["messages_sent"],
+            "ws_clients": parts.board.status()["active_connections"],
+            "ws_messages_sent": parts.board.status()["messages_sent"],
             "context": f"{data.proven} of {len(data.books)} books proven",
             "health": health,
             "ping_health": "healthy" if data.is_alive else "lost",
@@ -16829,6 +16824,7 @@ def _order_group(parts: Parts) -> StatusRow | None:
     if execution.group_id is None:
         return None
     held_h = [abs(p.position_h) for p in execution.ledger.positions.values()]
+    fills = list(parts.chronicle.fills.values())
     return {
         "id": execution.group_id,
         "status": "active",
@@ -16838,7 +16834,7 @@ def _order_group(parts: Parts) -> StatusRow | None:
         "current_open_orders": services.container.now.open_orders,
         "contracts_limit_h": config.group_h,
         "window_s": int(GROUP_WINDOW_S),
-        "filled_in_window_h": parts.chronicle.filled_in_window_h(),
+        "filled_in_window_h": filled_in_window_h(fills, services.clock.now_ms()),
     }
 
 
@@ -16882,7 +16878,7 @@ def _components(parts: Parts) -> StatusRow:
             "last_error": services.bus.last_error,
             "dropped": services.bus.dropped,
         },
-        "websocket_manager": parts.hub_status,
+        "websocket_manager": parts.board.status(),
         "orderbook_integration": dict(services.market_data.counters()),
         "health_monitor": {
             "health_check_count": services.health.checks,
@@ -17304,7 +17300,7 @@ def _write_rest(page: MetricsPage, parts: Parts) -> None:
 
 
 def _write_house(page: MetricsPage, parts: Parts) -> None:
-    services, sockets = parts.services, parts.hub_status
+    services, sockets = parts.services, parts.board.status()
     page.gauge("bus_queue", services.bus.queue_size)
     dropped = [({"event": name}, float(n)) for name, n in services.bus.dropped.items()]
     page.add("bus_dropped_total", "counter", dropped)
@@ -19026,6 +19022,46 @@ def _query_int(request: web.BaseRequest, name: str, default: int, low: int, high
     return int(text)
 
 
+def _make_request(
+    message: Any, payload: Any, protocol: Any, writer: Any, task: asyncio.Task[None]
+) -> web.BaseRequest:
+    loop = asyncio.get_running_loop()
+    return web.BaseRequest(
+        message, payload, protocol, writer, task, loop, client_max_size=BODY_MAX_BYTES
+    )
+
+
+def _check_sizes(request: web.BaseRequest) -> None:
+    """Refuse (4xx) what is no path, or larger than anything a page of ours sends."""
+    if not request.raw_path.startswith("/"):
+        raise ApiRefused(400, "bad_target", "ask with a path")
+    head = len(request.raw_path) + sum(len(k) + len(v) + 4 for k, v in request.raw_headers)
+    if head > HEAD_MAX_BYTES:
+        raise ApiRefused(431, "head_too_large", f"at most {HEAD_MAX_BYTES} bytes of headers")
+    if (request.content_length or 0) > BODY_MAX_BYTES:
+        raise ApiRefused(413, "body_too_large", f"at most {BODY_MAX_BYTES} bytes")
+
+
+def _check_form(request: web.BaseRequest) -> None:
+    if request.headers.getall("X-Trader-Control", []) != ["1"]:
+        raise ApiRefused(403, "header_missing", "a control needs X-Trader-Control: 1")
+    if request.content_type != "application/json":
+        raise ApiRefused(415, "json_only", "a control needs Content-Type: application/json")
+
+
+async def _json_body(request: web.BaseRequest) -> Mapping[str, object]:
+    _check_form(request)
+    async with asyncio.timeout(READ_TIMEOUT_S):
+        data = await request.read()
+    try:
+        body = orjson.loads(data)
+    except ValueError:
+        body = None
+    if not isinstance(body, dict):
+        raise ApiRefused(400, "bad_json", "the body is not a JSON object")
+    return body
+
+
 class Webhook:
     """POSTs alerts to the one address the operator named: the only other way out of here."""
 
@@ -19212,13 +19248,7 @@ class ApiServer:
             raise refused
         if request.method == "OPTIONS":
             raise ApiRefused(403, "options_refused", "no other page may ask")
-        if not request.raw_path.startswith("/"):
-            raise ApiRefused(400, "bad_target", "ask with a path")
-        head = len(request.raw_path) + sum(len(k) + len(v) + 4 for k, v in request.raw_headers)
-        if head > HEAD_MAX_BYTES:
-            raise ApiRefused(431, "head_too_large", f"at most {HEAD_MAX_BYTES} bytes of headers")
-        if (request.content_length or 0) > BODY_MAX_BYTES:
-            raise ApiRefused(413, "body_too_large", f"at most {BODY_MAX_BYTES} bytes")
+        _check_sizes(request)
 
     # -- reading ---------------------------------------------------------------------
 
@@ -19308,7 +19338,7 @@ class ApiServer:
     # -- acting ----------------------------------------------------------------------
 
     async def _unlock(self, request: web.BaseRequest) -> web.StreamResponse:
-        body = await self._body(request)
+        body = await _json_body(request)
         code = body.get("code")
         if not isinstance(code, str) or set(body) != {"code"}:
             raise ApiRefused(400, "bad_field", 'send {"code": "..."}')
@@ -19347,28 +19377,10 @@ class ApiServer:
 
     async def _trusted_body(self, request: web.BaseRequest) -> Mapping[str, object]:
         """Body of a request that carries the run token; nothing is read before that is known."""
-        self._check_form(request)
+        _check_form(request)
         scheme, _, token = request.headers.get("Authorization", "").partition(" ")
         self.door.check(token.strip() if scheme.lower() == "bearer" and token else None)
-        return await self._body(request)
-
-    def _check_form(self, request: web.BaseRequest) -> None:
-        if request.headers.getall("X-Trader-Control", []) != ["1"]:
-            raise ApiRefused(403, "header_missing", "a control needs X-Trader-Control: 1")
-        if request.content_type != "application/json":
-            raise ApiRefused(415, "json_only", "a control needs Content-Type: application/json")
-
-    async def _body(self, request: web.BaseRequest) -> Mapping[str, object]:
-        self._check_form(request)
-        async with asyncio.timeout(READ_TIMEOUT_S):
-            data = await request.read()
-        try:
-            body = orjson.loads(data)
-        except ValueError:
-            body = None
-        if not isinstance(body, dict):
-            raise ApiRefused(400, "bad_json", "the body is not a JSON object")
-        return body
+        return await _json_body(request)
 
     def status(self) -> dict[str, object]:
         """Counters for `/v3/status`."""
@@ -19378,15 +19390,6 @@ class ApiServer:
             "connections": len(self.connections.open),
             "refused": dict(self.refused),
         }
-
-
-def _make_request(
-    message: Any, payload: Any, protocol: Any, writer: Any, task: asyncio.Task[None]
-) -> web.BaseRequest:
-    loop = asyncio.get_running_loop()
-    return web.BaseRequest(
-        message, payload, protocol, writer, task, loop, client_max_size=BODY_MAX_BYTES
-    )
 
 
 def build_api(
