@@ -20944,6 +20944,7 @@ def test_what_record_writes_backtest_plays(house: House24) -> None:
         (["export", "secrets"], 2, "orders, fills"),
         (["export", "fills", "--format", "xls"], 2, "csv"),
         (["fills", "--funnel"], 2, "--funnel belongs to markets"),
+        (["replay", "--serve", "--fee-type", "quadratic"], 2, "--serve plays with"),
         (["fills", "--limit", "0"], 2, "1 or more"),
         (["status", "now"], 2, "takes no word"),
         (["audit"], 2, "outlives its bot"),
@@ -21541,6 +21542,37 @@ def test_without_an_edge_the_report_says_so():
     figures = t._held_out_figures(results)
     assert figures["low95_cc"] < 0 < figures["high95_cc"]
     assert figures["vs_market_maker_p"] > 0.05
+
+
+def test_training_on_tapes_learns_on_slices_of_early_days_and_is_tested_on_later_ones(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    begin_ms, tapes = REPLAY_BEGIN_MS, []
+    for day in (0, 1, 2):
+        monkeypatch.setattr(sys.modules[__name__], "REPLAY_BEGIN_MS", begin_ms + day * 86_400_000)
+        tapes.append(write_tape(tmp_path / str(day), seconds=120, seed=day))
+    with pytest.raises(t.ConfigError, match="different days"):
+        t.split_tapes([str(tapes[0])])
+    seen, unseen = t.split_tapes([str(tape) for tape in reversed(tapes)])
+    assert [tape.path for tape in (*seen, *unseen)] == [str(tape) for tape in tapes]
+    assert len(unseen) == 1
+    jobs: list[t.Episode] = []
+
+    def run_all(more: Sequence[t.Episode]) -> list[t.EpisodeResult]:
+        jobs.extend(more)
+        return t.run_here(more)
+
+    plan = t.TrainingPlan(
+        generations=1, candidates=2, elites=1, episodes=2, episode_s=40.0, tapes=seen, unseen=unseen
+    )
+    document = json.loads(t.Trainer(plan, run_all, lambda _: None).train("taped", "0" * 64))
+    learned, tested = jobs[:4], jobs[4:]
+    assert {job.tape for job in learned} <= {tape.path for tape in seen}
+    assert all(0 < job.from_s <= 120 - 40 for job in learned)
+    assert [job.strategy for job in tested] == ["rl", "random", "market_maker"]
+    assert {(job.tape, job.from_s) for job in tested} == {(unseen[0].path, 0.0)}
+    assert document["held_out"]["episodes"] == 1
+    assert document["feature_min"] != document["feature_max"], "it saw the market"
 
 
 @pytest.mark.process

@@ -22177,7 +22177,7 @@ WITH_WORD: Final = {"config": "show or check", "explain": "an id", "export": "a 
 
 @dataclass(frozen=True, slots=True)
 class OwnFlag:
-    """A flag of some commands that is no setting. `kind`: bool, int, or str for text."""
+    """A flag of some commands that is no setting. `kind`: bool, int, list, or str for text."""
 
     option: str
     commands: str
@@ -22236,6 +22236,7 @@ OWN_FLAGS: Final = tuple(
         ("--minutes", "record train", "end after so many minutes", int),
         ("--generations", "train", "so many at most (default 20)", int),
         ("--workers", "train", "processes (default 1); the file is the same", int),
+        ("--tapes", "train", "a recorded market to train on, or to test (repeatable)", list),
         ("--quick", "train", "a small rehearsal, worth nothing but the time it takes"),
         ("--format", "export", "csv (default), json or ndjson", str),
         ("--out", "export report train", "write here instead of the terminal", str),
@@ -22281,6 +22282,8 @@ def _parser() -> _Parser:
         text = f"{', '.join(flag.commands.split())}: {flag.meaning}"
         if flag.kind is bool:
             parser.add_argument(flag.option, action="store_true", default=None, help=text)
+        elif flag.kind is list:
+            parser.add_argument(flag.option, action="append", metavar="X", help=text)
         else:
             parser.add_argument(flag.option, type=flag.kind, metavar="X", help=text)
     return parser
@@ -24705,6 +24708,35 @@ EXCHANGE_SEED_MAX: Final = 2**31
 Weights = tuple[tuple[float, ...], ...]
 
 
+class Tape(NamedTuple):
+    """A recorded market: its folder, the date it begins, how long it lasts."""
+
+    path: str
+    date: str
+    seconds: float
+
+
+def split_tapes(folders: Sequence[str]) -> tuple[tuple[Tape, ...], tuple[Tape, ...]]:
+    """Tapes to train on and, of the newest quarter of the dates, to test on. May read for long."""
+    sim_exchange = importlib.import_module("sim_exchange")
+    tapes = []
+    for path in sorted(folders):
+        try:
+            moments = [frame.recv_ms for frame in sim_exchange.TapeFile(Path(path)).frames()]
+        except (OSError, ValueError) as error:
+            raise ConfigError(f"--tapes {path}: {error}") from error
+        if not moments:
+            raise ConfigError(f"--tapes {path}: no frame that can be played; leave it out")
+        date = f"{datetime.fromtimestamp(moments[0] / 1000, UTC):%Y-%m-%d}"
+        tapes.append(Tape(path, date, (moments[-1] - moments[0]) / 1000))
+    dates = sorted({tape.date for tape in tapes})
+    if len(dates) < 2:
+        raise ConfigError("--tapes: all of one day; training and test need different days")
+    last = dates[-max(1, len(dates) // 4) :]
+    seen = tuple(tape for tape in tapes if tape.date not in last)
+    return seen, tuple(tape for tape in tapes if tape.date in last)
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class TrainingPlan:
     """How much is tried. The defaults are those of STRATEGIES §7."""
@@ -24719,16 +24751,23 @@ class TrainingPlan:
     smoothing: float = 0.7
     deviation_min: float = 0.05
     episode_s: float = EPISODE_S
+    tapes: tuple[Tape, ...] = ()  # train on slices of these instead of synthetic markets,
+    unseen: tuple[Tape, ...] = ()  # and test on these
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Episode:
-    """One job: who trades which market for how long. `weights` only for rl."""
+    """One job: who trades which market for how long. `weights` only for rl.
+
+    On a tape the trader waits `from_s` before it may trade.
+    """
 
     strategy: str
     seed: int
     seconds: float
     weights: Weights | None = None
+    tape: str | None = None
+    from_s: float = 0.0
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -24773,7 +24812,7 @@ class Pupil(RlPolicy):
 
 
 def run_episode(episode: Episode) -> EpisodeResult:
-    """One synthetic market in virtual time, through the same gates and queues as everything."""
+    """One market in virtual time, through the same gates and queues as everything."""
     pupil = Pupil(episode.weights) if episode.weights is not None else None
     config = build_config(
         {
@@ -24783,12 +24822,16 @@ def run_episode(episode: Episode) -> EpisodeResult:
             "strategy": episode.strategy if pupil is None else "hold",
             "sim_seed": str(episode.seed),
             "evaluate_min_ms": str(int(EPISODE_STEP_S * 1000)),
+            "sim_tape": episode.tape,
         }
     )
     strategies = build_strategies(config) if pupil is None else (cast(Strategy, pupil),)
-    act = partial(_live_through, seconds=episode.seconds)
-    exchange = {"markets": 3, "rollover": False}
-    net_ud, fall_ud, contracts_h = run_virtual(config, EPISODE_EPOCH_S, exchange, strategies, act)
+    act = partial(_live_through, seconds=episode.seconds, from_s=episode.from_s)
+    exchange: dict[str, Any] = {"markets": 3, "rollover": False}
+    epoch_s = EPISODE_EPOCH_S
+    if config.sim_tape:
+        exchange, epoch_s = {"tapes": config.sim_tape}, tape_epoch_s(config)
+    net_ud, fall_ud, contracts_h = run_virtual(config, epoch_s, exchange, strategies, act)
     zero = (0.0,) * len(POLICY_FEATURES)
     return EpisodeResult(
         net_ud=net_ud,
@@ -24800,13 +24843,17 @@ def run_episode(episode: Episode) -> EpisodeResult:
 
 
 async def _live_through(
-    coordinator: Coordinator, exchange: Any, clock: Clock, *, seconds: float
+    coordinator: Coordinator, exchange: Any, clock: Clock, *, seconds: float, from_s: float
 ) -> tuple[int, int, int]:
     """Net in micro-dollars, worst fall, contracts filled."""
     house = coordinator.house
     deadline_s = clock.monotonic() + EPISODE_READY_S
     while house.container.now.equity_ud is None and clock.monotonic() < deadline_s:
         await clock.sleep(1.0)
+    if from_s:
+        house.guard.set_gate(Gate.PAUSED, "before the slice", "training")
+        await clock.sleep(from_s)
+        house.guard.set_gate(Gate.OPEN, None, "training")
     begun_ud, end_s = house.container.now.equity_ud, clock.monotonic() + seconds
     curve = []
     while clock.monotonic() < end_s:
@@ -24909,7 +24956,14 @@ class Trainer:
         ]
 
     def _job(self, strategy: str, seed: int, weights: Weights | None = None) -> Episode:
-        return Episode(strategy=strategy, seed=seed, seconds=self._plan.episode_s, weights=weights)
+        """An episode; on tapes the seed names the tape and where its slice begins."""
+        seconds, rng = self._plan.episode_s, random.Random(seed)
+        job = Episode(strategy=strategy, seed=seed, seconds=seconds, weights=weights)
+        if not self._plan.tapes:
+            return job
+        tape = rng.choice(self._plan.tapes)
+        latest_s = max(0.0, tape.seconds - seconds)
+        return replace(job, tape=tape.path, from_s=rng.uniform(0.0, latest_s))
 
     def train(self, name: str, exchange_sha256: str) -> bytes:
         """The policy file."""
@@ -24941,15 +24995,23 @@ class Trainer:
         return data
 
     def _examine(self, weights: Weights) -> dict[str, float]:
-        """The policy and its rivals on seeds that training never drew from."""
+        """The policy and its rivals on seeds, or whole tapes, that training never drew from."""
         rng = random.Random(f"held out {self._plan.seed}")
         seeds = [EXCHANGE_SEED_MAX + rng.randrange(2**30) for _ in range(self._plan.held_out)]
         told: dict[str, list[EventResult]] = {}
         for name in ("rl", RandomControl.name, MarketMaker.name):
-            jobs = [self._job(name, seed, weights if name == "rl" else None) for seed in seeds]
+            own = weights if name == "rl" else None
+            jobs = [self._job(name, seed, own) for seed in seeds]
+            if self._plan.unseen:
+                jobs = [
+                    Episode(
+                        strategy=name, seed=1, seconds=tape.seconds, weights=own, tape=tape.path
+                    )
+                    for tape in self._plan.unseen
+                ]
             told[name] = [
                 EventResult(
-                    event=str(job.seed),
+                    event=job.tape or str(job.seed),
                     day="",
                     net_ud=result.net_ud,
                     contracts_h=result.contracts_h,
@@ -24985,10 +25047,13 @@ def run_here(jobs: Sequence[Episode]) -> list[EpisodeResult]:
 def command_train(config: Config, args: argparse.Namespace) -> int:
     """Train, test unseen, write the policy file."""
     logging.getLogger("trader").setLevel(logging.CRITICAL)
+    tapes, unseen = split_tapes(args.tapes) if args.tapes else ((), ())
     plan = TrainingPlan(
         seed=config.sim_seed,
         generations=args.generations or GENERATIONS,
         minutes=float(args.minutes or 0),
+        tapes=tapes,
+        unseen=unseen,
         **(QUICK if args.quick else {}),
     )
     path = Path(args.out).expanduser() if args.out else config.home / "policies" / "rl.json"
@@ -25125,6 +25190,8 @@ def _dispatch(argv: Sequence[str], environ: MutableMapping[str, str], root: Path
 
     if args.command == "doctor":
         return command_doctor(_make_doctor(args, environ, root), args)
+    if args.serve and (args.fee_type or args.fee_multiplier):
+        raise ConfigError("--serve plays with the exchange's own fees; leave --fee-… away")
     if args.command in ("replay", "backtest") and args.sim_speed == "max":
         args.sim_speed = "1000" if args.serve else None
     found, warnings = gather(args, environ, root)
