@@ -20807,6 +20807,27 @@ def test_a_control_from_the_shell_says_in_words_how_it_went(trading: House24) ->
     bot.process.kill()
 
 
+def test_a_file_that_may_not_be_read_is_named_and_is_no_fault_of_the_address() -> None:
+    config = t.build_config({})
+    told = t._address_error(config, PermissionError(errno.EACCES, "Permission denied", "/d/token"))
+    assert str(told) == "/d/token: Permission denied; mend it, or use another --data-dir"
+    assert "127.0.0.1" in str(t._address_error(config, OSError(errno.EADDRNOTAVAIL, "no")))
+
+
+def test_a_log_on_a_full_disk_drops_its_lines_without_a_word(capsys) -> None:
+    file, log = t.LogFile("/dev/full"), logging.getLogger("test of a full disk")
+    log.addHandler(file)
+    log.propagate = False
+    for _ in range(3):
+        log.error("a line")
+    assert (file.lost, capsys.readouterr().err) == (3, "")
+    log.error("%d", "no number")
+    assert "TypeError" in capsys.readouterr().err
+    log.removeHandler(file)
+    with contextlib.suppress(OSError):
+        file.close()
+
+
 @pytest.mark.process
 def test_without_a_bot_reduce_only_leaves_a_pause_as_it_is(house: House24) -> None:
     gates = []

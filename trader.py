@@ -6490,7 +6490,8 @@ class DataDir:
             raise LockHeldError(f"another process holds {self.path}") from error
         except OSError as error:
             self.release_lock()
-            raise ConfigError(f"cannot lock {self.path}: {error.strerror or error}") from error
+            why = f"cannot lock {self.path}: {error.strerror or error}"
+            raise ConfigError(f"{why}; mend it, or use another --data-dir") from error
 
     def _hold(self, fd: int) -> None:
         self._lock_fds.append(fd)
@@ -21800,6 +21801,19 @@ def set_quiet_logs() -> None:
     root.setLevel(logging.WARNING)
 
 
+class LogFile(logging.handlers.RotatingFileHandler):
+    """A log that drops its lines when the disk refuses them: they go first, without a word."""
+
+    lost = 0
+
+    def handleError(self, record: logging.LogRecord) -> None:  # noqa: N802 (logging's name)
+        """Count a line that the disk refused; any other mistake is shown as ever."""
+        if isinstance(sys.exception(), OSError):
+            self.lost += 1
+        else:
+            super().handleError(record)
+
+
 def set_up_logs(config: Config, folder: Path) -> None:
     """Terminal and rotated file; the file takes everything the terminal takes."""
     root = logging.getLogger("trader")
@@ -21808,7 +21822,7 @@ def set_up_logs(config: Config, folder: Path) -> None:
     root.propagate = False
     console = logging.StreamHandler(sys.stderr)
     console.setFormatter(PlainFormatter())
-    file = logging.handlers.RotatingFileHandler(
+    file = LogFile(
         folder / "trader.log",
         maxBytes=config.log_max_mb * 1024 * 1024,
         backupCount=config.log_files,
@@ -22797,6 +22811,9 @@ def start_facts(clock: Clock, found: Mapping[str, Sourced]) -> StartFacts:
 
 def _address_error(config: Config, error: OSError) -> Exception:
     """The operator's mistake where the page cannot listen; any other error as it is."""
+    if error.filename is not None:
+        what = f"{error.filename}: {error.strerror or error}"
+        return ConfigError(f"{what}; mend it, or use another --data-dir")
     if error.errno == errno.EADDRINUSE:
         what = f"port {config.port} is taken by another program"
         return ConfigError(f"{what}; stop it or choose another with --port")
