@@ -113,6 +113,7 @@ from typing import (
     Any,
     ClassVar,
     Final,
+    Literal,
     NamedTuple,
     NoReturn,
     Protocol,
@@ -1736,13 +1737,16 @@ class GateChanged(Event):
     by: str
 
 
+Phase = Literal["requested", "refused", "failed", "sent", "confirmed"]
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ControlMoved(Event):
-    """A control a person asked for moved on: requested, sent, confirmed, failed, refused."""
+    """A control a person asked for moved on."""
 
     control_id: str
     action: str
-    phase: str
+    phase: Phase
     by: str
     asked_at_ms: int
     sent: int = 0
@@ -1757,11 +1761,14 @@ class HealthReported(Event):
     """Every component has been asked again; the answers are the monitor's `findings`."""
 
 
+Severity = Literal["info", "warning", "error"]
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class AlertRaised(Event):
-    """Something a person should know. `severity`: info, warning, error."""
+    """Something a person should know."""
 
-    severity: str
+    severity: Severity
     kind: str
     text: str
     ticker: str = ""
@@ -6198,7 +6205,7 @@ class Crier:
     def __init__(self, clock: Clock, bus: EventBus) -> None:
         self._clock, self._bus = clock, bus
 
-    def alert(self, severity: str, kind: str, text: str, ticker: str = "") -> None:
+    def alert(self, severity: Severity, kind: str, text: str, ticker: str = "") -> None:
         """A line for the page and the webhook; kinds are those of OPERATIONS §9."""
         at_ms = self._clock.now_ms()
         self._bus.publish(
@@ -10073,7 +10080,7 @@ class KalshiStream:
 
     # -- trouble ------------------------------------------------------------------------
 
-    def _alert(self, severity: str, kind: str, text: str) -> None:
+    def _alert(self, severity: Severity, kind: str, text: str) -> None:
         held = self._throttle.admit(kind)
         if held is None:
             return
@@ -14983,28 +14990,6 @@ DEFAULT_CRITERIA: Final[Mapping[str, float]] = {
 }
 
 
-def read_criteria(home: Path) -> tuple[dict[str, float], str]:
-    """evidence.json, written from the defaults where missing, and its hash."""
-    path, text = home / "evidence.json", json.dumps(DEFAULT_CRITERIA, indent=1).encode() + b"\n"
-    try:
-        if path.exists():
-            text = path.read_bytes()
-        else:
-            with contextlib.suppress(OSError):  # on a full disk the defaults hold all the same
-                path.write_bytes(text)
-        given = {str(name): float(value) for name, value in json.loads(text).items()}
-    except (OSError, ValueError, TypeError, AttributeError) as error:
-        raise ConfigError(f"{path}: not a JSON object of numbers; mend or remove it") from error
-    if set(given) != set(DEFAULT_CRITERIA):
-        raise ConfigError(f"{path}: it must name {', '.join(DEFAULT_CRITERIA)}")
-    return given, hashlib.sha256(text).hexdigest()
-
-
-def tried_variants(runs: Iterable[Fact]) -> int:
-    """How many settings were tried: chance is given that many chances."""
-    return max(1, len({str(run.body.get("config_sha256")) for run in runs}))
-
-
 @dataclass(frozen=True, slots=True, kw_only=True)
 class EventResult:
     """What one event brought: everything in it moved together."""
@@ -15331,6 +15316,28 @@ class Evidence:
 # ======================================================================================
 
 log_status = logging.getLogger("trader.status")
+
+
+def read_criteria(home: Path) -> tuple[dict[str, float], str]:
+    """evidence.json, written from the defaults where missing, and its hash."""
+    path, text = home / "evidence.json", json.dumps(DEFAULT_CRITERIA, indent=1).encode() + b"\n"
+    try:
+        if path.exists():
+            text = path.read_bytes()
+        else:
+            with contextlib.suppress(OSError):  # on a full disk the defaults hold all the same
+                path.write_bytes(text)
+        given = {str(name): float(value) for name, value in json.loads(text).items()}
+    except (OSError, ValueError, TypeError, AttributeError) as error:
+        raise ConfigError(f"{path}: not a JSON object of numbers; mend or remove it") from error
+    if set(given) != set(DEFAULT_CRITERIA):
+        raise ConfigError(f"{path}: it must name {', '.join(DEFAULT_CRITERIA)}")
+    return given, hashlib.sha256(text).hexdigest()
+
+
+def tried_variants(runs: Iterable[Fact]) -> int:
+    """How many settings were tried: chance is given that many chances."""
+    return max(1, len({str(run.body.get("config_sha256")) for run in runs}))
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -18477,7 +18484,7 @@ class ControlAsk:
 
 
 def control_moved(
-    ask: ControlAsk, at_ms: int, phase: str, text: str, *, sent: int = 0, confirmed: int = 0,
+    ask: ControlAsk, at_ms: int, phase: Phase, text: str, *, sent: int = 0, confirmed: int = 0,
     remaining: int = 0,
 ) -> ControlMoved:  # fmt: skip
     """How far a control has come, for whoever shows it."""
@@ -18747,7 +18754,7 @@ class ControlDesk:
         status = 200 if "preview" in answer.extra else 202
         return status, {"control_id": ask.control_id, "phase": answer.phase, **answer.extra}
 
-    def _tell(self, ask: ControlAsk, phase: str, text: str) -> None:
+    def _tell(self, ask: ControlAsk, phase: Phase, text: str) -> None:
         """Show the control on the page from its first moment on; §23 tells what follows."""
         self._bus.publish(control_moved(ask, self._clock.now_ms(), phase, text))
 
