@@ -90,7 +90,7 @@ async function tradeCode(code) {
 function unlocked(value) {
   token = value;
   usedAt = performance.now();
-  say("unlocked: controls are live until you reload, or 30 min without one");
+  say("unlocked until a reload, or 30 min without a control");
   store.mark("lock");
 }
 

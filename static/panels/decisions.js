@@ -2,8 +2,8 @@
 /** Decisions: the funnel by reason with the nearest miss, the live list, and the Explain drawer. */
 
 import {
-  $, NUM, arrange, button, byId, col, dataTable, el, fillPairs, makeBar, plainTable, setAttr, setBar,
-  setText, tickers, times,
+  $, NUM, arrange, button, byId, col, dataTable, el, fillPairs, makeBar, plainTable, setAttr,
+  setBar, setText, tickers, times,
 } from "../dom.js";
 import {
   cents, centsDiff, contracts, count, dateTime, percent, plain, upper, words,

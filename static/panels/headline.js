@@ -80,8 +80,9 @@ function make(root) {
 }
 
 function tipText(cell, view, o) {
-  const lines = cell.lines(view).slice(0, LINES_MAX)
-    .map(([name, ud]) => `${name}  ${exactDollars(ud)}`);
+  const found = cell.lines(view).slice(0, LINES_MAX);
+  const wide = Math.max(...found.map(([name]) => name.length));
+  const lines = found.map(([name, ud]) => `${name.padEnd(wide)}  ${exactDollars(ud).padStart(14)}`);
   return [`= ${cell.means}`, `exactly ${exactDollars(o?.[cell.field])}`, ...lines].join("\n");
 }
 

@@ -70,7 +70,8 @@ function readout(root, view) {
   const points = histories.get(view.selected)?.points ?? [];
   const at = state.cross;
   const point = at === null ? points.at(-1) : points.findLast((p) => p.at_ms <= at);
-  setText($(root, ".readout"), point ? `${cents(point.mid_cc)} ╌ fair ${cents(point.fair_cc)}` : "");
+  setText($(root, ".readout"),
+    point ? `${cents(point.mid_cc)} ╌ fair ${cents(point.fair_cc)}` : "");
 }
 
 export function renderPrice(root, view) {
