@@ -23019,10 +23019,12 @@ def print_rows(
 
 def version_lines() -> list[str]:
     """Version, hash of the file, Python, dependencies, journal schema."""
+    from importlib.metadata import PackageNotFoundError, version  # commands alone pay for it
+
     python, packages = sys.version.split()[0], []
     for name in ("aiohttp", "cryptography", "orjson", "python-dotenv", "uvloop"):
-        with contextlib.suppress(importlib.metadata.PackageNotFoundError):
-            packages.append(f"{name} {importlib.metadata.version(name)}")
+        with contextlib.suppress(PackageNotFoundError):
+            packages.append(f"{name} {version(name)}")
     return [
         f"trader {VERSION} file {file_digest(Path(__file__))[:12]} python {python}",
         " ".join(packages),
