@@ -9839,11 +9839,11 @@ class FakeRest18:
         if name in self.errors:
             raise self.errors[name]
 
-    async def user_data_timestamp_ms(self) -> int:
+    async def user_data_timestamp_ms(self, tries=3) -> int:
         self._read("as_of")
         return self.as_of_ms()
 
-    async def orders(self, ticker=None, status=None) -> list[t.OrderReport]:
+    async def orders(self, ticker=None, status=None, tries=3) -> list[t.OrderReport]:
         self._read("orders")
         return [
             row
@@ -9852,7 +9852,7 @@ class FakeRest18:
             and (status is None or row.status.value == status)
         ]
 
-    async def historical_orders(self, ticker=None) -> list[t.OrderReport]:
+    async def historical_orders(self, ticker=None, tries=3) -> list[t.OrderReport]:
         self._read("historical")
         return [row for row in self.history if ticker in (None, row.ticker)]
 
@@ -12621,7 +12621,7 @@ async def test_a_scan_that_the_stream_overtook_gives_nothing_up(folder_18):
     await asyncio.sleep(30)
     read = house.rest.historical_orders
 
-    async def slow_read(ticker: str | None = None) -> list[t.OrderReport]:
+    async def slow_read(ticker: str | None = None, tries: int = 3) -> list[t.OrderReport]:
         rows = await read(ticker)
         if house.clock.now_ms() > house.order(key).sent_at_ms + 30_000:
             house.service.on_report(report_18(key))  # the last moment before it is given up
@@ -12639,7 +12639,7 @@ async def test_a_scan_for_one_command_settles_no_later_one(folder_18):
     await house.answer("cancel", key, outcome_18(K18.UNKNOWN))
     read = house.rest.orders
 
-    async def slow_read(ticker: str | None = None, status: str | None = None) -> Any:
+    async def slow_read(ticker=None, status=None, tries=3) -> list[t.OrderReport]:
         house.rest.orders = read
         house.service.on_report(report_18(key, updated_at_ms=3))
         order = house.order(key)

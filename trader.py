@@ -8893,13 +8893,15 @@ class RestReads(RestTransport):
         key: str,
         decode: Callable[[Json], T],
         query: Sequence[tuple[str, object]] = (),
+        tries: int = READ_TRIES,
     ) -> list[T]:
         """All pages of a list, every row understood. WireError for a cursor that comes twice."""
         rows: list[T] = []
         seen: set[str] = set()
         cursor = ""
         for _ in range(PAGES_MAX):
-            page = await self._get(name, query=(*query, ("limit", PAGE_LIMIT), ("cursor", cursor)))
+            paged = (*query, ("limit", PAGE_LIMIT), ("cursor", cursor))
+            page = await self._get(name, query=paged, tries=tries)
             found, cursor, _refused = decode_page(page, key, decode, strict=True)
             rows += found
             if not cursor:
@@ -8917,9 +8919,9 @@ class RestReads(RestTransport):
         """The exchange's own calendar, as sent."""
         return await self._get("schedule")
 
-    async def user_data_timestamp_ms(self) -> int:
+    async def user_data_timestamp_ms(self, tries: int = READ_TRIES) -> int:
         """As-of time of balance, orders, fills and positions, Unix ms."""
-        return decode_rfc3339_ms((await self._get("as_of")).get("as_of_time"))
+        return decode_rfc3339_ms((await self._get("as_of", tries=tries)).get("as_of_time"))
 
     async def markets_page(
         self, cursor: str = "", **filters: str | int
@@ -8974,16 +8976,18 @@ class RestReads(RestTransport):
         return await self._list("positions", "market_positions", decode_position)
 
     async def orders(
-        self, ticker: str | None = None, status: str | None = None
+        self, ticker: str | None = None, status: str | None = None, tries: int = READ_TRIES
     ) -> list[OrderReport]:
         """Orders of the account, newest first, all pages; None means any."""
         query = (("ticker", ticker), ("status", status))
-        return await self._list("orders", "orders", decode_order, query)
+        return await self._list("orders", "orders", decode_order, query, tries)
 
-    async def historical_orders(self, ticker: str | None = None) -> list[OrderReport]:
+    async def historical_orders(
+        self, ticker: str | None = None, tries: int = READ_TRIES
+    ) -> list[OrderReport]:
         """Orders that the exchange moved out of the live list."""
         query = (("ticker", ticker),)
-        return await self._list("historical_orders", "orders", decode_order, query)
+        return await self._list("historical_orders", "orders", decode_order, query, tries)
 
     async def queue_positions(self, tickers: Iterable[str]) -> dict[str, int]:
         """Contracts ahead of each own resting order of these markets, by exchange order id."""
@@ -12842,7 +12846,7 @@ class SharedReads:
         self._next: dict[Hashable, asyncio.Future[Any]] = {}
         self._locks: dict[Hashable, asyncio.Lock] = {}
 
-    async def read(self, ask: Callable[..., Awaitable[T]], **which: str) -> T:
+    async def read(self, ask: Callable[..., Awaitable[T]], **which: str | int) -> T:
         """What `ask(**which)` answers when called after now, by us or by another who asks it."""
         key = (ask, *which.values())
         if (joined := self._next.get(key)) is not None:
@@ -12944,7 +12948,9 @@ class Resolver:
 
     async def _scan(self, order: Order, absences: int) -> int:
         """Look once in all lists; returns the absences proven so far (0 when found)."""
-        as_of_ms = await self._looks.read(self._rest.user_data_timestamp_ms)
+        # One try a read: the next scan is the second. The backoff of reads that failed elsewhere,
+        # up to half a minute, would keep an order unknown beyond its time.
+        as_of_ms = await self._looks.read(self._rest.user_data_timestamp_ms, tries=1)
         found = await self._find(order)
         if self._execution.store.orders.get(order.client_order_id) is not order:
             return 0  # it moved while the lists were read: they answer a question of before
@@ -12988,7 +12994,7 @@ class Resolver:
 
     async def _find(self, order: Order) -> OrderReport | None:
         for ask in (self._rest.orders, self._rest.historical_orders):
-            for report in await self._looks.read(ask, ticker=order.ticker):
+            for report in await self._looks.read(ask, ticker=order.ticker, tries=1):
                 is_it = report.client_order_id == order.client_order_id
                 if is_it or (order.order_id is not None and report.order_id == order.order_id):
                     return report
