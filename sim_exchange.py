@@ -1181,6 +1181,7 @@ class Market:
         self._minute_ends_us = 0
         self.trades: deque[Trade] = deque(maxlen=TRADES_KEPT_MAX)
         self.minutes: deque[Candle] = deque(maxlen=MINUTES_KEPT_MAX)
+        self.orders: dict[str, MemberOrder] = {}        # of members, oldest first
         event.markets.append(self)
 
     @property
@@ -1854,7 +1855,7 @@ class Creating(Matching):
                             self.now_us)
         if request.client_order_id:
             self.client_ids[self.id_key(request.client_order_id, request.subaccount)] = order
-        self.orders[order.order_id] = order
+        self.orders[order.order_id] = market.orders[order.order_id] = order
         if group is not None:
             order.group = group
             group.order_ids[order.order_id] = None
@@ -1868,6 +1869,7 @@ class Creating(Matching):
             if order_id in self.open:
                 continue
             gone = self.orders.pop(order_id)
+            del gone.market.orders[order_id]
             key = self.id_key(gone.client_order_id, gone.account.subaccount)
             if key in self.client_ids:
                 self.client_ids[key] = None
@@ -3584,7 +3586,9 @@ class PortfolioReads:
         low, high = call.integer("min_ts"), call.integer("max_ts")
         subaccount = call.integer("subaccount")
         call.shard()
-        for order in reversed(self._engine.orders.values()):
+        only = self._engine.markets.get(tickers[0]) if len(tickers) == 1 else None
+        listed = self._engine.orders if only is None else only.orders
+        for order in reversed(listed.values()):
             if cursor is not None and order.serial >= cursor:
                 continue
             if subaccount is not None and order.account.subaccount != subaccount:
