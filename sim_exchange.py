@@ -6547,6 +6547,12 @@ class _Soon(asyncio.Handle):
         self._callback, self._args, self._loop, self._context = callback, args, loop, context
         self._cancelled, self._repr, self._source_traceback = False, None, None
 
+    def cancel(self) -> None:
+        """It will not run; what it held is let go."""
+        if not self._cancelled:
+            handle: Any = self          # asyncio types neither as optional
+            handle._cancelled, handle._callback, handle._args = True, None, None
+
 
 class _Timer(_Soon, asyncio.TimerHandle):
     """A callback that waits for its moment."""
@@ -6555,7 +6561,9 @@ class _Timer(_Soon, asyncio.TimerHandle):
 
     def __init__(self, when_s: float, callback: Callable[..., object], args: tuple[Any, ...],
                  loop: asyncio.AbstractEventLoop, context: contextvars.Context) -> None:
-        _Soon.__init__(self, callback, args, loop, context)
+        # As _Soon's, written out: tens of these are made for each simulated second.
+        self._callback, self._args, self._loop, self._context = callback, args, loop, context
+        self._cancelled, self._repr, self._source_traceback = False, None, None
         self._when, self._scheduled = when_s, False
 
 
@@ -6598,12 +6606,16 @@ class SimLoop(asyncio.SelectorEventLoop):
                    callback: Callable[..., object], *args: Any,
                    context: contextvars.Context | None = None) -> asyncio.TimerHandle:
         """As asyncio's; a dead process schedules nothing."""
-        return self.call_at(self.now_s + delay, callback, *args, context=context)
+        return self._set_timer(self.now_s + delay, callback, args, context)
 
     def call_at(self, when: float,  # type: ignore[override]
                 callback: Callable[..., object], *args: Any,
                 context: contextvars.Context | None = None) -> asyncio.TimerHandle:
         """As asyncio's; a dead process schedules nothing."""
+        return self._set_timer(when, callback, args, context)
+
+    def _set_timer(self, when: float, callback: Callable[..., object], args: tuple[Any, ...],
+                   context: contextvars.Context | None) -> asyncio.TimerHandle:
         where = contextvars.copy_context() if context is None else context
         timer = _Timer(when, callback, args, self, where)
         if self._dead and where.get(PROCESS, "world") in self._dead:
@@ -6615,7 +6627,7 @@ class SimLoop(asyncio.SelectorEventLoop):
     def _run_turn(self) -> None:
         """One round: jump to the next timer when nothing is ready, then run what is."""
         turn, timers = self._turn, self._timers
-        while timers and timers[0][2].cancelled():
+        while timers and timers[0][2]._cancelled:
             heappop(timers)
         if not turn and not getattr(self, "_stopping", False):
             if not timers:

@@ -17343,6 +17343,7 @@ def _write_house(page: MetricsPage, parts: Parts) -> None:
 
 STATUS_TICK_S: Final = 0.25
 UNWATCHED_S: Final = 5.0  # while no page is open: for the alerts, and for memory's sake
+ONE_ROW: Final = "one"  # key of the row of a topic that has only one
 EVIDENCE_S: Final = 60.0
 BOOKS_TICK_S: Final = 0.1
 EQUITY_EVERY_S: Final = 10.0
@@ -17382,6 +17383,8 @@ class StatusReporter:
     def begin(self) -> None:
         """Subscribe; call it once, inside the loop."""
         bus, hub = self.services.bus, self._hub
+        hub.pull("overview", lambda _: self._overview())
+        hub.pull("latency", lambda _: self.tables.latency())
         hub.pull("markets", self.rows.market)
         hub.pull("orders", self.rows.order)
         hub.pull("positions", self.rows.position)
@@ -17494,9 +17497,12 @@ class StatusReporter:
     # -- showing ------------------------------------------------------------------------
 
     def show_overview(self) -> None:
-        """Show the newest overview now."""
+        """Show the newest overview; it is built when it is sent, and for nobody not at all."""
+        self._hub.touch("overview", ONE_ROW)
+
+    def _overview(self) -> StatusRow:
         split = self.chronicle.split.row(self.tables.money())
-        self._hub.put("overview", {**self.tables.overview(), "pnl_split": split})
+        return {**self.tables.overview(), "pnl_split": split}
 
     def _show_status(self) -> None:
         self._hub.broadcast("trader_status", self.trader_status())
@@ -17510,7 +17516,7 @@ class StatusReporter:
         hub.replace("risk", risk)
         hub.replace("funnel", tables.funnel())
         hub.replace("strategies", tables.strategies())
-        hub.put("latency", tables.latency())
+        hub.touch("latency", ONE_ROW)
         self._warn_of_limits(risk)
         for ticker in self.services.market_data.markets:
             hub.touch("markets", ticker)
@@ -17693,9 +17699,9 @@ class TopicSpec:
     quiet: frozenset[str] = frozenset()
 
     def key_of(self, row: Row) -> RowKey:
-        """Key of a row: its field, several joined by a bar, "one" where there is but one row."""
+        """Key of a row: its field, several joined by a bar, ONE_ROW where there is but one."""
         if not self.key:
-            return "one"
+            return ONE_ROW
         if len(self.key) == 1:
             value = row[self.key[0]]
             return value if isinstance(value, int) else str(value)
@@ -18228,7 +18234,7 @@ class WebSocketManager:
         """Flush at the topic's pace; what nobody listens to waits until it is asked for."""
         if stream.timer is not None:
             return
-        if stream.listeners == 0 and stream.topic.waiting < stream.topic.spec.kept:
+        if stream.listeners == 0 and stream.topic.waiting <= stream.topic.spec.kept:
             return
         loop = asyncio.get_running_loop()
         spec = stream.topic.spec
