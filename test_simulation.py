@@ -3281,7 +3281,7 @@ BUGS = (
         '        return f"{self.root}{self.run}-{self._next}"',
         '        return f"{self.root}0-{self._next}"', ("P35",)),
     Bug("orders of an earlier life are left alone",
-        "            is_strange = not is_of_this_run or not order.strategy\n",
+        "            is_strange = not is_own or not order.strategy\n",
         "            is_strange = False\n", ("P36 the journal",)),
     Bug("a gap leaves the books as they are",
         "        self.on_gap(channel.name, why)\n        return True\n", "        return True\n",
