@@ -4332,7 +4332,7 @@ class Desk:
         self.exchange.control.freeze_crowd()
         self.exchange.engine.sink = self
         gate: Any = self.exchange.gate  # it looks at key and time; signatures are dear to prove
-        gate._verifies = lambda text, signature: bool(text and signature)
+        gate._verifies = lambda *given: all(given)
         self.has_lasting_ids = dedupe != "open_orders_only"
         self.link = DirectLink(self)
         self.tickers = list(self.exchange.engine.markets)
@@ -4350,8 +4350,7 @@ class Desk:
         self.trips = Counter[str]()
         self.broken: list[str] = []
         self._intents: set[str] = set()
-        self._eye: sqlite3.Connection | None = None
-        self._seq = 0
+        self._eye: JournalEye | None = None
         self._news_s = 0.0
         self.loop.create_task(self.exchange.run_drivers(), context=self.link.context)
 
@@ -4378,11 +4377,7 @@ class Desk:
             self.blame(f"I3: {key} was sent twice")
         self.sent.add(key)
         assert self._eye is not None, "a create before the journal is there"
-        for seq, kind, written in self._eye.execute(
-                "SELECT seq, kind, key FROM facts WHERE seq > ? ORDER BY seq", (self._seq,)):
-            self._seq = seq
-            if kind == "intent":
-                self._intents.add(written)
+        self._intents |= {written for _, kind, written, _ in self._eye.news() if kind == "intent"}
         if key not in self._intents:
             self.blame(f"I5: {key} left without an intent in the journal")
 
@@ -4441,10 +4436,10 @@ class Desk:
         self.loop.create_task(self.house.live(), context=sim.context_of(self.house.name))
         while not self.house.execution.is_replayed:
             self.loop.run_for(0.01)
+        seen_seq = self._eye.seq if self._eye is not None else 0
         if self._eye is not None:
             self._eye.close()
-        path = fresh / "journal.sqlite3"
-        self._eye = sqlite3.connect(f"file:{path}?mode=ro", uri=True)
+        self._eye = JournalEye(fresh / "journal.sqlite3", seen_seq)
 
     def kill(self) -> None:
         """kill -9, and the next life, which must know the same."""
@@ -4546,7 +4541,7 @@ def work_bare_intents(seed: int, count: int, dedupe: str) -> Tally:
     try:
         desk.start()
         begun = 0
-        while desk.creates + desk.amends < count:
+        while desk.creates + desk.amends < count and not desk.broken:
             desk.loop.run_for(5.0)
             if desk.creates + desk.amends - begun > BARE_LIFE:
                 begun = desk.creates + desk.amends
