@@ -12369,6 +12369,7 @@ async def test_a_fill_found_after_the_payout_is_paid_out_too(folder_18):
         ("order", True),
         ("historical order", True),
         ("an order of the same id with another client id", False),
+        ("a stranger's order without a client id", False),
         ("both keys", True),
         ("both keys, for other subaccounts", False),
         ("keys unreadable", False),
@@ -12389,6 +12390,8 @@ async def test_a_new_key_is_used_only_when_the_account_tells_that_it_is_the_same
         house.rest.history = [row]
     if told.startswith("an order"):
         house.rest.listed = [report_18("kt-sim-acc-other-1", order_id=order.order_id)]
+    if told.startswith("a stranger"):
+        house.rest.listed = [report_18("", order_id="made-by-hand")]
     if told.startswith("both"):
         sub = 3 if "other" in told else None
         scopes = frozenset({"read"})

@@ -13512,7 +13512,7 @@ async def prove_account(rest: KalshiRest, execution: ExecutionService) -> str | 
     newest = reversed([o.ticker for o in execution.store.orders.values() if o.order_id])
     for ticker in list(dict.fromkeys(newest))[:PROOF_MARKETS_MAX]:
         for row in (*await rest.orders(ticker=ticker), *await rest.historical_orders(ticker)):
-            if row.client_order_id == orders.get(row.order_id, ""):
+            if row.order_id in orders and row.client_order_id == orders[row.order_id]:
                 return f"it lists our order {row.client_order_id}"
     try:
         keys = await rest.api_keys()
