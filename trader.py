@@ -21859,7 +21859,7 @@ def set_up_logs(config: Config, folder: Path) -> None:
 # ======================================================================================
 # §24c REPLAY
 # Purpose:   Recorded tapes through the whole trader at full speed, and what came of it.
-# Position:  Called by §24n and §24o.
+# Position:  Called by §24n and §24p.
 # Principle: The same code path as live, from socket to journal; only the clock and the wire differ.
 # ======================================================================================
 
@@ -22900,7 +22900,7 @@ async def visit(config: Config, signer: KalshiSigner | None = None) -> AsyncIter
 # ======================================================================================
 # §24g ASKING
 # Purpose:   The commands that speak to a running bot, and print what it says.
-# Position:  Called by §24h and §24o.
+# Position:  Called by §24h and §24p.
 # Principle: One way to ask, one way to print; who gets no answer is told why by the exit code.
 # ======================================================================================
 
@@ -23684,7 +23684,7 @@ async def _cancel_alone(config: Config, args: argparse.Namespace) -> int:
 # ======================================================================================
 # §24j AUDIT
 # Purpose:   Rebuild cash and positions from the exchange's REST alone; compare with the journal.
-# Position:  Called by §24o. A process of its own, with a key of its own, beside a bot that trades.
+# Position:  Called by §24p. A process of its own, with a key of its own, beside a bot that trades.
 # Principle: Both sides are cut at the same fill; a difference that stays is a difference.
 #
 #   journal: seq ≤ mark ──┐                      ┌── facts after mark that REST does not list yet
@@ -24722,20 +24722,13 @@ def _without_ids(text: str, secrets_: Iterable[str]) -> str:
 
 
 # ======================================================================================
-# §24n TRAINING
-# Purpose:   Train the policy of strategy `rl` by the cross-entropy method, and test it unseen.
-# Position:  Writes the file that --policy reads.
-# Principle: Same seed, same file; it is judged on episodes it has never seen, beside its rivals.
+# §24n EPISODES
+# Purpose:   One life of a strategy in virtual time: on a made exchange or a tape, and its outcome.
+# Position:  Used by §24o.
+# Principle: The trader that lives there is the real one; the same episode ends the same.
 # ======================================================================================
 
 GENERATIONS: Final = 20
-QUICK: Final[Mapping[str, Any]] = {
-    "candidates": 6,
-    "elites": 2,
-    "episodes": 1,
-    "held_out": 2,
-    "episode_s": 60.0,
-}
 EPISODE_S: Final = 600.0
 EPISODE_STEP_S: Final = 2.0
 EPISODE_READY_S: Final = 120.0  # virtual; an episode begins once the trader is ready
@@ -24928,6 +24921,22 @@ def weights_of(flat: Sequence[float]) -> Weights:
     """Forty-five numbers as a row of weights per action."""
     width = len(POLICY_FEATURES)
     return tuple(tuple(flat[start : start + width]) for start in range(0, len(flat), width))
+
+
+# ======================================================================================
+# §24o TRAINING
+# Purpose:   Train the policy of strategy `rl` by the cross-entropy method, and test it unseen.
+# Position:  Writes the file that --policy reads.
+# Principle: Same seed, same file; it is judged on episodes it has never seen, beside its rivals.
+# ======================================================================================
+
+QUICK: Final[Mapping[str, Any]] = {
+    "candidates": 6,
+    "elites": 2,
+    "episodes": 1,
+    "held_out": 2,
+    "episode_s": 60.0,
+}
 
 
 def cross_entropy(
@@ -25126,7 +25135,7 @@ def command_train(config: Config, args: argparse.Namespace) -> int:
 
 
 # ======================================================================================
-# §24o MAIN
+# §24p MAIN
 # Purpose:   Which command it is, and the exit code of whatever comes of it.
 # Position:  The end of the file.
 # Principle: Nothing ends silently: a sentence and a code, or a traceback for a mistake of ours.
