@@ -20836,6 +20836,25 @@ def test_a_log_on_a_full_disk_drops_its_lines_without_a_word(capsys) -> None:
         file.close()
 
 
+@pytest.mark.parametrize(
+    ("host", "near"),
+    [
+        ("127.0.0.1", "127.0.0.1"), ("0.0.0.0", "127.0.0.1"), ("::", "[::1]"), ("::1", "[::1]"),
+        ("192.168.1.5", "192.168.1.5"), ("localhost", "127.0.0.1"), (None, "127.0.0.1"),
+    ],
+    ids=str,
+)  # fmt: skip
+def test_commands_ask_the_bot_where_it_listens(host: str | None, near: str) -> None:
+    assert t.where_it_listens(None if host is None else {"host": host}) == near
+
+
+@pytest.mark.process
+def test_a_bot_on_another_address_than_the_usual_hears_the_shell(house: House24) -> None:
+    house.bot("--strategy", "hold", "--host", "127.0.0.2", "--allow-remote")
+    eventually_24(lambda: house.command("status").returncode in (0, 3), "an answer")
+    assert house.command("kill", "--reason", "tested").returncode == 0
+
+
 @pytest.mark.process
 def test_without_a_bot_reduce_only_leaves_a_pause_as_it_is(house: House24) -> None:
     gates = []

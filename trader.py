@@ -22916,6 +22916,13 @@ class NoBotError(TraderError):
 # -- asking and printing ----------------------------------------------------------------
 
 
+def where_it_listens(holder: Mapping[str, JsonValue] | None) -> str:
+    """Address under which the holder of a data directory is reached from this machine."""
+    host = str((holder or {}).get("host") or "0.0.0.0")
+    near = {"0.0.0.0": "127.0.0.1", "localhost": "127.0.0.1", "::": "::1"}.get(host, host)
+    return f"[{near}]" if ":" in near else near
+
+
 def running_port(data_dir: DataDir) -> int | None:
     """Port of the bot that holds this data directory; None when none runs."""
     holder = data_dir.holder()
@@ -22929,6 +22936,7 @@ class Desk:
         self.environment = config.environment
         self.data_dir = DataDir(config.home)
         self.port = running_port(self.data_dir)
+        self._host = where_it_listens(self.data_dir.holder())
 
     def need(self) -> Desk:
         """Itself; NoBotError when nobody answers there."""
@@ -22955,7 +22963,8 @@ class Desk:
     async def _ask(
         self, method: str, path: str, body: Mapping[str, Any] | None, headers: Mapping[str, str]
     ) -> tuple[int, Any]:
-        url = f"http://127.0.0.1:{self.port}{path}"
+        url = f"http://{self._host}:{self.port}{path}"
+        headers = {"Host": f"localhost:{self.port}", **headers}  # a name that the page accepts
         async with (
             asyncio.timeout(10.0),
             aiohttp.ClientSession(trust_env=False) as session,
