@@ -3945,8 +3945,8 @@ def spoil_creates(world: World, rng: random.Random, spoilt: Counter[str]) -> Non
 def work_days(seed: int, hours: float) -> Tally:
     """Memory over simulated days of calm trading, after the first hour.
 
-    A slow crowd (a tenth of the usual pace), so that a day costs a minute or two. Exchange and
-    oracle live in the same process; what they remember of the past is dropped each hour, so the
+    A slow crowd, a twentieth of the exchange's own pace: a day costs about four minutes. Exchange
+    and oracle live in the same process; what they remember of the past is dropped each hour, so the
     end compares positions, cash and orders, but no longer each fill.
     """
     with World(seed, pace=DAYS_PACE, evaluate_min_ms="2000") as world:
