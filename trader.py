@@ -12109,8 +12109,6 @@ class Booker(OrderKeeper):
         self._take(account)
         self._forget_payouts()
         self.fills_known_to_ms, self.is_replayed = account.fills_known_to_ms, True
-        # What the exchange showed before is older than this: its lists lag behind our own facts.
-        self.changed_at_ms = self._clock.now_ms()
         for position in self.ledger.positions.values():
             self.exposure.put_position(position, self._event_of(position.ticker))
         for order in self.store.orders.values():
