@@ -5826,6 +5826,25 @@ def test_file_of_intents_that_cannot_be_written_refuses_the_intent(intents, monk
     assert ids_of(intents) == ["r", "c-0", "c-1"]
 
 
+def test_short_write_over_old_bytes_that_end_alike_leaves_no_record(
+    make_journal, intents, monkeypatch
+):
+    intend(intents, 1)
+    intents.sync()  # the place of the first record is free again; its bytes stay
+    real, calls = os.pwrite, []
+
+    def cut(fd: int, data: bytes, at: int) -> int:
+        calls.append(at)
+        return real(fd, data[:-2] if len(calls) == 1 else data, at)
+
+    monkeypatch.setattr(os, "pwrite", cut)
+    with pytest.raises(t.JournalError, match="No space"):
+        intents.fact("intent", "c-9", {"n": 9, "text": ""})
+    assert calls[0] == 0
+    killed = copy_as_killed(intents.path, "killed.sqlite3")
+    assert ids_of(make_journal(killed.name)) == ["r", "c-0"], "it was refused and never sent"
+
+
 def test_intents_that_wait_for_the_database_are_synced_all_the_same(make_journal, monkeypatch):
     journal = make_journal(worker=True)
     journal.fact("run", "r", {})

@@ -6844,6 +6844,7 @@ class IntentFile:
         if self._at + len(record) > INTENT_FILE_BYTES:
             return False
         if os.pwrite(self._fd, record, self._at) != len(record):
+            self.probe()  # the old bytes behind may end it as it should have ended: no head, no row
             raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
         self._at += len(record)
         self.waiting.append(row)
