@@ -5857,6 +5857,63 @@ def test_intents_that_wait_for_the_database_are_synced_all_the_same(make_journal
     wrapped.error = None
 
 
+def open_reader(path: Path) -> t.Journal:
+    reader = t.Journal(path, t.Clock(), "sim", "")
+    reader.open_to_read()
+    return reader
+
+
+def files_and_bytes(folder: Path) -> dict[str, bytes]:
+    return {each.name: each.read_bytes() for each in folder.iterdir() if each.is_file()}
+
+
+@pytest.mark.parametrize("inserted", range(3))
+def test_reader_sees_the_intents_of_a_killed_process_and_writes_nothing(
+    make_journal, intents, tmp_path, inserted
+):
+    intend(intents, 3)
+    intents._db = mortal = Wrapped(intents._db)
+    mortal.left = inserted
+    with pytest.raises(t.JournalError):
+        intents.fact("order", "c-0", {})
+    killed = copy_as_killed(intents.path, "killed.sqlite3")
+    open_reader(killed).close()  # the shared memory of the WAL is made by whoever comes first
+    before = files_and_bytes(tmp_path)
+    with contextlib.closing(open_reader(killed)) as reader:
+        assert ids_of(reader) == ["r", "c-0", "c-1", "c-2"]
+        assert [fact.seq for fact in reader.facts("intent")] == [2, 3, 4]
+        assert [fact.key for fact in reader.rows_of("intent")] == ["c-2", "c-1", "c-0"]
+        assert reader.newest("intent", "c-2") == list(reader.facts())[-1]
+        assert reader.last_seq == 4
+        assert reader.is_sound()
+        assert files_and_bytes(tmp_path) == before
+        again = make_journal(killed.name)  # the next start takes them over under its eyes
+        again.fact("order", "c-0", {})
+        assert ids_of(reader) == ids_of(again) == ["r", "c-0", "c-1", "c-2", "c-0"]
+        assert reader.is_sound()
+
+
+def test_reader_passes_over_old_foreign_and_missing_intents(make_journal, intents, tmp_path):
+    path = tmp_path / "j.sqlite3-intents"
+    intend(intents, 3)
+    stale = path.read_bytes()
+    intents.fact("order", "c-0", {})
+    other = make_journal("other.sqlite3")
+    other.fact("run", "other", {})
+    other.close()
+    (tmp_path / "other.sqlite3-intents").write_bytes(stale)
+    for each in (intents, other):
+        with contextlib.closing(open_reader(each.path)) as reader:
+            assert ids_of(reader) == ids_in_database(each.path)
+    (tmp_path / "other.sqlite3-intents").unlink()
+    with contextlib.closing(open_reader(other.path)) as reader:
+        assert ids_of(reader) == ["other"]
+    assert not (tmp_path / "other.sqlite3-intents").exists()
+    (tmp_path / "other.sqlite3-intents").mkdir()
+    with pytest.raises(t.JournalError, match="cannot be read"):
+        open_reader(other.path)
+
+
 def test_data_directory_without_the_file_and_a_link_in_its_place(make_journal, intents, tmp_path):
     intents.close()
     path = tmp_path / "j.sqlite3-intents"

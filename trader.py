@@ -6677,6 +6677,14 @@ JOURNAL_SYNC_S: Final = 0.05  # the worker's pace: a write is synced within 100 
 JOURNAL_BUSY_S: Final = 0.02  # longest wait for a foreign lock on the file
 JOURNAL_SCHEMA: Final = 1
 _APPEND: Final = "INSERT INTO facts VALUES (?, ?, ?, ?, ?, ?)"
+_APPEND_LEFT: Final = "INSERT INTO temp.left_behind VALUES (?, ?, ?, ?, ?, ?)"
+_LEFT_BEHIND: Final = (  # what a reader adds in memory; what the database has meanwhile, counts
+    "PRAGMA temp_store=MEMORY",
+    """CREATE TEMP TABLE left_behind(seq INTEGER PRIMARY KEY, at_ms INTEGER, kind TEXT, key TEXT,
+    body TEXT, chain BLOB)""",  # the types of `facts`, or SQLite would copy all of it for a page
+    """CREATE TEMP VIEW facts AS SELECT * FROM main.facts UNION ALL SELECT * FROM left_behind
+    WHERE seq > (SELECT max(seq) FROM main.facts)""",
+)
 JOURNAL_APP_ID: Final = 0x4B54524A  # in the SQLite header: this is a journal of this program
 FACT_KINDS: Final = (
     "run",
@@ -6849,6 +6857,15 @@ class IntentFile:
         self._at += len(record)
         self.waiting.append(row)
         return True
+
+    def look(self) -> tuple[str, list[FactRow]]:
+        """What `left_behind` says, without making or keeping anything; OSError when unreadable."""
+        with contextlib.suppress(FileNotFoundError):
+            self._fd = os.open(self._path, os.O_RDONLY | os.O_NOFOLLOW | os.O_CLOEXEC)
+        try:
+            return self.left_behind() if self._fd >= 0 else ("", [])
+        finally:
+            self.close()
 
     def begin_anew(self) -> None:
         """Everything is in the database: the next record may take the place of the first."""
@@ -7034,6 +7051,7 @@ class JournalFile:
     def open_to_read(self) -> None:
         """Look at it beside a running trader: nothing is written, locked or verified.
 
+        Intents that stand in their file only are read with the facts that they continue.
         Raises ConfigError when it is no journal of this program, JournalError when unreadable.
         """
         assert self._db is None, "the journal is open already"
@@ -7041,13 +7059,26 @@ class JournalFile:
             uri = f"{self.path.resolve().as_uri()}?mode=ro"
             self._db = sqlite3.connect(uri, uri=True, timeout=1.0, isolation_level=None)
             self._check_header(self._db)
-            self._seq = self._db.execute("SELECT max(seq) FROM facts").fetchone()[0] or 0
-        except sqlite3.Error as error:
+            self._read_on(self._db)
+        except (sqlite3.Error, OSError) as error:
             self.close()
             raise JournalError(f"{self.path} cannot be read: {error}") from error
         except TraderError:
             self.close()
             raise
+
+    def _read_on(self, db: sqlite3.Connection) -> None:
+        """Read a view in memory as `facts` where intents wait in their file for an insert."""
+        left = self._intents.look()  # first: who inserts one meanwhile, inserts it before we look
+        last = db.execute("SELECT seq, chain FROM facts ORDER BY seq DESC LIMIT 1").fetchone()
+        self._seq, self._chain = last or (0, b"")
+        if not (rows := self._continuing(db, *left)):
+            return
+        for statement in _LEFT_BEHIND:
+            db.execute(statement)
+        for row in rows:
+            self._insert(db, "intent", row, _APPEND_LEFT)
+            self._seq += 1
 
     def _create_file(self) -> None:
         self.path.parent.mkdir(mode=DIR_MODE, parents=True, exist_ok=True)
@@ -7120,22 +7151,28 @@ class JournalFile:
 
     def _take_over(self, db: sqlite3.Connection) -> None:
         """Insert the intents that a dead process had no time for, if they continue this chain."""
-        chain, rows = self._intents.left_behind()
+        for row in self._continuing(db, *self._intents.left_behind()):
+            log_journal.info("intent taken over seq=%d id=%s", row[0], row[2])
+            self._insert(db, "intent", row)
+            self._seq += 1
+
+    def _continuing(
+        self, db: sqlite3.Connection, chain: str, rows: Sequence[FactRow]
+    ) -> list[FactRow]:
+        """Those of `rows`, which stand on `chain`, that come after the last fact of this chain."""
         before = rows[0][0] - 1 if rows else 0
         found = db.execute("SELECT chain FROM facts WHERE seq = ?", (before,)).fetchone()
         if found is None or found[0].hex() != chain:
-            return
-        for row in rows:
-            if row[0] == self._seq + 1:
-                log_journal.info("intent taken over seq=%d id=%s", row[0], row[2])
-                self._insert(db, "intent", row)
-                self._seq += 1
+            return []
+        return [row for row in rows if row[0] > self._seq]
 
-    def _insert(self, db: sqlite3.Connection, kind: str, row: FactRow) -> None:
+    def _insert(
+        self, db: sqlite3.Connection, kind: str, row: FactRow, append: str = _APPEND
+    ) -> None:
         seq, at_ms, key, body = row
         text = orjson.dumps(body, default=plain_json).decode()
         chain = _chain_link(self._chain, seq, at_ms, kind, key, text)
-        db.execute(_APPEND, (seq, at_ms, kind, key, text, chain))
+        db.execute(append, (seq, at_ms, kind, key, text, chain))
         self._chain = chain
 
     def _bring_in(self) -> None:
