@@ -3454,8 +3454,8 @@ def test_market_maker_keeps_a_quote_while_it_earns_its_least_half_spread(side: A
     def price(fee: int = 0, **tape: Any) -> int:
         # The leg stands one tick better than computed: 48 or 49 ¢, 1.5 ¢ from fair.
         orders = (own(str(side), side, 4_800 if side is t.Side.YES else 4_900),)
-        view = make_view(sizes[t.Side.YES], sizes[t.Side.NO], tape=tape, holding={"orders": orders},
-                         fees=Fees(maker=fee))
+        view = make_view(sizes[t.Side.YES], sizes[t.Side.NO], tape={"sigma": 0.1} | tape,
+                         holding={"orders": orders}, fees=Fees(maker=fee))
         (want,) = (w for w in strategy.decide(view).wants if w.side is side)
         assert want.urgent == (want.price_cc != orders[0].price_cc)
         return want.price_cc - orders[0].price_cc
@@ -3464,6 +3464,21 @@ def test_market_maker_keeps_a_quote_while_it_earns_its_least_half_spread(side: A
     assert price(fee=4_900) == 0  # 1.5 ¢ pay 0.49 ¢ of fee and the floor
     assert price(fee=5_100) < 0
     assert price(flow_toxicity=1) < 0  # a tick more is asked for: it moves at once
+
+
+@pytest.mark.parametrize("sigma", [1.0, 2.0, 3.0], ids=str)
+@pytest.mark.parametrize("name", ["market_maker", "rl"])
+def test_a_quote_that_variance_has_made_too_dear_moves_at_once(name: str, sigma: float) -> None:
+    """Fair 49.50 ¢; what rests was placed in a calm. One tick too good is breath, more is risk."""
+    strategy = rl_with(prefer("quote_wide")) if name == "rl" else make(name)
+    fresh = strategy.decide(make_view(tape={"sigma": sigma})).wants
+    assert len(fresh) == 2
+    for ticks in (1, 2, 8):
+        orders = tuple(own(w.slot, w.side, w.price_cc + 100 * ticks) for w in fresh)
+        view = make_view(tape={"sigma": sigma}, holding={"orders": orders})
+        for want, aim, live in zip(strategy.decide(view).wants, fresh, orders, strict=True):
+            kept_cc = live.price_cc if ticks == 1 else aim.price_cc
+            assert (want.price_cc, want.urgent) == (kept_cc, ticks > 1)
 
 
 @pytest.mark.parametrize("position_h", [-200, -100, 100, 200])

@@ -4699,7 +4699,8 @@ class Quotes:
     """Two quotes around a reservation price, in prices of their own side; None: no valid price.
 
     `variance_c2` is in ¢². `half_cc` holds fee and toxicity; `reservation_cc` is of YES.
-    `least_cc`: as near to the reservation price as a resting quote may come to stand.
+    `least_cc`: as near to the reservation price as a resting quote may come to stand: half a
+    spread less a tick, and never less than floor, fee and toxicity.
     """
 
     fair_cc: int
@@ -4716,7 +4717,7 @@ class Quotes:
         return self.yes_cc if side is Side.YES else self.no_cc
 
     def is_earning(self, side: Side, price_cc: int) -> bool:
-        """Whether a bid at this price still has its least half-spread and is not past fair."""
+        """Whether a bid at this price keeps the least half-spread and is not past fair."""
         is_yes = side is Side.YES
         aim_cc = self.reservation_cc if is_yes else CC_PER_DOLLAR - self.reservation_cc
         return price_cc <= min(aim_cc - self.least_cc, side.to_yes_cc(self.fair_cc))
@@ -4738,8 +4739,9 @@ def make_quotes(
     spread_c = 0.5 * p.gamma * variance_c2 + math.log1p(p.gamma / p.k) / p.gamma
     maker_cc = max(fee_cc(view.fees, view.best_bid_cc(side), p.size_h, take=False) for side in Side)
     floor_cc = max(p.floor_cc, least_half_cc)
-    toxic_cc = tick_cc(view.grid, fair_cc) * view.toxicity if view.toxicity else 0
-    half_cc = widen * (max(floor_cc, round(spread_c * 100)) + maker_cc + toxic_cc)
+    step_cc = tick_cc(view.grid, fair_cc)
+    added_cc = maker_cc + step_cc * view.toxicity
+    half_cc = widen * (max(floor_cc, round(spread_c * 100)) + added_cc)
     lots = view.position_h / p.size_h
     skew_cc = max(-half_cc, min(half_cc, round(lots * p.gamma * variance_c2 * 100)))
     reservation_cc = fair_cc - skew_cc
@@ -4748,7 +4750,7 @@ def make_quotes(
         variance_c2=variance_c2,
         fee_cc=maker_cc,
         half_cc=half_cc,
-        least_cc=widen * (floor_cc + maker_cc + toxic_cc),
+        least_cc=max(widen * (floor_cc + added_cc), half_cc - step_cc),
         reservation_cc=reservation_cc,
         yes_cc=quote_price_cc(view, Side.YES, fair_cc, reservation_cc - half_cc),
         no_cc=quote_price_cc(view, Side.NO, fair_cc, CC_PER_DOLLAR - reservation_cc - half_cc),
@@ -4880,7 +4882,7 @@ def _patient(
 ) -> Want:
     """A worse price at once and urgent; a better one only when it was better last time too.
 
-    A price that has become a little too good stays while it still earns the least half-spread:
+    A price that has become a tick too good stays while it still earns the least half-spread:
     fair value breathes with the sizes at the best prices, and each move gives up a queue place.
     """
     live = live_order(view, want.slot, want.side)
