@@ -12316,6 +12316,97 @@ async def test_a_position_that_no_payout_will_explain_is_adopted(folder_18, stat
     assert house.service.ledger.position_h("A-1") == 0
 
 
+@pytest.mark.parametrize("way", ["market", "record", "lifecycle", "before a restart"])
+@virtual_18
+async def test_cash_of_a_payout_already_booked_is_awaited_and_no_deposit(folder_18, way):
+    """The position has gone and its value is known; the balance follows a quarter minute later."""
+    house = House18(folder_18)
+    house.baseline()
+    key = await house.rest_order()
+    house.service.on_fill(fill_18("t1", key, 1000))
+    await asyncio.sleep(5)
+    if way == "market":
+        told = make_market(ticker="A-1", status="finalized", result="yes", settlement_cc=10_000)
+        house.rest.told_markets = {"A-1": told}
+    elif way == "record":
+        house.rest.told_settlements = [settlement_18(1000, 10_000, 10_000_000)]
+    else:
+        house.service.on_settled("A-1", "yes", 10_000)
+    if way == "before a restart":
+        house = house.reborn(folder_18, run="run2")
+    for waiting in (True, True, True, False, False):
+        cash_ud = RICH_18 + (-4_000_000 if waiting else 6_000_000)
+        found = await differ_18(house, cash_ud=cash_ud)
+        assert found.is_clean != waiting
+        assert house.service.ledger.cash_ud == RICH_18 + 6_000_000
+        await asyncio.sleep(5)
+    assert "reconcile_difference" not in house.alerts()
+    assert house.service.deposits_ud == 0
+    for _ in range(2):  # cash agreed: a later difference is no payout
+        await differ_18(house, cash_ud=RICH_18 + 7_000_000)
+    assert house.service.deposits_ud == 1_000_000
+
+
+@virtual_18
+async def test_cash_of_a_booked_payout_that_never_comes_is_adopted_after_two_minutes(folder_18):
+    house = House18(folder_18)
+    await settled_18(house)
+    await differ_18(house, cash_ud=RICH_18 - 4_000_000)
+    await asyncio.sleep(100)
+    await differ_18(house, cash_ud=RICH_18 - 4_000_000)
+    assert "reconcile_difference" not in house.alerts()
+    await asyncio.sleep(20)
+    await differ_18(house, cash_ud=RICH_18 - 4_000_000)
+    assert "reconcile_difference" in house.alerts()
+    assert house.service.ledger.cash_ud == RICH_18 - 4_000_000
+
+
+@pytest.mark.parametrize(
+    "error",
+    [t.WireError("market without a grid"), t.ExchangeError(403, "", ""),
+     t.ExchangeError(410, "", ""), t.ExchangeError(503, "", "", retryable=True)],
+    ids=["wire", "403", "410", "503"],
+)
+@virtual_18
+async def test_a_market_that_cannot_be_read_ends_no_pass_and_its_payout_is_awaited(
+    folder_18, error
+):
+    house = House18(folder_18)
+    house.baseline()
+    key = await house.rest_order()
+    house.service.on_fill(fill_18("t1", key, 1000))
+    await asyncio.sleep(5)
+    house.rest.errors["market"] = error
+    for _ in range(10):
+        assert not (await differ_18(house, cash_ud=RICH_18 - 4_000_000)).is_clean
+        await asyncio.sleep(8)
+    assert "reconcile_difference" not in house.alerts(), "an error is not a word of the exchange"
+    await asyncio.sleep(20)
+    await differ_18(house, cash_ud=RICH_18 - 4_000_000)
+    assert "reconcile_difference" in house.alerts()
+    assert (await differ_18(house, cash_ud=RICH_18 - 4_000_000)).is_clean
+
+
+@virtual_18
+async def test_markets_whose_payout_is_due_are_asked_every_ten_seconds(folder_18):
+    """Twenty strikes of one event that closed together, in `determined` for a minute and more."""
+    house = House18(folder_18)
+    house.baseline()
+    for number in range(20):
+        ticker = f"A-{number}"
+        house.service.on_fill(fill_18(f"t{number}", f"o{number}", 100, ticker=ticker))
+        house.rest.told_markets[ticker] = make_market(ticker=ticker, status="determined")
+    house.rest.cash_ud = house.service.ledger.cash_ud
+    await asyncio.sleep(5)
+    task = asyncio.ensure_future(house.sync.run())
+    house.sync.ask()
+    await asyncio.sleep(100)
+    task.cancel()
+    assert 180 <= house.rest.reads["market"] <= 200
+    assert house.rest.reads["settlements"] <= 200
+    assert house.sync.passes["different"] > 20, "the account itself is looked at all the time"
+
+
 @pytest.mark.parametrize("is_reborn", [False, True])
 @virtual_18
 async def test_the_fee_of_a_partly_filled_order_is_expected_alike_after_a_restart(

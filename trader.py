@@ -13196,6 +13196,7 @@ class Canceller(Resolver):
 FILL_MARGIN_S: Final = 600  # fills are read again from this far before the newest one known
 _PAYOUTS_AGAIN_S: Final = 86_400  # payouts of so long are read again when cash differs
 _PAYOUT_WAIT_MS: Final = 120_000  # so long a payout may come after its position has gone
+_PAYOUT_ASK_MS: Final = 10_000  # so often its market is asked while it may come
 _QUIET_MS: Final = 10_000  # a baseline is read twice when the account traded this recently
 _ADJUST_WINDOW_MS: Final = 3_600_000
 _PASS_ROW_MS: Final = 60_000  # of clean passes one is written down so often
@@ -13223,11 +13224,14 @@ class Reconciler(Canceller):
         self._row_at_ms = -_PASS_ROW_MS
         self._suspects: tuple[str, ...] = ()
         self._suspected_ms = 0  # when they were first seen
-        self._payouts_due_ms: dict[str, int] = {}  # ticker → its position is gone since
+        # Ticker → its position is gone since, or its payout booked: lists or cash may lag behind.
+        self._payouts_due_ms: dict[str, int] = {}
+        self._payouts_asked_ms: dict[str, int] = {}
         self._adjusted_ms: deque[int] = deque(maxlen=2)
         self._is_passing = False
         self._wake = asyncio.Event()
         self._has_baseline = False
+        self._bus.subscribe(MarketSettled, self._on_settled)
 
     def ask(self) -> None:
         """Reconcile as soon as possible instead of at the next interval."""
@@ -13265,6 +13269,7 @@ class Reconciler(Canceller):
             orders, positions = len(resting), sum(1 for row in held if row.position_h)
             if not differences and not cash_difference_ud:
                 self._suspects = ()
+                self._payouts_due_ms.clear()
                 break
             if cash_difference_ud:
                 await self._read_payouts_again()
@@ -13331,6 +13336,8 @@ class Reconciler(Canceller):
             self._has_baseline = True
             if fact.body.get("differences"):
                 self._adjusted_ms.append(fact.at_ms)  # of an earlier run: it counts all the same
+        for fact in self._execution.facts("settlement"):
+            self._payouts_due_ms[fact.key] = fact.at_ms  # cash may follow in this run
         if self._has_baseline:
             return
         # Twice the margin of later reads: no fill of before may be found by them and booked again.
@@ -13407,31 +13414,47 @@ class Reconciler(Canceller):
             for ticker, position in self._execution.ledger.positions.items()
             if position.position_h and ticker not in listed
         ]
-        self._payouts_due_ms = {t: ms for t, ms in self._payouts_due_ms.items() if t in gone}
+        now_ms, due_ms = self._clock.now_ms(), self._payouts_due_ms
+        young_ms = now_ms - _PAYOUT_WAIT_MS
+        due_ms = {t: ms for t, ms in due_ms.items() if t in gone or ms > young_ms}
+        asked_ms = {t: ms for t, ms in self._payouts_asked_ms.items() if t in due_ms}
+        self._payouts_due_ms, self._payouts_asked_ms = due_ms, asked_ms
         for ticker in gone:
+            if now_ms < asked_ms.get(ticker, 0) + _PAYOUT_ASK_MS:
+                continue
             for settlement in await self._rest.settlements(ticker=ticker):
                 if settlement.ticker == ticker:
                     self._book_settlement(settlement)
             if self._execution.ledger.position_h(ticker):
                 await self._await_payout(ticker)
+                asked_ms[ticker] = now_ms
 
     async def _await_payout(self, ticker: str) -> None:
-        """No payout is listed: the market tells what it pays, or that it has closed and will."""
+        """No payout is listed: the market tells what it pays, or that it has closed and will.
+
+        A market that cannot be read has told nothing, and other markets do not wait for it.
+        """
         try:
             market = await self._rest.market(ticker)
-        except ExchangeError as error:
-            if error.status != 404:
-                raise
+        except (ExchangeError, WireError) as error:
+            if isinstance(error, ExchangeError) and error.status == 404:
+                return
+            log_sync.warning("payout unknown, market unreadable ticker=%s %s", ticker, error)
+            self._payouts_due_ms.setdefault(ticker, self._clock.now_ms())
             return
         if market.status == "finalized" and market.settlement_cc is not None:
             self._execution.on_settled(ticker, market.result, market.settlement_cc)
         elif market.status in ENDED_STATUSES:
             self._payouts_due_ms.setdefault(ticker, self._clock.now_ms())
 
+    def _on_settled(self, event: MarketSettled) -> None:
+        """What was booked may reach the account's lists and cash later."""
+        self._payouts_due_ms[event.ticker] = event.at_ms
+
     def _payouts_due(self) -> bool:
-        """Whether a position is gone from a closed market so lately that its payout may come."""
+        """Whether a payout is so young that the account may not show it yet, or not whole."""
         since_ms = self._clock.now_ms() - _PAYOUT_WAIT_MS
-        return any(gone_ms > since_ms for gone_ms in self._payouts_due_ms.values())
+        return any(since > since_ms for since in self._payouts_due_ms.values())
 
     async def _read_payouts_again(self) -> None:
         """Cash differs: what the exchange paid of late may not be what was booked."""
