@@ -21127,6 +21127,46 @@ def test_the_doctor_sends_one_deep_order_and_proves_it_gone_if_no_halt_forbids(
     assert len(creates(exchange)) == 1
 
 
+@pytest.mark.process
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM, signal.SIGHUP])
+def test_the_doctor_that_is_interrupted_proves_its_order_gone_first(
+    trading: House24, number: signal.Signals
+) -> None:
+    exchange, doctor = exchange_of(trading), until_the_deep_order_rests(trading)
+    doctor.signal(number)
+    assert doctor.wait() == 3
+    assert exchange.resting() == []
+    (order,) = exchange.account()["orders"]
+    assert order["status"] == "canceled"
+    assert f"23 FAIL live order: stopped by {number.name}" in doctor.text
+
+
+@pytest.mark.process
+def test_the_doctor_that_cannot_prove_its_order_gone_names_it_and_ends_with_7(
+    trading: House24,
+) -> None:
+    exchange, doctor = exchange_of(trading), until_the_deep_order_rests(trading)
+    (order,) = exchange.resting()
+    exchange.stop()
+    doctor.signal(signal.SIGINT)
+    time.sleep(0.2)
+    doctor.signal(signal.SIGINT)  # impatience would leave an order that nobody names
+    assert doctor.wait() == 7
+    assert f"own orders may remain: {order['client_order_id']} " in doctor.text
+
+
+def until_the_deep_order_rests(house: House24) -> Bot:
+    """A doctor whose order rests at the exchange and is never heard of."""
+    exchange, doctor = exchange_of(house), house.bot("doctor", "--live")
+
+    def rests() -> bool:
+        exchange.control("drop_frames", n=1, kind="user_order")  # on the sockets there are by now
+        return bool(exchange.resting())
+
+    eventually_24(rests, "the deep order", log=doctor.log)
+    return doctor
+
+
 def lose_the_newest_fact_but_one(house: House24) -> None:
     """Break the hash chain as no fault of ours could."""
     path = house.data / "sim" / "journal.sqlite3"

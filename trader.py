@@ -23996,6 +23996,7 @@ DOCTOR_VIEW_MAX_S: Final = 0.05
 DOCTOR_WAIT_S: Final = 5.0
 DOCTOR_LIVE_S: Final = 30.0
 NEEDED_PACKAGES: Final = ("aiohttp", "cryptography", "orjson", "python-dotenv")
+_DOCTOR_SIGNALS: Final = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
 _DOCTOR_FAULTS: Final = (TraderError, aiohttp.ClientError, OSError, TimeoutError, sqlite3.Error)
 
 
@@ -24274,6 +24275,7 @@ class Doctor(HomeChecks):
         self._data: OrderbookIntegration | None = None
         self._balance: Balance | None = None
         self._fed_s = 0.0
+        self.may_remain = False  # the order of check 23, at the exchange
 
     async def examine(self, *, with_alert: bool, is_live: bool = False) -> list[Diagnosis]:
         """Every check in order; the exchange is opened once for all that need it."""
@@ -24512,17 +24514,23 @@ class Doctor(HomeChecks):
         execution = coordinator.house.execution
         stream.handle_decoded("user_order", decode_order, lambda r: heard.add(r.client_order_id))
         stream.want("user_orders", None)
-        run = asyncio.ensure_future(coordinator.run())
-        begun_s, order = there.clock.real_s(), None
-        while not run.done() and there.clock.real_s() - begun_s < DOCTOR_LIVE_S:
-            await asyncio.sleep(0.05)
-            order = next(iter(execution.store.live(ticker=ticker)), None)
-            if order is not None and order.client_order_id in heard and is_settled(order):
-                break
-        reasons = ", ".join(str(reason) for _, reason in coordinator.house.decisions.records.funnel)
-        coordinator.stop("doctor")
-        if (code := await run) != ExitCode.OK:
+        with _ended_by_signals(coordinator) as signals:
+            run = asyncio.ensure_future(coordinator.run())
+            begun_s, order = there.clock.real_s(), None
+            while not (signals or run.done()) and there.clock.real_s() - begun_s < DOCTOR_LIVE_S:
+                await asyncio.sleep(0.05)
+                order = next(iter(execution.store.live(ticker=ticker)), None)
+                if order is not None and order.client_order_id in heard and is_settled(order):
+                    break
+            funnel = coordinator.house.decisions.records.funnel
+            reasons = ", ".join(str(reason) for _, reason in funnel)
+            coordinator.stop("doctor")
+            code = await run
+        self.may_remain = code == ExitCode.ORDERS_REMAIN
+        if code != ExitCode.OK:
             raise Ailment(f"it ended with {code}", "look at the exchange: the order may remain")
+        if signals:
+            raise Ailment(f"stopped by {signals[0]}; nothing of it rests", "ask again")
         if order is None:
             raise Ailment(f"no order left us ({reasons or 'nothing was decided'})", "see `explain`")
         if order.client_order_id not in heard:
@@ -24530,6 +24538,27 @@ class Doctor(HomeChecks):
             raise Ailment(what, "look at firewall and proxy; do not trade")
         price = show_dollars(order.price_cc * UD_PER_DOLLAR // CC_PER_DOLLAR)
         return f"1 contract of {ticker} at {price} rested, was heard of, and is proven gone"
+
+
+@contextlib.contextmanager
+def _ended_by_signals(coordinator: Coordinator) -> Iterator[list[str]]:
+    """Names of the signals so far; the first lets the bot cancel and verify, the others nothing.
+
+    It takes STOP_LIMIT_S at most, and whoever leaves earlier leaves an order nobody knows of.
+    """
+    loop, heard = asyncio.get_running_loop(), list[str]()
+
+    def end(name: str) -> None:
+        heard.append(name)
+        coordinator.stop(f"signal {name}")
+
+    for number in _DOCTOR_SIGNALS:
+        loop.add_signal_handler(number, end, signal.Signals(number).name)
+    try:
+        yield heard
+    finally:
+        for number in _DOCTOR_SIGNALS:
+            loop.remove_signal_handler(number)
 
 
 class Check(NamedTuple):
@@ -24577,7 +24606,7 @@ def _unchecked(row: Check, why: str) -> Diagnosis:
 
 
 def command_doctor(doctor: Doctor, args: argparse.Namespace) -> int:
-    """Every check with its fix; 3 when one failed."""
+    """Every check with its fix; 3 when one failed, 7 when the order of --live may remain."""
     found = asyncio.run(doctor.examine(with_alert=bool(args.alert), is_live=bool(args.live)))
     is_well = all(finding.word != "FAIL" for finding in found)
     if args.json:
@@ -24587,6 +24616,8 @@ def command_doctor(doctor: Doctor, args: argparse.Namespace) -> int:
             fix = f" → {finding.fix}" if finding.fix and finding.word != "ok" else ""
             line = f"{finding.number:2} {finding.word:4} {finding.check}: {finding.value}{fix}"
             print(escape_controls(line))
+    if doctor.may_remain:
+        return ExitCode.ORDERS_REMAIN
     return ExitCode.OK if is_well else ExitCode.CHECK
 
 
