@@ -12555,6 +12555,9 @@ async def test_a_fill_found_after_the_payout_is_paid_out_too(folder_18):
         ("both keys", True),
         ("both keys, for other subaccounts", False),
         ("keys unreadable", False),
+        ("both keys, for other subaccounts, and our order", False),
+        ("our order, of a subaccount the key does not act for", False),
+        ("our order, of the subaccount the key is locked to", True),
     ],
     ids=str,
 )
@@ -12574,6 +12577,11 @@ async def test_a_new_key_is_used_only_when_the_account_tells_that_it_is_the_same
         house.rest.listed = [report_18("kt-sim-acc-other-1", order_id=order.order_id)]
     if told.startswith("a stranger"):
         house.rest.listed = [report_18("", order_id="made-by-hand")]
+    if "our order" in told:  # listed for all subaccounts
+        sub = 3 if told.startswith("our") else 0
+        house.rest.listed = [dataclasses.replace(row, subaccount=sub)]
+    if told.endswith("locked to"):
+        house.rest.keys = (t.ApiKey("2222-new", frozenset({"read"}), 3),)
     if told.startswith("both"):
         sub = 3 if "other" in told else None
         scopes = frozenset({"read"})
@@ -12597,6 +12605,30 @@ async def test_a_new_key_is_used_only_when_the_account_tells_that_it_is_the_same
             await house.sync.connect()
         assert list(house.journal.facts("control")) == []
         assert house.rest.groups == 0, "nothing was sent to an account that may be another"
+
+
+@virtual_18
+async def test_with_an_unproven_key_no_order_is_asked_about_cancelled_or_declared_gone(folder_18):
+    house = House18(folder_18)
+    house.baseline()
+    key = await house.rest_order()
+    unknown = await house.send(5000, 1000, NO18, slot="no")
+    house.rest.key_id = "2222-new"
+    await house.answer("create", unknown, outcome_18(K18.UNKNOWN))
+    calls, reads = list(house.rest.calls), dict(house.rest.reads)
+    assert house.service.cancel(house.order(key)).reason is t.Reason.NOT_READY
+    assert house.converge(want_18(4000, 500)).reason is t.Reason.NOT_READY, "no decrease either"
+    report = await house.sync.leave(limit_s=3.0)
+    assert (report.sent, report.is_done) == (0, False)
+    assert set(report.remaining) == {key, unknown}
+    assert t.NOT_OUR_ACCOUNT in t._told_of(report)
+    await asyncio.sleep(120)
+    assert (house.rest.calls, dict(house.rest.reads)) == (calls, reads)
+    assert house.order(key).status is S18.RESTING
+    assert house.order(unknown).status is S18.UNKNOWN
+    house.service.accept_key("2222-new", "the operator's word")
+    await asyncio.sleep(120)
+    assert house.order(unknown).status is not S18.UNKNOWN, "asked about once the key is proven"
 
 
 @virtual_18
@@ -14689,6 +14721,7 @@ class StatusHouse:
         ledger, exposure, store = t.Ledger(), t.ExposureBook(), t.OrderStore()
         ledger.cash_ud = 1_000_000_000
         execution = SimpleNamespace(
+            is_account_known=True,
             unproven=list,
             ledger=ledger,
             exposure=exposure,
@@ -20266,6 +20299,55 @@ def test_a_key_of_another_account_is_refused_until_the_operator_gives_his_word(
     last = trading.bot().until_ready()
     last.signal(signal.SIGTERM)
     assert last.wait() == 0
+
+
+@pytest.mark.process
+def test_the_stream_of_an_unproven_account_is_not_heard(trading: House24) -> None:
+    trading.environ["V3_TRADING_STRATEGY"] = "hold"
+    bot = trading.bot().until_ready()
+    exchange = exchange_of(trading)
+    ticker = bot.rows("markets")[0]["ticker"]
+    bot.signal(signal.SIGTERM)
+    assert bot.wait() == 0
+    before = trading.facts("fill"), trading.facts("order")
+    exchange.control("drop_key", key_id=trading.environ["KALSHI_API_KEY_ID"])
+    trading.environ |= new_key(trading, "b")
+    refused = trading.bot()
+    trades = 0
+    order = {"ticker": ticker, "side": "bid", "price": "0.9900", "count": "1"}
+    end_s = time.monotonic() + 25
+    while refused.process.poll() is None and time.monotonic() < end_s:
+        exchange.control("place", **order, time_in_force="immediate_or_cancel")
+        trades += 1
+        time.sleep(0.1)
+    assert refused.wait() == 2
+    assert trades, "the account traded meanwhile"
+    assert (trading.facts("fill"), trading.facts("order")) == before
+
+
+@pytest.mark.process
+def test_orders_of_our_account_are_not_closed_by_the_lists_of_another(trading: House24) -> None:
+    first = exchange_of(trading)
+    bot = trading.bot().until_ready()
+    eventually_24(lambda: first.resting(), "orders rest")
+    bot.signal(signal.SIGKILL)
+    bot.wait()
+    first.control("freeze_crowd", is_frozen=True)
+    rested = {row["client_order_id"] for row in first.resting()}
+    second = trading.exchange("--markets", "3", "--seed", "8", "--tier", "prestige")
+    old = trading.environ["KALSHI_API_KEY_ID"]
+    trading.environ |= new_key(trading, "b")
+    second.control("drop_key", key_id=old)
+    refused = trading.bot()
+    assert refused.wait() == 7, refused.text
+    still = {row["client_order_id"] for row in first.resting()} & rested
+    assert still, "the run took longer than the orders' life"
+    last = refused.text.splitlines()[-1]
+    assert last.startswith("own orders may remain: ")
+    assert all(key in last for key in still)
+    told = {row["client_order_id"]: row["status"] for row in trading.facts("order")}
+    assert {told[key] for key in still} <= {"resting", "sent", "unknown"}
+    assert not [row for row in second.requests() if row["method"] == "DELETE"]
 
 
 @pytest.mark.process

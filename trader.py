@@ -2226,6 +2226,7 @@ class OrderReport:
     created_at_ms: int | None
     updated_at_ms: int | None
     group_id: str | None
+    subaccount: int = 0
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -2305,6 +2306,7 @@ def decode_order(obj: Json) -> OrderReport:
         created_at_ms=_read_time_ms(obj, "created_ts_ms", "created_time"),
         updated_at_ms=_read_time_ms(obj, "last_updated_ts_ms", "last_update_time"),
         group_id=_read_text(obj, "order_group_id", "") or None,
+        subaccount=read_optional_int(obj, "subaccount_number") or 0,
     )
 
 
@@ -11810,6 +11812,10 @@ class ExecutionSeams(TypedDict):
     container: StateContainer
 
 
+NOT_OUR_ACCOUNT: Final = "the key in use is not shown to be of the journal's account"
+UNPROVEN_ACCOUNT: Final = refusal(Reason.NOT_READY, NOT_OUR_ACCOUNT, "a proven key")
+
+
 class OrderKeeper:
     """The one writer of orders, ledger and exposures."""
 
@@ -11824,6 +11830,7 @@ class OrderKeeper:
         self.config = seams["config"]
         self.limits = RiskLimits.of(self.config)
         self.ids = seams["ids"]
+        self._known_keys: set[str] = set()  # shown to be of the journal's account
         self._take(Account())
         self.changes = 0  # fills and settlements booked; a comparison that one overtook is dropped
         self.changed_at_ms = 0
@@ -12158,12 +12165,23 @@ class Booker(OrderKeeper):
         """What the journal holds of one kind, oldest first."""
         return self._journal.facts(kind)
 
-    def is_key_accepted(self, key_id: str) -> bool:
-        """Whether this key was once shown to be of the journal's account."""
-        return self._journal.has("control", key_mark(key_id))
+    @property
+    def is_account_known(self) -> bool:
+        """Whether the key in use is of the journal's account, by its own end or by a proof.
+
+        Before, nothing of ours is asked about, cancelled or declared gone: another account answers.
+        """
+        key_id = self._rest.key_id if self._rest is not None else ""
+        if key_id not in self._known_keys:
+            is_told = self._journal.is_open and self._journal.has("control", key_mark(key_id))
+            if tag_of(key_id) != self.ids.account and not is_told:
+                return False
+            self._known_keys.add(key_id)
+        return True
 
     def accept_key(self, key_id: str, why: str) -> None:
         """Remember that this key is of the journal's account."""
+        self._known_keys.add(key_id)
         log_execution.info("key accepted tag=%s why=%s", tag_of(key_id), why)
         self.write_fact("control", key_mark(key_id), accepted_key(key_id, "account", why))
 
@@ -12463,7 +12481,7 @@ class Sender(Answers):
         return self._bind(_amending(order, intent), order, "amend sent")
 
     def cancel(self, order: Order) -> Verdict:
-        """Ask for the end of one order; always allowed, in every state and under every halt.
+        """Ask for the end of one order; allowed in every state and under every halt.
 
         Before the exchange's id is known nothing can be asked: then it is as soon as it is.
         """
@@ -12471,6 +12489,8 @@ class Sender(Answers):
             if order.status.is_live:
                 self._doomed.add(order.client_order_id)
             return refusal(Reason.ORDER_UNKNOWN, "no order id yet", "known id")
+        if not self.is_account_known:
+            return UNPROVEN_ACCOUNT
         self._rest.try_budget(CommandKind.CANCEL)
         pending = self._keep(_cancelling(order, self._clock.now_ms()), "cancel sent")
         judge = partial(self._after_change, CommandKind.CANCEL, self._cancelled)
@@ -12485,6 +12505,8 @@ class Sender(Answers):
 
     def _decrease(self, order: Order, want: Want) -> Verdict:
         assert self._rest is not None, "a resting order without a trading client"
+        if not self.is_account_known:
+            return UNPROVEN_ACCOUNT
         if not self._rest.try_budget(CommandKind.DECREASE):
             return refusal(Reason.RATE_BUDGET, "write budget", "tokens")
         pending = replace(
@@ -12958,7 +12980,8 @@ class Resolver:
         try:
             while (order := self._open_question(key)) is not None:
                 try:
-                    absences = await self._scan(order, absences)
+                    if self._execution.is_account_known:  # no other account's lists prove anything
+                        absences = await self._scan(order, absences)
                 except (ExchangeError, WireError) as error:
                     self.scan_errors += 1  # an error is never an absence
                     log_sync.info("scan failed id=%s error=%s", key, error)
@@ -13097,13 +13120,15 @@ _CANCEL_PAUSE_MAX_S: Final = 1.0  # between two rounds of cancels: a refusal is 
 class CancelReport:
     """Outcome of a cancel-all: how many were asked for, proven gone, and the ids that remain.
 
-    `is_proven` is False when the exchange's list could not be read: then more may rest.
+    `is_proven` is False when the exchange's list could not be read: then more may rest. `why` says
+    what kept us from it.
     """
 
     sent: int
     confirmed: int
     remaining: tuple[str, ...]
     is_proven: bool = True
+    why: str = "its list could not be read"
 
     @property
     def is_done(self) -> bool:
@@ -13132,7 +13157,16 @@ class Canceller(Resolver):
         strategy: str | None = None,
         limit_s: float = CANCEL_ALL_LIMIT_S,
     ) -> CancelReport:
-        """Cancel own orders and prove them gone by the exchange's list, within `limit_s` real s."""
+        """Cancel own orders and prove them gone by the exchange's list, within `limit_s` real s.
+
+        With a key that may be of another account nothing is sent, and all of them remain.
+        """
+        if not self._execution.is_account_known:
+            log_sync.error("nothing cancelled: %s", NOT_OUR_ACCOUNT)
+            left = tuple(order.client_order_id for order in self.own_live(ticker, key, strategy))
+            return CancelReport(
+                sent=0, confirmed=0, remaining=left, is_proven=False, why=NOT_OUR_ACCOUNT
+            )
         targets = {order.client_order_id for order in self.own_live(ticker, key, strategy)}
         asked = len(targets)
         deadline_s, pause_s = self._clock.real_s() + limit_s, 0.2
@@ -13566,26 +13600,36 @@ PROOF_MARKETS_MAX: Final = 3  # in so many markets the account is searched for o
 async def prove_account(rest: KalshiRest, execution: ExecutionService) -> str | None:
     """What tells that the key of `rest` is of the journal's account; None when nothing does.
 
-    An order has an id of the exchange's, which it lists to its owner only. The list of keys tells
-    as much, where both keys are in it and act for the same subaccount.
+    An order has an id of the exchange's, which it lists to its owner only, but for all subaccounts:
+    it must be of the one the key acts for. The list of keys tells as much where both keys are in
+    it, and then its word is the last.
     """
+    ours, old = await _read_keys(rest, execution.ids.account)
+    if ours and old:
+        is_same = not ours.isdisjoint(old)
+        return f"it lists the key ending in {execution.ids.account}" if is_same else None
+    acting = min(ours, default=0)
     orders = {o.order_id: o.client_order_id for o in execution.store.orders.values() if o.order_id}
     newest = reversed([o.ticker for o in execution.store.orders.values() if o.order_id])
     for ticker in list(dict.fromkeys(newest))[:PROOF_MARKETS_MAX]:
         for row in (*await rest.orders(ticker=ticker), *await rest.historical_orders(ticker)):
-            if row.order_id in orders and row.client_order_id == orders[row.order_id]:
+            is_ours = row.client_order_id == orders.get(row.order_id)
+            if is_ours and row.subaccount == acting:
                 return f"it lists our order {row.client_order_id}"
+    return None
+
+
+async def _read_keys(rest: KalshiRest, account: str) -> tuple[set[int], set[int]]:
+    """Subaccounts that our key and the journal's first one act for, as far as we may read it."""
     try:
         keys = await rest.api_keys()
     except ExchangeError as error:
         if error.status != 403:
             raise
-        return None  # a narrow key may not read them
-    ours = [key for key in keys if key.key_id == rest.key_id]
-    old = [key for key in keys if tag_of(key.key_id) == execution.ids.account]
-    if any(one.subaccount == other.subaccount for one in ours for other in old):
-        return f"it lists the key ending in {execution.ids.account}"
-    return None
+        return set(), set()  # a narrow key may not read them
+    # A key for all subaccounts acts for 0: we never name another one.
+    ours = {key.subaccount or 0 for key in keys if key.key_id == rest.key_id}
+    return ours, {key.subaccount or 0 for key in keys if tag_of(key.key_id) == account}
 
 
 class TradingClientIntegration(Reconciler):
@@ -13601,18 +13645,19 @@ class TradingClientIntegration(Reconciler):
         Tried again and again while something else is refused, it measures the clock once.
         """
         await self._rest.sync_clock(CLOCK_FRESH_S)
-        await self._know_key()
+        await self.prove()
         await self._rest.learn_limits()
         if self._execution.group_id is None and self._config.is_armed:
             await self.renew_group()
             self._supervisor.spawn(self._drop_old_groups(), name="old_groups")
         self.is_connected = True
 
-    async def _know_key(self) -> None:
+    async def prove(self) -> None:
         """A key that is new to the journal must be of its account; ConfigError when it is not."""
-        key_id, account = self._rest.key_id, self._execution.ids.account
-        if tag_of(key_id) == account or self._execution.is_key_accepted(key_id):
+        if self._execution.is_account_known:
             return
+        await self._rest.sync_clock(CLOCK_FRESH_S)
+        key_id, account = self._rest.key_id, self._execution.ids.account
         how = await prove_account(self._rest, self._execution)
         if how is None:
             name = self._config.environment.value
@@ -15603,6 +15648,8 @@ class Inquiries:
     async def _ask_queues(self, rest: KalshiRest) -> None:
         live = self._services.execution.store.live()
         resting = [o for o in live if o.status is OrderStatus.RESTING and not o.is_foreign]
+        if not self._services.execution.is_account_known:
+            return
         tickers = sorted({order.ticker for order in resting})[:QUEUES_ASK_MAX]
         ahead_h = await rest.queue_positions(tickers) if tickers else {}
         for order in resting:
@@ -20008,7 +20055,7 @@ LOSS_BREAKERS: Final = ("daily_loss", "drawdown")
 def _told_of(report: CancelReport) -> str:
     text = f"{report.confirmed} of {report.sent} cancels confirmed by the exchange"
     if not report.is_proven:
-        text += "; its list could not be read"
+        text += f"; {report.why}"
     if report.remaining:
         text += f"; still there: {', '.join(report.remaining[:5])}"
     return text
@@ -21141,6 +21188,7 @@ class Climb:
             await self._choose_markets(is_first=True)
         if not self._states.is_kept("stream"):
             self._troubles.judge_clock()  # the handshake's signature needs the exchange's time
+            await self._meet_account()
             self._states.keep("stream", self._house.stream.run)
             self._states.keep("market_data", self._house.market_data.run)
             self._states.keep("book_checks", self._house.market_data.run_checks)
@@ -21164,6 +21212,21 @@ class Climb:
         self._states.fire(
             Signal.BOOKS_READY if self._trading is not None else Signal.WATCH_ONLY, why
         )
+
+    async def _meet_account(self) -> None:
+        """Prove the account before its fills and orders are listened to: they are journaled."""
+        if self._trading is None:
+            return
+        try:
+            await self._trading.prove()
+        except (ExchangeError, WireError) as error:
+            self._troubles.say_connect_error(str(error))
+            return  # books need no proof; the trading client asks again
+        self._hear_own()
+
+    def _hear_own(self) -> None:
+        for channel in PRIVATE_CHANNELS:
+            self._house.stream.want(channel, None)
 
     async def _choose_markets(self, *, is_first: bool = False) -> None:
         """One scan; at the first start repeated until one succeeds or the state's time is up."""
@@ -21238,6 +21301,7 @@ class Climb:
     async def _connect_client(self) -> None:
         assert self._trading is not None, "no trading client to connect"
         await self._trading.connect()
+        self._hear_own()
 
     async def _first_sync(self) -> None:
         """Unknown outcomes of the last run asked about, then a clean pass; no READY before it."""
@@ -21361,8 +21425,6 @@ class Coordinator:
         stream.handle("order_group_updates", self._on_group)
         execution.on_group_closed = self._on_group_closed
         if self.house.trading is not None:
-            for channel in PRIVATE_CHANNELS:
-                stream.want(channel, None)
             stream.on_private_lost = lambda _: self._troubles.owe_reconcile(
                 "frames of our own orders were lost"
             )
