@@ -5274,6 +5274,13 @@ def tape_start_s(paths: Iterable[str]) -> float:
     return min(starts) / 1000
 
 
+def tape_event(path: Path) -> str:
+    """Ticker of the event that the market of a tape belongs to."""
+    head = _read_event(path)["event"]
+    assert isinstance(head, dict), "checked when it was read"
+    return str(head["event_ticker"])
+
+
 _KEPT_FIELDS = ("strike_type", "floor_strike", "cap_strike", "functional_strike", "custom_strike",
                 "rules_primary", "rules_secondary", "early_close_condition")
 

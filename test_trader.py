@@ -21903,6 +21903,9 @@ def test_training_on_tapes_learns_on_slices_of_early_days_and_is_tested_on_later
     for day in (0, 1, 2):
         monkeypatch.setattr(sys.modules[__name__], "REPLAY_BEGIN_MS", begin_ms + day * 86_400_000)
         tapes.append(write_tape(tmp_path / str(day), seconds=120, seed=day))
+        definition = tapes[-1] / "event.json"
+        text = definition.read_text().replace('"KXTAPE-26AUG06"', f'"KXTAPE-26AUG{6 + day:02}"')
+        definition.write_text(text)
     with pytest.raises(t.ConfigError, match="different days"):
         t.split_tapes([str(tapes[0])])
     seen, unseen = t.split_tapes([str(tape) for tape in reversed(tapes)])
@@ -21925,6 +21928,44 @@ def test_training_on_tapes_learns_on_slices_of_early_days_and_is_tested_on_later
     assert {(job.tape, job.from_s) for job in tested} == {(unseen[0].path, 0.0)}
     assert document["held_out"]["episodes"] == 1
     assert document["feature_min"] != document["feature_max"], "it saw the market"
+
+
+def write_days(
+    folder: Path, event: str, days: Sequence[int], *, strike: str = "T1", definition: bool = True
+) -> str:
+    """A tape with an hour of one book on each of these days; its folder."""
+    home = folder / f"{event}-{strike}"
+    home.mkdir(parents=True)
+    for day in days:
+        rows = []
+        for hour in (0, 1):
+            msg = {"market_ticker": home.name, "yes_dollars_fp": [["0.4000", "5.00"]]}
+            frame = {"type": "orderbook_snapshot", "sid": 1, "seq": 1, "msg": msg}
+            at_ms = REPLAY_BEGIN_MS + day * DAY_MS + hour * 3_600_000
+            rows.append(json.dumps({"recv_ms": at_ms, "event": frame}) + "\n")
+        with gzip.open(home / f"day-{day}.ndjson.gz", "wt") as file:
+            file.writelines(rows)
+    if definition:
+        told = {"event": {"event_ticker": event}, "markets": [{"ticker": home.name}]}
+        (home / "event.json").write_text(json.dumps({"response": told}))
+    return str(home)
+
+
+def test_no_tape_and_no_event_lies_on_both_sides_of_the_day_training_ends(tmp_path: Path):
+    early = [write_days(tmp_path, "EA", [0, 1]), write_days(tmp_path, "EB", [1])]
+    late = [write_days(tmp_path, "EC", [3]), write_days(tmp_path, "EC", [3], strike="T2")]
+    seen, unseen = t.split_tapes([*late, *early])
+    assert ([tape.path for tape in seen], [tape.path for tape in unseen]) == (early, late)
+    long = write_days(tmp_path, "ED", [1, 3])
+    with pytest.raises(t.ConfigError, match=r"ED-T1: .*2026-08-09.*leave"):
+        t.split_tapes([*early, *late, long])
+    strikes = [write_days(tmp_path, "EE", [day], strike=f"T{day}") for day in (2, 3)]
+    with pytest.raises(t.ConfigError, match=r"EE-T2, \S*EE-T3: .*2026-08-09.*leave"):
+        t.split_tapes([*early, *late, *strikes])
+    with pytest.raises(t.ConfigError, match="different days"):
+        t.split_tapes(late)
+    with pytest.raises(t.ConfigError, match=r"event\.json"):
+        t.split_tapes([*early, write_days(tmp_path, "EF", [3], definition=False)])
 
 
 @pytest.mark.process

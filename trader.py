@@ -24903,32 +24903,45 @@ Weights = tuple[tuple[float, ...], ...]
 
 
 class Tape(NamedTuple):
-    """A recorded market: its folder, the date it begins, how long it lasts."""
+    """A recorded market: its folder, its event, the days (UTC) of its frames, its length."""
 
     path: str
-    date: str
+    event: str
+    days: frozenset[str]
     seconds: float
 
 
 def split_tapes(folders: Sequence[str]) -> tuple[tuple[Tape, ...], tuple[Tape, ...]]:
-    """Tapes to train on and, of the newest quarter of the dates, to test on. May read for long."""
-    sim_exchange = importlib.import_module("sim_exchange")
-    tapes = []
-    for path in sorted(folders):
-        try:
-            moments = [frame.recv_ms for frame in sim_exchange.TapeFile(Path(path)).frames()]
-        except (OSError, ValueError) as error:
-            raise ConfigError(f"--tapes {path}: {error}") from error
-        if not moments:
-            raise ConfigError(f"--tapes {path}: no frame that can be played; leave it out")
-        date = f"{datetime.fromtimestamp(moments[0] / 1000, UTC):%Y-%m-%d}"
-        tapes.append(Tape(path, date, (moments[-1] - moments[0]) / 1000))
-    dates = sorted({tape.date for tape in tapes})
-    if len(dates) < 2:
+    """Tapes to train on and, of the newest quarter of the days, to test on. May read for long.
+
+    ConfigError when an event lies on both sides: its strikes and days tell of each other.
+    """
+    tapes = [_read_tape(path) for path in sorted(folders)]
+    days = sorted({day for tape in tapes for day in tape.days})
+    if len(days) < 2:
         raise ConfigError("--tapes: all of one day; training and test need different days")
-    last = dates[-max(1, len(dates) // 4) :]
-    seen = tuple(tape for tape in tapes if tape.date not in last)
-    return seen, tuple(tape for tape in tapes if tape.date in last)
+    begin, is_test = days[-max(1, len(days) // 4)], dict[str, set[bool]]()
+    for tape in tapes:
+        is_test.setdefault(tape.event, set()).update(day >= begin for day in tape.days)
+    if astride := [tape.path for tape in tapes if len(is_test[tape.event]) > 1]:
+        what = f"the event lies on both sides of {begin}, where the test days begin; leave it out"
+        raise ConfigError(f"--tapes {', '.join(astride)}: {what}")
+    seen = tuple(tape for tape in tapes if is_test[tape.event] == {False})
+    return seen, tuple(tape for tape in tapes if is_test[tape.event] == {True})
+
+
+def _read_tape(path: str) -> Tape:
+    sim_exchange = importlib.import_module("sim_exchange")
+    try:
+        event = sim_exchange.tape_event(Path(path))
+        moments = [frame.recv_ms for frame in sim_exchange.TapeFile(Path(path)).frames()]
+    except (OSError, ValueError) as error:
+        raise ConfigError(f"--tapes {path}: {error}") from error
+    if not moments:
+        raise ConfigError(f"--tapes {path}: no frame that can be played; leave it out")
+    hours = {ms // 3_600_000 for ms in moments}
+    days = {f"{datetime.fromtimestamp(hour * 3600, UTC):%Y-%m-%d}" for hour in hours}
+    return Tape(path, event, frozenset(days), (moments[-1] - moments[0]) / 1000)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
