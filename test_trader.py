@@ -20193,25 +20193,75 @@ def test_reload_takes_a_new_key_file_at_once_and_asks_the_account_about_a_new_id
     swapped: list[str] = []
     asked: list[str] = []
     told: list[str] = []
+    given_up: list[str] = []
+
+    def spawn(asking: str, name: str) -> Any:
+        asked.append(asking)
+        return SimpleNamespace(cancel=lambda: given_up.append(asking))
+
     house = SimpleNamespace(
         config=config_of("a", "a.pem", "aaaa"),
         decisions=SimpleNamespace(exchange=lambda strategies: None),
-        supervisor=SimpleNamespace(spawn=lambda asking, name: asked.append(asking)),
+        supervisor=SimpleNamespace(spawn=spawn),
     )
     desk: Any = SimpleNamespace(
         house=house,
         reload=lambda config: told.append(config.key_id),
         replace_signer=lambda signer: swapped.append(signer.key_id),
         change_key=lambda config, signer: signer.key_id,
+        use_key=lambda *words, **facts: t.Coordinator.use_key(desk, *words, **facts),
+        _key_change=None,
     )
     new = config_of("b", "b.pem", "bbbb")
     t.reload_settings(desk, lambda: new)
     assert (swapped, asked, told) == ([], [new.key_id], [new.key_id])
     t.reload_settings(desk, lambda: config_of("c", "c.pem"))
     assert (swapped, asked, told) == ([], [new.key_id], [new.key_id]), "not armed for the new id"
+    assert given_up == [], "a reload that was refused changes nothing"
     t.reload_settings(desk, lambda: config_of("a", "new.pem", "aaaa"))
     assert swapped == [house.config.key_id]
+    assert given_up == [new.key_id], "back to the old id: the question of the other one is off"
     assert told == [new.key_id, house.config.key_id]
+
+
+@pytest.mark.parametrize("is_armed", [True, False], ids=["armed", "unarmed"])
+async def test_a_new_key_id_keeps_an_armed_bot_armed_and_arms_no_other(is_armed: bool) -> None:
+    def config_of(letter: str, arm: str | None) -> t.Config:
+        key_id = f"{letter * 8}-1111-4111-8111-{letter * 12}"
+        texts = {"environment": "production", "key_id": key_id, "arm": arm}
+        return dataclasses.replace(t.build_config(texts), data_dir="/nowhere")
+
+    before, after = config_of("a", "aaaa" if is_armed else None), config_of("b", "bbbb")
+    scopes = frozenset({"read"})
+    keys = tuple(t.ApiKey(str(config.key_id), scopes, None) for config in (before, after))
+
+    async def api_keys() -> tuple[t.ApiKey, ...]:
+        return keys
+
+    told: list[str] = []
+    rest = SimpleNamespace(key_id=after.key_id, api_keys=api_keys, close=lambda: None)
+    execution = SimpleNamespace(
+        ids=SimpleNamespace(account="aaaa"),
+        store=SimpleNamespace(orders={}),
+        accept_key=lambda key_id, why: told.append(key_id),
+    )
+    house = SimpleNamespace(
+        config=before,
+        execution=execution,
+        visitor=lambda session, signer: rest,
+        take_over=lambda config: setattr(house, "config", config),
+        say=SimpleNamespace(note=lambda kind, text: told.append(text)),
+    )
+    desk: Any = SimpleNamespace(
+        house=house, _session=None, replace_signer=lambda signer: told.append("signs")
+    )
+    await t.Coordinator.change_key(desk, after, SimpleNamespace(key_id=after.key_id))
+    assert told == [after.key_id, "signs"]
+    assert (house.config.key_id, house.config.is_armed) == (after.key_id, is_armed)
+    told.clear()
+    house.config = before
+    t.Coordinator.reload(desk, after)
+    assert told[-1].endswith("nothing new" if is_armed else "waiting for a restart: arm")
 
 
 def new_key(house: House24, letter: str) -> dict[str, str]:
@@ -20299,6 +20349,99 @@ def test_a_key_of_another_account_is_refused_until_the_operator_gives_his_word(
     last = trading.bot().until_ready()
     last.signal(signal.SIGTERM)
     assert last.wait() == 0
+
+
+@pytest.mark.process
+def test_kill_is_latched_while_accept_key_waits_for_a_word(trading: House24) -> None:
+    trading.environ["V3_TRADING_STRATEGY"] = "hold"
+    bot = trading.bot().until_ready()
+    bot.signal(signal.SIGTERM)
+    assert bot.wait() == 0
+    trading.environ |= new_key(trading, "b")
+    ours, theirs = os.openpty()
+    command = [sys.executable, str(trading.root / "trader.py"), "accept-key"]
+    environ = clean_environ() | {"V3_DATA_DIR": str(trading.data)} | trading.environ
+    with subprocess.Popen(
+        command, stdin=theirs, stdout=subprocess.PIPE, env=environ, cwd=trading.folder
+    ) as asking:
+        assert asking.stdout is not None
+        assert b"journal: account of a key" in asking.stdout.readline()
+        killed = trading.command("kill", "--reason", "enough")
+        assert killed.returncode == 0, killed.stdout + killed.stderr
+        asking.kill()
+    os.close(ours)
+    os.close(theirs)
+    folder = t.DataDir(trading.data / "sim")
+    halt = folder.read_kill()
+    assert halt is not None
+    assert halt.why == "enough"
+    folder.kill_path.unlink()
+    folder.take_lock({})
+    held = trading.command("kill", "--reason", "again")
+    folder.release_lock()
+    assert held.returncode == 75, "whoever holds the lock, the latch is set first"
+    assert folder.read_kill() is not None
+
+
+@pytest.mark.process
+def test_without_a_journal_that_can_be_read_kill_takes_every_id_of_ours(trading: House24) -> None:
+    exchange = exchange_of(trading)
+    bot = trading.bot().until_ready()
+    eventually_24(lambda: len(exchange.resting()) >= 2, "orders rest")
+    bot.signal(signal.SIGKILL)
+    bot.wait()
+    trading.environ |= new_key(trading, "b")
+    exchange.control("freeze_crowd", is_frozen=True)
+    rested = exchange.resting()
+    assert rested, "they rest until their expiry"
+    for file in (trading.data / "sim").glob("journal.sqlite3*"):
+        file.rename(trading.folder / file.name)
+    done = trading.command("kill", "--reason", "tested")
+    assert (done.returncode, exchange.resting()) == (0, []), done.stdout + done.stderr
+    assert "no journal can be read: every order kt-sim-… of the account" in done.stdout
+
+
+@pytest.mark.process
+def test_without_a_bot_kill_with_a_key_of_another_account_names_what_may_rest(
+    trading: House24,
+) -> None:
+    first = exchange_of(trading)
+    bot = trading.bot().until_ready()
+    eventually_24(lambda: first.resting(), "orders rest")
+    bot.signal(signal.SIGKILL)
+    bot.wait()
+    first.control("freeze_crowd", is_frozen=True)
+    rested = {row["client_order_id"] for row in first.resting()}
+    trading.exchange("--markets", "3", "--seed", "8", "--tier", "prestige")
+    trading.environ |= new_key(trading, "b")
+    done = trading.command("kill", "--reason", "tested")
+    assert done.returncode == 7, done.stdout + done.stderr
+    assert t.NOT_OUR_ACCOUNT in done.stderr
+    assert all(key in done.stderr for key in rested)
+    assert "verified" not in done.stdout
+    assert t.DataDir(trading.data / "sim").read_kill() is not None
+
+
+@pytest.mark.parametrize("harm", ["damaged", "moved aside"])
+def test_own_ids_are_of_any_account_where_the_journal_cannot_tell(tmp_path: Path, harm: str):
+    tmp_path.chmod(0o700)
+    key = "bbbbbbbb-1111-4111-8111-bbbbbbbbbbbb"
+    config = t.build_config({"environment": "paper", "key_id": key, "data_dir": str(tmp_path)})
+    home = t.DataDir(config.home)
+    home.make()
+    journal = t.Journal(home.journal_path, t.Clock(), "paper", "aaaa", worker=False)
+    journal.open()
+    journal.close()
+    assert t.own_ids(config).is_ours("kt-paper-aaaa-0123456789-1")
+    assert not t.own_ids(config).is_ours("kt-paper-bbbb-0123456789-1")
+    if harm == "damaged":
+        with home.journal_path.open("r+b") as file:
+            file.write(b"\0" * 64)
+    else:
+        home.journal_path.rename(tmp_path / "aside")
+    for tag in ("aaaa", "bbbb"):
+        assert t.own_ids(config).is_ours(f"kt-paper-{tag}-0123456789-1")
+    assert not t.own_ids(config).is_ours("kt-production-aaaa-0123456789-1")
 
 
 @pytest.mark.process

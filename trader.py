@@ -11420,10 +11420,13 @@ log_execution = logging.getLogger("trader.execution")
 
 
 class ClientIds:
-    """Makes ids `<prefix>-<environment>-<account>-<run>-<number>`; `run` is new at every start."""
+    """Makes ids `<prefix>-<environment>-<account>-<run>-<number>`; `run` is new at every start.
+
+    Without an account it makes none: those of whichever account are ours.
+    """
 
     def __init__(self, *, prefix: str, environment: str, account: str, run: str) -> None:
-        self.root = f"{prefix}-{environment}-{account}-"
+        self.root = "-".join(filter(None, (prefix, environment, account))) + "-"
         self.account, self.run = account, run
         self._next = 0
 
@@ -21415,6 +21418,7 @@ class Coordinator:
         self._stop_why: str | None = None
         self._stop_asked = asyncio.Event()
         self._exit_code: ExitCode | None = None
+        self._key_change: asyncio.Task[None] | None = None
         self._listen()
 
     def _listen(self) -> None:
@@ -21558,7 +21562,7 @@ class Coordinator:
             replace(before, **{s.field: getattr(config, s.field) for s in SETTINGS if s.is_live})
         )
         text = f"settings reloaded: {', '.join(live) or 'nothing new'}"
-        moved = KEY_SETTINGS if config.key_id != before.key_id else ()
+        moved = _key_settings(before) if config.key_id != before.key_id else ()
         waiting = [s.name for s in changed if not s.is_live and s.name not in moved]
         if waiting:
             text += f"; waiting for a restart: {', '.join(waiting)}"
@@ -21570,6 +21574,16 @@ class Coordinator:
         self.house.rest.replace_signer(signer)
         self.house.stream.replace_signer(signer)
         self.house.say.note("control", "key replaced")
+
+    def use_key(self, config: Config, signer: KalshiSigner | None, *, is_new_id: bool) -> None:
+        """What a reload says of the key. Its newest word counts: a question under way is off."""
+        if self._key_change is not None:
+            self._key_change.cancel()
+        if signer is not None and is_new_id:
+            asking = self.change_key(config, signer)
+            self._key_change = self.house.supervisor.spawn(asking, name="change_key")
+        elif signer is not None:
+            self.replace_signer(signer)
 
     async def change_key(self, config: Config, signer: KalshiSigner) -> None:
         """Another key id: it is used once the account itself has told that it is the same one."""
@@ -21586,7 +21600,7 @@ class Coordinator:
             self._key_refused("its account lists neither the old key nor an order of ours")
             return
         self.house.execution.accept_key(signer.key_id, f"the account of the new key {how}")
-        key = {name: getattr(config, name) for name in KEY_SETTINGS}
+        key = {name: getattr(config, name) for name in _key_settings(self.house.config)}
         self.house.take_over(replace(self.house.config, **key))
         self.replace_signer(signer)
 
@@ -21642,6 +21656,11 @@ class Coordinator:
         self.house.rest.close()
         if self.house.venue.close is not None:
             await self.house.venue.close()
+
+
+def _key_settings(running: Config) -> tuple[str, ...]:
+    """What a new key id brings along. Only a start arms: its gates and its group are built then."""
+    return tuple(name for name in KEY_SETTINGS if name != "arm" or running.is_armed)
 
 
 def _leftover(order: Order) -> str:
@@ -22729,6 +22748,11 @@ async def open_venue(config: Config, clock: Clock) -> Venue:
 
 def account_of(config: Config) -> str:
     """The tag of this account in journal and order ids: the end of its first key's id."""
+    return kept_account(config) or tag_of(config.key_id or "")
+
+
+def kept_account(config: Config) -> str:
+    """The tag of this account by the journal; "" without one that can be read."""
     path = DataDir(config.home).journal_path
     if path.exists():
         journal = Journal(path, Clock(), config.environment.value, "")
@@ -22739,7 +22763,7 @@ def account_of(config: Config) -> str:
             log_cli.debug("no account in the journal error=%s", error)
         finally:
             journal.close()
-    return tag_of(config.key_id or "")
+    return ""
 
 
 async def _embed(config: Config, clock: Clock) -> Venue:
@@ -22866,11 +22890,7 @@ def reload_settings(coordinator: Coordinator, reload: Callable[[], Config]) -> N
         return
     coordinator.reload(config)
     coordinator.house.decisions.exchange(strategies)
-    if is_new_id and signer is not None:
-        asking = coordinator.change_key(config, signer)
-        coordinator.house.supervisor.spawn(asking, name="change_key")
-    elif signer is not None:
-        coordinator.replace_signer(signer)
+    coordinator.use_key(config, signer, is_new_id=is_new_id)
 
 
 async def end_now(coordinator: Coordinator, number: int) -> None:
@@ -23319,11 +23339,15 @@ AnyRow = dict[str, Any]
 
 
 def own_ids(config: Config) -> ClientIds:
-    """How this bot's own orders are told from others on the account."""
+    """How this bot's own orders are told from others on the account.
+
+    The journal says under which tag they were sent: without it, under whichever. The key may have
+    been changed since, so its own tag would be a guess.
+    """
     return ClientIds(
         prefix=config.order_prefix,
         environment=config.environment.value,
-        account=account_of(config),
+        account=kept_account(config),
         run="",
     )
 
@@ -23664,16 +23688,17 @@ def command_accept_key(config: Config, args: argparse.Namespace) -> int:
     if config.is_embedded or not data_dir.journal_path.exists():
         raise ConfigError("accept-key: there is no journal yet, so every key is welcome")
     load_signer(read_key_pem(config), key_id)
+    with contextlib.closing(read_journal(config, Clock())) as known:
+        account = known.about("account") or "none"
+        if account == tag_of(key_id) or known.has("control", key_mark(key_id)):
+            print("this key is known to the journal already")
+            return ExitCode.OK
+    print(f"journal: account of a key ending in {account!r}; new key: {tag_of(key_id)!r}")
+    _confirm(config, args)  # before the lock: neither kill nor the start of a bot waits for a word
     data_dir.take_lock({"pid": os.getpid(), "run_id": args.command})
-    account = account_of(config)
     journal = Journal(data_dir.journal_path, Clock(), config.environment.value, account)
     journal.open()
     with contextlib.closing(journal):
-        if account == tag_of(key_id) or journal.has("control", key_mark(key_id)):
-            print("this key is known to the journal already")
-            return ExitCode.OK
-        print(f"journal: account of a key ending in {account!r}; new key: {tag_of(key_id)!r}")
-        _confirm(config, args)
         body = accepted_key(key_id, "cli", args.reason or "the operator's word")
         journal.fact("control", key_mark(key_id), body, durable=True)
     print("accepted; the next start uses it")
@@ -23750,17 +23775,22 @@ def _is_meant(row: Mapping[str, Any], args: argparse.Namespace) -> bool:
 
 
 def _control_alone(config: Config, desk: Desk, args: argparse.Namespace) -> int:
-    """No bot runs: hold its lock meanwhile, so that none starts in between."""
+    """No bot runs: hold its lock meanwhile, so that none starts in between.
+
+    The latch comes before the lock: whoever holds that, a bot reads the latch while it runs.
+    """
     if args.command in ("rearm", "flatten"):
         desk.need()
     desk.data_dir.make()
-    desk.data_dir.take_lock({"pid": os.getpid(), "run_id": args.command})
     now_ms, why = Clock().now_ms(), args.reason or f"command line: {args.command}"
     if args.command == "kill":
         desk.data_dir.write_kill(
             Halt(why=args.reason or "kill switch", by="cli", since_at_ms=now_ms)
         )
-        print("no bot runs; the halt latch is set and the next start will be halted")
+        print("the halt latch is set", flush=True)
+    desk.data_dir.take_lock({"pid": os.getpid(), "run_id": args.command})
+    if args.command == "kill":
+        print("no bot runs; the next start will be halted")
     elif args.command == "reduce-only" and desk.data_dir.read_state().get("gate") == Gate.PAUSED:
         print("no bot runs; the next start will be paused, which is stricter: it stays")
     elif args.command != "cancel-all":
@@ -23779,11 +23809,17 @@ async def _own_resting(config: Config, args: argparse.Namespace) -> list[Order]:
     if config.is_embedded:
         return []  # that exchange lives and dies with its bot
     async with visit(config) as there:
-        return await _mine(there.rest, config, args)
+        return await _mine(there.rest, _told_ids(config), args)
 
 
-async def _mine(rest: KalshiRest, config: Config, args: argparse.Namespace) -> list[Order]:
+def _told_ids(config: Config) -> ClientIds:
     ids = own_ids(config)
+    if not ids.account:
+        print(f"no journal can be read: every order {ids.root}… of the account is taken as own")
+    return ids
+
+
+async def _mine(rest: KalshiRest, ids: ClientIds, args: argparse.Namespace) -> list[Order]:
     return [
         order_of_report(report, "", is_foreign=False)
         for report in await rest.orders(ticker=args.ticker, status="resting")
@@ -23797,20 +23833,43 @@ async def _cancel_alone(config: Config, args: argparse.Namespace) -> int:
         print("the embedded exchange ended with its bot; nothing rests there")
         return ExitCode.OK
     need_key(config)
+    ids = _told_ids(config)
     async with visit(config) as there:
         rest = there.rest
-        found = left = await _mine(rest, config, args)
+        found = left = await _mine(rest, ids, args)
+        if not found and (unseen := _unseen(config, args)):
+            print(f"{NOT_OUR_ACCOUNT}: nothing was cancelled", file=sys.stderr)
+            return _name_left(unseen)
         clock = Clock()
         deadline_s = clock.real_s() + CANCEL_ALL_LIMIT_S
         while left and clock.real_s() < deadline_s:
             for start in range(0, len(left), BATCH_CANCEL_MAX):
                 await rest.cancel_batch(left[start : start + BATCH_CANCEL_MAX])
             await asyncio.sleep(CANCEL_PAUSE_S)  # the exchange's list lags behind its engine
-            left = await _mine(rest, config, args)
+            left = await _mine(rest, ids, args)
     print(f"cancelled {len(found) - len(left)} of {len(found)} own orders, verified")
-    for order in left:
-        print(f"may remain: {order.client_order_id} {order.ticker}", file=sys.stderr)
+    return _name_left([(order.client_order_id, order.ticker) for order in left])
+
+
+def _name_left(left: Sequence[tuple[str, str]]) -> int:
+    for client_order_id, ticker in left:
+        print(f"may remain: {client_order_id} {ticker}", file=sys.stderr)
     return ExitCode.ORDERS_REMAIN if left else ExitCode.OK
+
+
+def _unseen(config: Config, args: argparse.Namespace) -> list[tuple[str, str]]:
+    """Own orders live by the journal, if the key that does not list them may be another account's.
+
+    An order of ours on the list is proof enough; then this is not asked.
+    """
+    if not (account := kept_account(config)) or account == tag_of(config.key_id or ""):
+        return []
+    records = Records(config)
+    with contextlib.closing(records.journal) as journal:
+        if journal.has("control", key_mark(config.key_id or "")):
+            return []
+        rows = [row for row in records.orders() if _is_meant(row, args)]
+    return [(str(row["client_order_id"]), str(row["ticker"])) for row in rows]
 
 
 # ======================================================================================
