@@ -2667,6 +2667,40 @@ def _(world: World) -> None:
     assert len(world.account.fills) > 8
 
 
+class Restless:
+    """A strategy that moves its one bid to and fro, a cent each five seconds."""
+
+    Params = object
+    name = "restless"
+    slots = frozenset({"yes"})
+    expectation = "amends"
+
+    def decide(self, view: Any) -> Any:
+        price_cc = view.best_bid_cc(trader.Side.YES) - 100 * (1 + view.now_ms // 5000 % 2)
+        live = next((o for o in view.orders if o.slot == "yes"), None)
+        count_h = live.count_h if live else 500
+        want = trader.Want(slot="yes", side=trader.Side.YES, price_cc=price_cc, count_h=count_h)
+        return trader.Decision(wants=(want,), reason=trader.Reason.ACTED)
+
+
+@scene("I6 sizes of five contracts, moved while partly filled", strategies=lambda: [Restless()],
+       max_position="100", max_market_loss_dollars="100")
+def _(world: World) -> None:
+    moved: set[str] = set()
+    for _ in range(12):
+        resting = world.own_open()
+        if resting and resting[0].remaining_h > 150:
+            take_out(world, resting[0], world.rng.randint(1, 100))
+            before = {row.order_id: row.price_cc for row in world.own_open() if row.filled_h}
+            world.run(6.0)
+            moved |= {row.order_id for row in world.own_open()
+                      if before.get(row.order_id, row.price_cc) != row.price_cc}
+        else:
+            world.run(1.0)
+        world.until(lambda: not world.oracle.difference(), 4.0, "equal after each move")
+    assert moved, "no partly filled order was ever amended"
+
+
 @scene("I2 fills between the reads of a reconcile", switches={"read_lag_ms": "0"})
 def _(world: World) -> None:
     world.control.delay_frames(0.8)
