@@ -20365,10 +20365,11 @@ def test_kill_is_latched_while_accept_key_waits_for_a_word(trading: House24) -> 
         command, stdin=theirs, stdout=subprocess.PIPE, env=environ, cwd=trading.folder
     ) as asking:
         assert asking.stdout is not None
-        assert b"journal: account of a key" in asking.stdout.readline()
+        question = asking.stdout.readline()
         killed = trading.command("kill", "--reason", "enough")
-        assert killed.returncode == 0, killed.stdout + killed.stderr
         asking.kill()
+    assert b"journal: account of a key" in question
+    assert killed.returncode == 0, killed.stdout + killed.stderr
     os.close(ours)
     os.close(theirs)
     folder = t.DataDir(trading.data / "sim")
