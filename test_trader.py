@@ -2390,6 +2390,22 @@ def test_an_order_that_can_only_shrink_the_loss_needs_neither_profit_nor_cash(ch
     assert ask_08(intent_08(NO8), view=view_08(**changes), book=book) == t.ALLOWED
 
 
+def test_a_strangers_order_beyond_the_limit_makes_no_room_on_the_other_leg():
+    held = {"position_h": -1000, "cost_ud": 3_800_000}
+    strange = order_08("strange", price_cc=5700, count_h=2500, is_foreign=True)
+    book = book_08(strange, order_08("ours", NO8, 600, 1000), **held)
+    limits = limits_08(max_market_loss_ud=8_000_000)
+    assert book.market_ud("A-1") > 8_000_000, "by what the stranger may fill"
+    grows = ask_08(intent_08(NO8, 3700), book=book, limits=limits)
+    assert grows.reason is t.Reason.LIMIT_MARKET
+    assert grows.value == "8.10 dollars"
+    assert ask_08(intent_08(NO8, 3600), book=book, limits=limits) == t.ALLOWED
+    amends = intent_08(NO8, 500, 1000, kind=AMEND8, client_order_id="ours")
+    assert ask_08(amends, book=book, limits=limits) == t.ALLOWED, "no leg is worse"
+    closes = intent_08(price_cc=5000, count_h=500)
+    assert ask_08(closes, book=book, limits=limits).reason is t.Reason.LIMIT_MARKET, "it may open"
+
+
 def test_beyond_a_limit_what_worsens_nothing_may_still_leave():
     book = book_08(position_h=1000, cost_ud=5_000_000)
     beyond = limits_08(max_market_loss_ud=1, max_event_loss_ud=1, max_exposure_ud=1)

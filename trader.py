@@ -3190,6 +3190,17 @@ class ExposureBook:
             orders.append(extra)
         return worst_loss_ud(self._positions.get(ticker), orders)
 
+    def leg_loss_ud(
+        self, ticker: str, side: Side, *, without: str = "", extra: tuple[Side, int, int] | None
+    ) -> int:
+        """Worst loss if of all open orders there only those of this leg filled."""
+        rows = [
+            row for key, row in self.orders_of(ticker).items() if key != without and row[0] is side
+        ]
+        if extra is not None:
+            rows.append(extra)
+        return worst_loss_ud(self._positions.get(ticker), rows)
+
     def spend_with_ud(self, ticker: str, *, without: str, extra: tuple[Side, int, int]) -> int:
         """Cash that all open orders may take, with one left out and one put in."""
         rows = [row for key, row in self.orders_of(ticker).items() if key != without]
@@ -3294,18 +3305,31 @@ def _at_worst(intent: Intent, book: ExposureBook) -> tuple[Side, int, int]:
 
 
 def _check_exposure(
-    intent: Intent, book: ExposureBook, limits: RiskLimits, *, open_h: int, then_ud: int
+    intent: Intent,
+    book: ExposureBook,
+    limits: RiskLimits,
+    *,
+    extra: tuple[Side, int, int],
+    then_ud: int,
 ) -> Verdict | None:
     """Position, market, event and account; an order that worsens no loss passes those limits.
 
-    `open_h` may fill of this order; `then_ud` is the market's worst loss with it.
+    `extra` is what may fill of this order; `then_ud` is the market's worst loss with it.
     """
-    replaced = intent.client_order_id
-    reach_h = book.reach_h(intent.ticker, intent.side, without=replaced) + open_h
-    added_ud = then_ud - book.market_ud(intent.ticker)
+    ticker, side, replaced = intent.ticker, intent.side, intent.client_order_id
+    reach_h = book.reach_h(ticker, side, without=replaced) + extra[2]
+    added_ud = then_ud - book.market_ud(ticker)
     over = _over_h(Reason.LIMIT_POSITION, reach_h, limits.max_position_h)
-    if over is not None or added_ud <= 0:
+    if over is not None:
         return over
+    if added_ud <= 0:
+        if then_ud <= limits.max_market_loss_ud:
+            return None
+        # A stranger's order on the other leg is over the limit: it may go, and ours would stay.
+        leg_ud = book.leg_loss_ud(ticker, side, without=replaced, extra=extra)
+        if leg_ud <= book.leg_loss_ud(ticker, side, extra=None):
+            return None
+        return _over_ud(Reason.LIMIT_MARKET, leg_ud, limits.max_market_loss_ud)
     event_ud = book.event_ud(intent.event_ticker) + added_ud
     return (
         _over_ud(Reason.LIMIT_MARKET, then_ud, limits.max_market_loss_ud)
@@ -3440,7 +3464,7 @@ def check_intent(intent: Intent, view: RiskView, book: ExposureBook, limits: Ris
     extra = _at_worst(intent, book)
     then_ud = book.market_ud(intent.ticker, without=intent.client_order_id, extra=extra)
     refused = _check_size(intent, limits) or _check_exposure(
-        intent, book, limits, open_h=extra[2], then_ud=then_ud
+        intent, book, limits, extra=extra, then_ud=then_ud
     )
     if refused is None and not intent.is_refresh:
         refused = _check_rates(intent, view, book, limits)
@@ -11897,8 +11921,7 @@ class OrderKeeper:
     def is_unproven(self, order: Order) -> bool:
         """Whether nobody knows what became of the create: unknown, or sent by a run that died."""
         return order.status is OrderStatus.UNKNOWN or (
-            order.status is OrderStatus.SENT
-            and not self.ids.is_of_this_run(order.client_order_id)
+            order.status is OrderStatus.SENT and not self.ids.is_of_this_run(order.client_order_id)
         )
 
     def unproven(self) -> list[Order]:
@@ -14525,6 +14548,7 @@ class TradingDecisionService:
             is_forced=is_forced,
         )
         return came if decision.wants else replace(came, value=decision.value, limit=decision.limit)
+
 
 def _levels_of(
     book: OrderBook, own: Mapping[Side, Mapping[int, int]] | None = None
@@ -19752,9 +19776,7 @@ class Guard:
         log_guard.warning("gate gate=%s why=%s by=%s", gate, why, by)
         self._bus.publish(GateChanged(at_ms=now_ms, gate=gate, why=why or "", by=by))
 
-    def rearm(
-        self, gate: Gate, why: str, by: str, *, stamp: tuple[int, int, int] | None
-    ) -> bool:
+    def rearm(self, gate: Gate, why: str, by: str, *, stamp: tuple[int, int, int] | None) -> bool:
         """Clear the latch into `gate`; the caller has checked that the cause is gone.
 
         `stamp`: the kill file as it was then; False when it was touched since, even while the disk
@@ -24598,7 +24620,6 @@ class Doctor(HomeChecks):
             what = f"{len(differences)} levels of {ticker} differ from REST"
             raise Ailment(what, "do not trade; look for a newer version")
         return f"unbroken for {DOCTOR_WATCH_S:.0f} s, {self._data.deltas} changes, equals REST"
-
 
     async def live(self) -> str:
         """23: the whole bot sends one deep order, hears of it on the socket, cancels, proves it."""
