@@ -1421,7 +1421,7 @@ class Core:
         self.sink.publish(notes)
 
     def _pull_group(self, group: Group) -> None:
-        raise NotImplementedError
+        raise NotImplementedError  # what is derived from this does it: Commands
 
     def account_of(self, subaccount: int) -> Account:
         """The subaccount; a Refusal when it does not exist."""
